@@ -1,0 +1,1 @@
+"""A declarative architecture compiler for sequence models."""

@@ -1,0 +1,161 @@
+"""What is wrong with a spec and where: sources, spans, diagnostics; drawn with carets or written as JSON."""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One text and the name that messages call it by."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """The offset at which each line starts."""
+        return (0, *(i + 1 for i, c in enumerate(self.text) if c == "\n"))
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset, both counted from 1."""
+        line = bisect_right(self.starts, offset)
+        return line, offset - self.starts[line - 1] + 1
+
+    def line(self, number: int) -> str:
+        """The text of one line, without its end."""
+        return self.text.splitlines()[number - 1] if number <= len(self.text.splitlines()) else ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a source, by offsets; `end` is not part of it."""
+
+    source: Source = field(repr=False)
+    start: int
+    end: int
+
+    @property
+    def line(self) -> int:
+        """Line of the start, from 1."""
+        return self.source.position(self.start)[0]
+
+    @property
+    def column(self) -> int:
+        """Column of the start, from 1."""
+        return self.source.position(self.start)[1]
+
+    @property
+    def text(self) -> str:
+        """The text itself."""
+        return self.source.text[self.start : self.end]
+
+    def __str__(self) -> str:
+        """`file:line:col`, as editors understand it."""
+        return f"{self.source.name}:{self.line}:{self.column}"
+
+    def to(self, other: Span) -> Span:
+        """From the start of this one to the end of the other."""
+        return Span(self.source, min(self.start, other.start), max(self.end, other.end))
+
+
+@dataclass(frozen=True)
+class Note:
+    """A second place that matters: the other side of a conflict, the call that led here, a default."""
+
+    message: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One mistake: a stable code, one sentence, the place, other places, a suggestion."""
+
+    code: str
+    message: str
+    span: Span | None
+    notes: tuple[Note, ...] = ()
+    help: str = ""
+    severity: str = "error"
+
+
+class ArchError(Exception):
+    """A user's mistake, or several. The only exception that the command line turns into messages."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics: tuple[Diagnostic, ...] = tuple(diagnostics)
+        super().__init__("\n".join(render(each) for each in self.diagnostics))
+
+
+def error(code: str, message: str, span: Span | None = None, *notes: Note, help: str = "") -> ArchError:
+    """An `ArchError` of one diagnostic."""
+    return ArchError([Diagnostic(code, message, span, tuple(notes), help)])
+
+
+def closest(word: str, candidates: Iterable[str]) -> str:
+    """`did you mean '...'?`, or nothing if no candidate is near."""
+    found = difflib.get_close_matches(word, sorted(set(candidates)), 1, 0.6)
+    return f"did you mean '{found[0]}'?" if found else ""
+
+
+def _excerpt(span: Span, label: str, width: int) -> list[str]:
+    """The line of a span with carets under it."""
+    text = span.source.line(span.line)
+    length = max(1, min(span.end, span.start + len(text) - span.column + 1) - span.start)
+    lead = "".join("\t" if c == "\t" else " " for c in text[: span.column - 1])
+    gutter = " " * width
+    return [
+        f"{gutter} |",
+        f"{span.line:>{width}} | {text}",
+        f"{gutter} | {lead}{'^' * length}{' ' + label if label else ''}",
+    ]
+
+
+def render(diagnostic: Diagnostic) -> str:
+    """The diagnostic as text for a terminal, several lines."""
+    spans = [s for s in (diagnostic.span, *(n.span for n in diagnostic.notes)) if s is not None]
+    width = max((len(str(s.line)) for s in spans), default=1)
+    where = f"{diagnostic.span}: " if diagnostic.span else ""
+    lines = [f"{where}{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"]
+    if diagnostic.span:
+        lines += _excerpt(diagnostic.span, "", width)
+    for note in diagnostic.notes:
+        lines.append(f"{' ' * width} = {note.message}" + (f" ({note.span})" if note.span else ""))
+        if note.span:
+            lines += _excerpt(note.span, "", width)
+    if diagnostic.help:
+        lines.append(f"{' ' * width} = help: {diagnostic.help}")
+    return "\n".join(lines)
+
+
+def _place(span: Span | None) -> dict[str, Any] | None:
+    if span is None:
+        return None
+    line, column = span.source.position(span.end)
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "end_line": line,
+        "end_column": column,
+    }
+
+
+def as_json(diagnostics: Sequence[Diagnostic]) -> list[dict[str, Any]]:
+    """The same as data, for editors and scripts."""
+    return [
+        {
+            "code": d.code,
+            "severity": d.severity,
+            "message": d.message,
+            "span": _place(d.span),
+            "notes": [{"message": n.message, "span": _place(n.span)} for n in d.notes],
+            "help": d.help,
+        }
+        for d in diagnostics
+    ]

@@ -1,0 +1,1 @@
+"""Names, sizes, kinds, axes and instances: syntax tree to graph."""

@@ -1,0 +1,1 @@
+"""The graph: values, regions, weights."""

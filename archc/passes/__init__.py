@@ -1,0 +1,1 @@
+"""Folds over the graph, one question a file."""

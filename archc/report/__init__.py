@@ -1,0 +1,1 @@
+"""What users ask for: tables, JSON and pictures."""

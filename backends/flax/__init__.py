@@ -1,0 +1,1 @@
+"""Flax NNX: rendering rules and kernels."""

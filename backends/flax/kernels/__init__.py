@@ -1,0 +1,1 @@
+"""Kernels in JAX, copied verbatim into the output; they import one another as `kernels.x`."""

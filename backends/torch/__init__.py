@@ -1,0 +1,1 @@
+"""PyTorch: rendering rules and kernels."""

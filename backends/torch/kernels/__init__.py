@@ -1,0 +1,1 @@
+"""Kernels in PyTorch, copied verbatim into the output; they import one another as `kernels.x`."""

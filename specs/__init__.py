@@ -1,0 +1,1 @@
+"""Specs: std and the shipped models."""
