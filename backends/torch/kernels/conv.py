@@ -1,0 +1,85 @@
+"""The causal depthwise convolution over time."""
+# mypy: disable-error-code="no-untyped-call"
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def causal_conv(x: Tensor, w: Tensor, pos: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """`y[t] = sum_j w[taps-1-j] x[t-j]` over the `j < taps` that stay inside the document: `j <= pos[t]`.
+
+    x: [B, T, *axes]. w: [taps, *axes], the last tap weighs the present. pos: [T] (whole documents, the state is not
+    read) or [B, T]. state: the last taps - 1 inputs [B, taps-1, *axes], oldest first, or None.
+    Returns y like x, summed in at least single precision, and the last taps - 1 inputs.
+    """
+    past = w.shape[0] - 1
+    if state is None:
+        return _Conv.apply(x, w, pos), None
+    stream = torch.cat([state.to(x.dtype), x], 1)
+    last = stream[:, stream.shape[1] - past :]
+    if pos.dim() == 1:
+        return _Conv.apply(x, w, pos), last
+    if x.shape[1] > 1:
+        return _Conv.apply(stream, w, pos), last
+    return _one_token(stream, w, pos), last
+
+
+def _one_token(stream: Tensor, w: Tensor, pos: Tensor) -> Tensor:
+    """The present [B, 1, *axes] from the last inputs [B, taps, *axes]."""
+    distance = torch.arange(w.shape[0] - 1, -1, -1, device=pos.device)
+    inside = _over_axes((distance <= pos) | (distance == 0), stream)
+    wide = torch.promote_types(stream.dtype, torch.float32)
+    return (stream * inside * w.to(wide)).sum(1, keepdim=True).to(stream.dtype)
+
+
+def _over_axes(flags: Tensor, x: Tensor) -> Tensor:
+    return flags.reshape(flags.shape + (1,) * (x.dim() - 2))
+
+
+class _Conv(torch.autograd.Function):
+    """The convolution of the last T tokens of x [B, past + T, *axes], where pos is [T] (past = 0) or [B, T].
+
+    Tap by tap on shifted views, because a grouped convolution wants time innermost and so two transposes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, pos: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        y = w[-1].to(wide) * x[:, x.shape[1] - pos.shape[-1] :]
+        for j, now, then in _shifts(x, w, pos):
+            y[:, now].addcmul_(_inside(x[:, then], pos, j, now), w[-1 - j].to(wide))
+        ctx.save_for_backward(x, w, pos)
+        return y.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, w, pos = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        dy = dy.to(wide)
+        dx = torch.zeros_like(x, dtype=wide)
+        dw = torch.zeros_like(w, dtype=wide)
+        present = slice(x.shape[1] - pos.shape[-1], None)
+        torch.mul(dy, w[-1].to(wide), out=dx[:, present])
+        dw[-1] = (dy * x[:, present]).sum((0, 1))
+        for j, now, then in _shifts(x, w, pos):
+            g = _inside(dy[:, now], pos, j, now)
+            dx[:, then].addcmul_(g, w[-1 - j].to(wide))
+            dw[-1 - j] = (g * x[:, then]).sum((0, 1))
+        return dx.to(x.dtype), dw.to(w.dtype), None
+
+
+def _shifts(x: Tensor, w: Tensor, pos: Tensor) -> list[tuple[int, slice, slice]]:
+    """For each tap before the last: its distance j, the tokens that have an input j steps back, and those inputs."""
+    length, time = x.shape[1], pos.shape[-1]
+    past = length - time
+    first = {j: max(0, j - past) for j in range(1, w.shape[0])}
+    return [(j, slice(t, time), slice(t + past - j, length - j)) for j, t in first.items() if t < time]
+
+
+def _inside(x: Tensor, pos: Tensor, j: int, now: slice) -> Tensor:
+    """The values x [B, n, *axes] that belong to the tokens `now`, zero where the document is younger than j steps."""
+    return x if pos.dim() == 1 else x * _over_axes(pos[:, now] >= j, x)
