@@ -71,8 +71,8 @@ def _binary(op: ast.BinaryOp) -> Rule:
 
 _DECLARATIONS: dict[str, Rule] = {
     "start": lambda at, c: _given(c),
-    "import_": lambda at, c: ast.Import(at, str(c[0])[1:-1]),
-    "model": lambda at, c: ast.ModelDef(at, str(c[0]), c[1], c[2] or (), c[3], _doc(at)),
+    "import_": lambda at, c: ast.Import(at, c[0].value[1:-1]),
+    "model": lambda at, c: ast.ModelDef(at, c[0].value, c[1], c[2] or (), c[3], _doc(at)),
     "fn": lambda at, c: ast.FnDef(at, c[0], c[1] or (), c[2], _doc(at)),
     "block": lambda at, c: ast.BlockDef(at, c[0], c[1] or (), c[2], _doc(at)),
     "params": lambda at, c: _given(c),
@@ -90,14 +90,14 @@ _STATEMENTS: dict[str, Rule] = {
     "frozen": lambda at, c: ast.Frozen(at, tuple(c)),
     "tied": lambda at, c: ast.Tied(at, tuple(c)),
     "input": lambda at, c: ast.InputDecl(at, tuple(c)),
-    "size": lambda at, c: ast.SizeDecl(at, ast.Ident(_span(at.source, c[0]), str(c[0])), tuple(c[1:])),
+    "size": lambda at, c: ast.SizeDecl(at, ast.Ident(_span(at.source, c[0]), c[0].value), tuple(c[1:])),
     "setting": lambda at, c: ast.Setting(at, c[0], c[1]),
 }
 _EXPRESSIONS: dict[str, Rule] = {
     "or_": _binary("or"),
     "and_": _binary("and"),
     "not_": lambda at, c: ast.Unary(at, "not", c[0]),
-    "compare": lambda at, c: ast.Binary(at, str(c[1]), c[0], c[2]),
+    "compare": lambda at, c: ast.Binary(at, c[1].value, c[0], c[2]),
     "add": _binary("+"),
     "sub": _binary("-"),
     "mul": _binary("*"),
@@ -105,7 +105,7 @@ _EXPRESSIONS: dict[str, Rule] = {
     "contract": lambda at, c: ast.Contract(at, c[0], c[1]),
     "neg": lambda at, c: ast.Unary(at, "-", c[0]),
     "pow": _binary("^"),
-    "number": lambda at, c: ast.Number(at, str(c[0])),
+    "number": lambda at, c: ast.Number(at, c[0].value),
     "name": lambda at, c: ast.Name(at, c[0].text),
     "call": lambda at, c: ast.Call(at, c[0], c[1] or ()),
     "labelled": lambda at, c: replace(c[1], span=at, label=c[0]),

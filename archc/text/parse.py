@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from lark import UnexpectedInput
 
-from archc.diagnostics import Source, Span, error
+from archc.diagnostics import ArchError, Source
 from archc.text import ast
 from archc.text.build import build
 from archc.text.grammar import parser
+from archc.text.recover import syntax_errors
 
 
 def parse(source: Source) -> ast.File:
-    """The syntax tree of a spec; ArchError with one diagnostic per syntax error."""
+    """The syntax tree of a spec; ArchError with one diagnostic per syntax error, in the order of the text."""
     try:
         tree = parser().parse(source.text)
-    except UnexpectedInput as first:
-        at = getattr(first, "pos_in_stream", None)
-        at = len(source.text) if at is None else at
-        raise error("E001", str(first).splitlines()[0], Span(source, at, at + 1)) from None
+    except UnexpectedInput:
+        raise ArchError(syntax_errors(source)) from None
     return build(source, tree)
