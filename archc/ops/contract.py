@@ -1,0 +1,71 @@
+"""Contraction over feature axes and look-up: what matrix units do."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Kind, Operand, Type, Value
+from archc.ops import cost, memory, support
+from archc.ops.base import Attrs, Misfit, Op, called, join_axes, join_dtype, join_kind
+from archc.ops.frame import Array, Frame, sum_of_products
+
+
+def _contract(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+    """`over`: the axes summed; `made`: axes that come last in the result, in this order (of a weight)."""
+    left, right = args
+    axes = join_axes(args)
+    over, made = attrs["over"], attrs.get("made", ())
+    sizes = {a.name: a for a in axes}
+    for name in over:
+        if name not in sizes:
+            raise Misfit("E303", f"'{name}' is not an axis of {called(left)} or {called(right)}")
+    if isinstance(left, Value) and isinstance(right, Value):
+        # the order of a contraction: what is left of the first operand, then what the second brings in
+        first = [a for a in left.type.axes if a.name not in over]
+        second = [a for a in right.type.axes if a.name not in over and a.name not in left.names]
+        kept = [*first, *second]
+    else:
+        kept = [a for a in axes if a.name not in over]
+    kept = [a for a in kept if a.name not in made] + [sizes[m] for m in made]
+    wide = all(isinstance(a, Value) and a.type.wide for a in args)
+    return Type(join_kind(args), tuple(kept), join_dtype(args), wide)
+
+
+def _lookup(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+    table, index = args
+    assert isinstance(table, Value)
+    if not isinstance(index, Value) or index.type.dtype != "int":
+        raise Misfit("E304", f"a look-up needs whole numbers, {called(index)} is not")
+    if index.names:
+        raise Misfit("E304", f"a look-up takes one whole number per token, {called(index)} has axes")
+    return Type(max(index.kind, Kind.WEIGHT), table.type.axes[1:], table.type.dtype)
+
+
+def _sum_of_products(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
+    left, right = zip(operands, value.operands, strict=True)
+    return sum_of_products(left, right, value.type)
+
+
+def _rows(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
+    table, index = operands
+    return table[index]
+
+
+OPS = (
+    Op(
+        name="contract",  # over, made
+        infer=_contract,
+        reference=_sum_of_products,
+        flops=cost.product_of_sums,
+        support=support.meets,
+        state=memory.nothing,
+        flow="mix",
+    ),
+    Op(
+        name="lookup",  # args: table, index; the first axis of the table is looked up
+        infer=_lookup,
+        reference=_rows,
+        flops=cost.free,
+        support=support.everywhere,
+        state=memory.nothing,
+        flow="rearrange",
+    ),
+)
