@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from archc.diagnostics import Diagnostic, Span, closest
 from archc.text.refusal import Mistake, Refusal
-from archc.text.scan import CLOSERS, OPENERS, RESERVED, TOP_LEVEL
+from archc.text.scan import CLOSERS, OPENERS, RESERVED, TOP_LEVEL, blanks
 
 Rule = Callable[[Refusal], Mistake | None]
 
@@ -77,9 +77,10 @@ def _wrong_closer(r: Refusal) -> Mistake | None:
 
 def _brace_left_open(r: Refusal) -> Mistake | None:
     """The file ends, or a declaration of a file comes, while a body is open."""
-    ends = r.token.kind == "end" or (r.at == r.start and r.token.text in ("model", "encoder", "import"))
-    place = r.outline.misplaced_brace() if ends and "RBRACE" in r.accepts else None
-    if not place:
+    ends = r.token.kind == "end" and "RBRACE" in r.accepts
+    declares = r.at - 1 == r.start and r.outline.scraps[r.start].text in ("model", "encoder", "import")
+    place = r.outline.misplaced_brace() if ends or declares else None
+    if not place or place[1] > r.at:
         return None
     opener, missing = place
     found = Diagnostic("E004", "'}' is missing", r.behind(missing - 1), (r.opened(opener),))
@@ -104,8 +105,15 @@ def _brace_closes_nothing(r: Refusal) -> Mistake | None:
             Diagnostic("E005", message, r.span(brace), (r.opened(opener),)), r.at, (r.span(brace).start, " ")
         )
     if r.token.text == "}":
-        return Mistake(Diagnostic("E005", "'}' closes nothing", r.span(r.at)), r.at)
+        return Mistake(Diagnostic("E005", "'}' closes nothing", r.span(r.at)), r.at, _to_next_declaration(r))
     return None
+
+
+def _to_next_declaration(r: Refusal) -> tuple[int, str]:
+    """The patch that drops what stands outside: what follows up to the next declaration has the same cause."""
+    scraps = r.outline.scraps
+    end = next((scraps[i].start for i in r.outline.starts if i > r.at and scraps[i].text in TOP_LEVEL), scraps[-1].end)
+    return r.token.start, blanks(r.outline.text[r.token.start : end])
 
 
 # --- values ------------------------------------------------------------------------------------------
@@ -213,7 +221,8 @@ def _unknown_statement(r: Refusal) -> Mistake | None:
         return Mistake(Diagnostic("E008", f"unknown statement '{first.text}'; {near}", r.span(i)), i)
     if outside:
         hint = "" if first.text != "block" else "a block belongs to the body of a model"
-        return Mistake(Diagnostic("E009", f"'{first.text}' stands outside of every body", r.span(i), help=hint), i)
+        found = Diagnostic("E009", f"'{first.text}' stands outside of every body", r.span(i), help=hint)
+        return Mistake(found, i, _to_next_declaration(r))
     return None
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from lark import UnexpectedInput, UnexpectedToken
 
 from archc.diagnostics import Diagnostic, Source, Span
 from archc.text.grammar import parser
 from archc.text.mistakes import explain
 from archc.text.refusal import Mistake, Refusal
-from archc.text.scan import Outline
+from archc.text.scan import Outline, blanks
 
 MOST = 20
 """How many errors are reported at most; the text behind them is not read."""
@@ -35,6 +33,8 @@ def syntax_errors(source: Source) -> tuple[Diagnostic, ...]:
                 found += [] if found else [_nothing(source)]
                 break
             mistake = explain(_refusal(source, outline, refused))
+            if mistake.diagnostic in found:
+                break
             found.append(mistake.diagnostic)
             repaired = _repair(outline, mistake)
             if repaired == text:
@@ -67,12 +67,7 @@ def _repair(outline: Outline, mistake: Mistake) -> str:
     start, end = outline.scraps[first].start, outline.scraps[last].end
     if outline.scraps[last].text == "{" and first != last:
         if end - start >= len(_STUB):
-            return text[:start] + _STUB + _blank(text[start + len(_STUB) : end]) + text[end:]
+            return text[:start] + _STUB + blanks(text[start + len(_STUB) : end]) + text[end:]
         closing = outline.closing(last)
         end = outline.scraps[closing].end if closing else len(text)
-    return text[:start] + _blank(text[start:end]) + text[end:]
-
-
-def _blank(text: str) -> str:
-    """As many blanks, on as many lines."""
-    return re.sub(r"[^\n]", " ", text)
+    return text[:start] + blanks(text[start:end]) + text[end:]

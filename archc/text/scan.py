@@ -26,6 +26,11 @@ _SCRAP = re.compile(
 _WANTS_MORE = {"+", "-", "*", "/", "^", "@", "=", ",", "->", ":", "==", "!=", "<", "<=", ">", ">=", "and", "or", "not"}
 
 
+def blanks(text: str) -> str:
+    """As many blanks, on as many lines."""
+    return re.sub(r"[^\n]", " ", text)
+
+
 @dataclass(frozen=True)
 class Scrap:
     """A word, number, string, mark, unknown character or the end; `fresh` if it is the first on its line."""
