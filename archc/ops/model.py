@@ -35,7 +35,8 @@ def _run_layers(value: Value, operands: tuple[Array, ...], frame: Frame) -> tupl
 
 
 def _stream(value: Value, operands: tuple[tuple[Array, ...]], frame: Frame) -> Array:
-    return operands[0][value.attrs["index"]]
+    index: int = value.attrs["index"]
+    return operands[0][index]
 
 
 def _op(name: str, infer: Infer, reference: Evaluate) -> Op:

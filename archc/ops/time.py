@@ -158,7 +158,8 @@ def _at_token(array: Array, value: Value, frame: Frame) -> Array:
 
 
 def _loop_result(value: Value, operands: tuple[tuple[Array, ...]], frame: Frame) -> Array:
-    return operands[0][value.attrs["index"]]
+    index: int = value.attrs["index"]
+    return operands[0][index]
 
 
 def _over_time(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:

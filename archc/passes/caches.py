@@ -1,0 +1,161 @@
+"""What a decoder remembers: derived from the ops that cross time and from where pairs may be non-zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, prod
+from typing import Any
+
+import numpy as np
+
+from archc.ir.graph import Axis, Graph, Kind, Region, Value
+from archc.ops.memory import Memory, Stored, What
+from archc.ops.table import OPS
+from archc.passes.support import live_values, seen, supports
+
+BYTES: dict[Stored, int] = {"fp32": 4, "complex": 8, "int": 4, "bool": 1}
+REDUCTIONS = ("contract_keys", "reduce_keys")
+
+
+def least(a: Any, b: Any) -> Any:
+    """The smaller of two numbers, or of arrays element by element; whole numbers stay whole."""
+    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One array per sequence: `tokens` (None: every token) times the axes. `why` names the expression that needs it."""
+
+    name: str
+    what: What
+    axes: tuple[Axis, ...]
+    tokens: int | None
+    stored: Stored
+    why: str
+    value: Value
+
+    def kept(self, context: Any) -> Any:
+        """How many tokens are held after `context` tokens: an int, or an array for an array."""
+        if self.what != "keys":
+            return self.tokens
+        return context if self.tokens is None else least(context, self.tokens)
+
+    def bytes(self, context: Any, compute: int = 2) -> Any:
+        """Bytes per sequence; `compute` are the bytes of an element in the compute type."""
+        width = compute if self.stored == "compute" else BYTES[self.stored]
+        return self.kept(context) * prod(a.size for a in self.axes) * width
+
+
+def caches(graph: Graph) -> tuple[Cache, ...]:
+    """Every array of the state of a model, in the order of the text and of the layers.
+
+    `pos` is never cached (the state counts tokens), `prev` of a running value needs nothing beyond that value, a
+    token lifted twice is one cache, and keys that meet in one pair keep equally many tokens: the most that a sum over
+    them can reach. An encoder is not decoded: it has none.
+    """
+    if graph.kind == "encoder":
+        return ()
+    back = reach(graph)
+    out: list[Cache] = []
+    for region, prefixes in graph.regions():
+        for prefix in prefixes:
+            out += _of_region(region, prefix, back)
+    return tuple(out)
+
+
+def _of_region(region: Region, prefix: str, back: dict[Value, float]) -> list[Cache]:
+    out: list[Cache] = []
+    lifted: set[Value] = set()
+    for value in region.values:
+        if value not in region.live or value in region.params or is_free(value):
+            continue
+        if value.op == "keys":
+            if value.args[0] in lifted:
+                continue
+            lifted.update(value.operands)
+        for part in OPS[value.op].state(value):
+            tokens = part.tokens if part.tokens is not None else _whole(back[value])
+            name = f"{prefix}.{part.name}" if prefix else part.name
+            out.append(Cache(name, part.what, part.axes, tokens, part.stored, _why(value, part, tokens), value))
+    return out
+
+
+def _whole(back: float) -> int | None:
+    return None if back == inf else int(back)
+
+
+def is_free(value: Value) -> bool:
+    """Whether an op that crosses time needs no memory of its own: `keys(pos)`, and `prev` of a running value."""
+    if value.op not in ("keys", "prev"):
+        return False
+    source = value.operands[0]
+    while OPS[source.op].flow == "alias":
+        source = source.operands[0]
+    if value.op == "keys":
+        return source.op == "pos"
+    return source.op in ("scan", "maxscan") or (
+        source.op == "loop_out" and source.attrs["index"] < len(source.operands[0].attrs["states"])
+    )
+
+
+def reach(graph: Graph) -> dict[Value, float]:
+    """For every pair how many keys back, itself included, a sum over keys can reach that it takes part in; inf: all."""
+    found = supports(graph)
+    parent: dict[Value, Value] = {}
+
+    def find(value: Value) -> Value:
+        while parent.setdefault(value, value) is not value:
+            value = parent[value]
+        return value
+
+    pairs = [v for v in live_values(graph) if v.kind is Kind.PAIR or v.op in REDUCTIONS]
+    for value in pairs:
+        met = [v for v in (*value.operands, value) if v.kind is Kind.PAIR and not _is_mask(v)]
+        for one, other in pairwise(met):
+            parent[find(one)] = find(other)
+    back: dict[Value, float] = {}
+    for value in pairs:
+        if value.op in REDUCTIONS:
+            for operand in value.operands:
+                if operand.kind is Kind.PAIR and not _is_mask(operand):
+                    root = find(operand)
+                    back[root] = max(back.get(root, 0), seen(value, found).back)
+    return {v: back.get(find(v), inf) for v in pairs if v.kind is Kind.PAIR and not _is_mask(v)}
+
+
+def _is_mask(value: Value) -> bool:
+    """Masks are computed from distances; nothing is kept for them."""
+    if value.op == "mask":
+        return True
+    return value.op in ("and", "or", "not") and all(_is_mask(v) for v in value.operands)
+
+
+def bounds(graph: Graph) -> dict[str, float]:
+    """Full name of the state of every `keys(...)` -> how many tokens it must hold; inf: all."""
+    back = reach(graph)
+    return {
+        f"{prefix}.{value.attrs['state']}" if prefix else value.attrs["state"]: back[value]
+        for region, prefixes in graph.regions()
+        for prefix in prefixes
+        for value in region.values
+        if value.op == "keys" and value in region.live
+    }
+
+
+def _why(value: Value, part: Memory, tokens: int | None) -> str:
+    name = value.label or (value.operands[0].label if value.operands else "")
+    text = value.origin.span.text if value.origin.span is not None else f"{value.op}({name})"
+    text = " ".join(text.split())
+    match part.what:
+        case "keys":
+            many = "every later query can see it" if tokens is None else f"later queries see the last {tokens} tokens"
+            return f"{text}: {many}"
+        case "conv":
+            return f"{text}: the taps weigh the last {tokens} inputs besides the present one"
+        case "prev":
+            return f"{text}: the value of the token before"
+        case "scan" | "maxscan":
+            return f"{text}: the running value"
+        case "loop":
+            return f"the state '{part.name.rsplit('.', 1)[-1]}' of a loop"

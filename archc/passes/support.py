@@ -1,0 +1,104 @@
+"""Causality: where every pair may be non-zero, and the proof that no output of a model reads a later token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archc.diagnostics import ArchError, Diagnostic, Note
+from archc.ir.graph import Graph, Kind, Value
+from archc.ops.support import EVERYWHERE, Support
+from archc.ops.table import OPS
+
+
+def live_values(graph: Graph) -> Iterator[Value]:
+    """Every value that a result depends on, in all regions, outermost first; each once."""
+    for region, _ in graph.regions():
+        for value in region.values:
+            if value in region.live and value not in region.params:
+                yield value
+
+
+def supports(graph: Graph) -> dict[Value, Support]:
+    """Where each pair may be non-zero."""
+    found: dict[Value, Support] = {}
+    for value in live_values(graph):
+        if value.kind is Kind.PAIR:
+            of = tuple(found.get(a) if isinstance(a, Value) else None for a in value.args)
+            found[value] = OPS[value.op].support(value, of)
+    return found
+
+
+def seen(value: Value, found: dict[Value, Support]) -> Support:
+    """The keys that a reduction over keys can read: where all of its factors may be non-zero."""
+    out = EVERYWHERE
+    for operand in value.operands:
+        if operand in found:
+            out = out.meet(found[operand])
+    return out
+
+
+def check_causal(graph: Graph) -> dict[Value, Support]:
+    """The supports, if the graph is causal; graphs of encoders may look ahead.
+
+    Raises `ArchError`: E501 for a sum over keys that can see later tokens (with notes at the masks that let it), E502
+    for a reduction over time.
+    """
+    found = supports(graph)
+    if graph.kind == "encoder":
+        return found
+    problems: list[Diagnostic] = []
+    for value in live_values(graph):
+        if value.op in ("contract_keys", "reduce_keys") and not seen(value, found).causal:
+            problems.append(_sees_ahead(value, found))
+        if value.op == "reduce_time":
+            problems.append(_over_time(value))
+    if problems:
+        raise ArchError(problems)
+    return found
+
+
+def _sees_ahead(value: Value, found: dict[Value, Support]) -> Diagnostic:
+    return Diagnostic(
+        "E501",
+        "not causal: this sum over keys can see later tokens",
+        value.origin.span,
+        (*_reasons(value, found), *_trail(value)),
+        help="give the softmax a causal mask (where = causal or window(n)), multiply by one, or declare an encoder",
+    )
+
+
+def _over_time(value: Value) -> Diagnostic:
+    return Diagnostic(
+        "E502",
+        f"not causal: a {value.attrs['fn']} over time sees the whole sequence",
+        value.origin.span,
+        _trail(value),
+        help="use a scan or a sum over keys under a causal mask, or declare an encoder",
+    )
+
+
+def _trail(value: Value) -> tuple[Note, ...]:
+    return tuple(Note("called from here", call) for call in reversed(value.origin.calls))
+
+
+def _reasons(value: Value, found: dict[Value, Support]) -> Iterator[Note]:
+    """The masks that admit later keys, and the ops that turn zeros into something else."""
+    todo, known = list(value.operands), set[Value]()
+    while todo:
+        each = todo.pop()
+        if each in known or each not in found or found[each].causal:
+            continue
+        known.add(each)
+        if each.op == "mask":
+            yield Note(f"this mask admits later keys: {_named(each)}", each.origin.span)
+        elif each.op == "softmax_keys" and len(each.args) == 1:
+            yield Note("this softmax has no mask", each.origin.span)
+        elif each.op not in ("queries", "keys") and any(found[a].causal for a in each.operands if a in found):
+            yield Note("zeros of the mask do not stay zero here", each.origin.span)
+        else:
+            todo += each.operands[1:] if each.op == "softmax_keys" else each.operands
+
+
+def _named(mask: Value) -> str:
+    sizes = ", ".join(str(n) for n in mask.attrs["sizes"])
+    return f"{mask.attrs['name']}({sizes})" if sizes else str(mask.attrs["name"])
