@@ -106,15 +106,17 @@ def initial_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Small generic values for every weight, none of them special: for comparing implementations.
 
-    Matrices are normal with variance 1 / (contracted axes), everything else normal with deviation 0.3 (around one for
-    weights that start at one), so that decays and norms stay tame.
+    Matrices are normal with variance 1 / (product of the contracted axes); everything else is its initial value plus
+    normal noise of deviation 0.1, so that decays and norms stay tame.
     """
     rng = np.random.default_rng(seed)
     out: dict[str, Array] = {}
     for name, weight in graph.named_weights().items():
         shape = tuple(a.size for a in weight.type.axes)
-        spread = 1 / math.sqrt(_fan_in(weight)) if weight.role == "matrix" else 0.3
-        out[name] = rng.normal(0, spread, shape) + (1 if weight.role == "scale" else 0)
+        if weight.role == "matrix":
+            out[name] = rng.normal(0, 1 / math.sqrt(_fan_in(weight)), shape)
+        else:
+            out[name] = _initial(weight, rng) + rng.normal(0, 0.1, shape)
     return out
 
 
