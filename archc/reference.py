@@ -106,15 +106,17 @@ def initial_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Small generic values for every weight, none of them special: for comparing implementations.
 
-    Matrices are normal with variance 1 / (product of the contracted axes); everything else is its initial value plus
-    normal noise of deviation 0.1, so that decays and norms stay tame.
+    Matrices are normal with variance 1 / (product of the contracted axes), tables with variance 1 / (length of a row), so
+    that tied logits stay small; everything else is its initial value plus normal noise of deviation 0.1, so that decays and
+    norms stay tame.
     """
     rng = np.random.default_rng(seed)
     out: dict[str, Array] = {}
     for name, weight in graph.named_weights().items():
         shape = tuple(a.size for a in weight.type.axes)
-        if weight.role == "matrix":
-            out[name] = rng.normal(0, 1 / math.sqrt(_fan_in(weight)), shape)
+        if weight.role in ("matrix", "table"):
+            inputs = _fan_in(weight) if weight.role == "matrix" else math.prod(shape[1:])
+            out[name] = rng.normal(0, 1 / math.sqrt(inputs), shape)
         else:
             out[name] = _initial(weight, rng) + rng.normal(0, 0.1, shape)
     return out
