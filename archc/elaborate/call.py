@@ -22,7 +22,8 @@ class Call:
     """One activation of a fn, a block or the model.
 
     `arguments` holds every parameter (given or by default), `renamed` the caller's axis for each axis that a pattern renamed,
-    `returned` what it gave back before the axes were renamed again.
+    `returned` what it gave back before the axes were renamed again, `nodes` the expression that
+    made a value (the inverse of `facts`, before widening; names aside).
     """
 
     definition: Definition
@@ -32,6 +33,7 @@ class Call:
     defaulted: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)
     facts: dict[ast.Node, Bound] = field(default_factory=dict)
+    nodes: dict[Value, ast.Expr] = field(default_factory=dict)
     calls: dict[ast.Call, Call] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     inits: dict[str, ast.Expr] = field(default_factory=dict)

@@ -38,6 +38,8 @@ class Elaborator:
         bound = self._evaluate(node, frame)
         if isinstance(bound, Poison):
             raise Poisoned
+        if isinstance(bound, Value) and not isinstance(node, ast.Name):
+            frame.call.nodes.setdefault(bound, node)
         if frame.wide and isinstance(bound, Value) and not isinstance(node, ast.Binary | ast.Unary):
             bound = frame.widen(bound, node)
             assert isinstance(bound, Value)
