@@ -1,0 +1,177 @@
+"""Causal softmax attention: grouped queries, windows, packed documents and rings of keys, in blocks of queries.
+
+No more than one block of scores exists at a time, forward and backward; a window reads only the keys that it needs.
+Whether a query sees a key follows from their distance and the query's position alone: 0 <= distance <= pos (< window).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+Rings = tuple[jax.Array, jax.Array]
+BLOCK = 256  # queries at a time
+PARTS = 4  # of a long sequence without a window: part n reads only the keys before its end
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pos: jax.Array,
+    state: Rings | None = None,
+    *,
+    window: int | None = None,
+    scale: float,
+) -> tuple[jax.Array, Rings | None]:
+    """y[t] = sum over s of softmax(scale q[t] . k[s]) v[s], over the keys of the same document that are not later.
+
+    q [B, T, G, M, D] (M query heads share key head G), k [B, T, G, D], v [B, T, G, E], pos [T] or [B, T]. `window`
+    keeps the n last keys, the token itself included. state: rings of keys and values [B, W, G, D], [B, W, G, E]; slot
+    p mod W holds the token of position p. Softmax in at least single precision; a query without any key gives 0.
+    Returns y [B, T, G, M, E] in the dtype of v and the new rings (None without rings).
+    """
+    if state is None:
+        return _in_parts(q, k, v, pos, window, scale), None
+    after = (remember(state[0], k, pos), remember(state[1], v, pos))
+    if pos.ndim == 1:  # whole documents: the rings were empty
+        return _in_parts(q, k, v, pos, window, scale), after
+    if q.shape[1] == 1:
+        return _attend(q, *after, _seen_in_ring(pos, after[0].shape[1], window), scale), after
+    keys, values = (jnp.concatenate([recall(old, pos, window), new], 1) for old, new in zip(state, (k, v), strict=True))
+    return _in_parts(q, keys, values, pos, window, scale), after
+
+
+def remember(ring: jax.Array, x: jax.Array, pos: jax.Array) -> jax.Array:
+    """The ring [B, W, *axes] after the tokens x [B, T, *axes]: of those with one slot, the last stays."""
+    size, time = ring.shape[1], x.shape[1]
+    if time == 1:
+        slot = jnp.broadcast_to(pos[..., 0] % size, ring.shape[:1])
+        return ring.at[jnp.arange(ring.shape[0]), slot].set(x[:, 0].astype(ring.dtype))
+    back = (pos[..., -1:] - jnp.arange(size)) % size  # how far the token of a slot lies before the last one
+    place = _align(jnp.broadcast_to(time - 1 - back, ring.shape[:2]), ring.ndim)
+    written = jnp.take_along_axis(x.astype(ring.dtype), jnp.maximum(place, 0), axis=1)
+    return jnp.where(place >= 0, written, ring)
+
+
+def recall(ring: jax.Array, pos: jax.Array, window: int | None) -> jax.Array:
+    """What the ring held before the chunk at pos [B, T], oldest first: W tokens, or those that a window reaches."""
+    size = ring.shape[1]
+    count = size if window is None else min(size, window - 1)
+    slots = (pos[:, :1] - count + jnp.arange(count)) % size
+    return jnp.take_along_axis(ring, _align(slots, ring.ndim), axis=1)
+
+
+def _align(x: jax.Array, ndim: int) -> jax.Array:
+    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
+
+
+def _seen_in_ring(pos: jax.Array, size: int, window: int | None) -> jax.Array:
+    """[B, 1, W]: the slots that one token at pos [B, 1] sees, itself already in the ring."""
+    distance = (pos[:, :, None] - jnp.arange(size)) % size
+    return (distance <= pos[:, :, None]) & (distance < (window or size))
+
+
+def _in_parts(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float) -> jax.Array:
+    """Attention to keys [B, S, ...] of which the last T belong to the queries [B, T, ...]."""
+    time, old = q.shape[1], k.shape[1] - q.shape[1]
+    if time <= BLOCK:
+        y: jax.Array = jax.checkpoint(partial(_attend, scale=scale))(q, k, v, _seen(pos, old, 0, k.shape[1], window))
+        return y
+    part = time if window is not None else -(-time // (PARTS * BLOCK)) * BLOCK
+    ends = [(i, min(i + part, time)) for i in range(0, time, part)]
+    parts = [_in_blocks(q[:, i:j], k[:, : old + j], v[:, : old + j], pos[..., i:j], window, scale) for i, j in ends]
+    return jnp.concatenate(parts, axis=1)
+
+
+def _seen(pos: jax.Array, first: jax.Array | int, start: jax.Array | int, keys: int, window: int | None) -> jax.Array:
+    """[B or 1, T, keys]: which keys start, start + 1, ... the queries at first, first + 1, ... see."""
+    pos = pos[None] if pos.ndim == 1 else pos
+    distance = (first + jnp.arange(pos.shape[1]))[:, None] - (start + jnp.arange(keys))
+    seen = (distance >= 0) & (distance <= pos[:, :, None])
+    return seen if window is None else seen & (distance < window)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, scale: float) -> jax.Array:
+    """Softmax attention of all the queries to all the keys that are `seen` [B or 1, T, S]."""
+    acc = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("btgmd,bsgd->bgmts", q, k.astype(q.dtype), preferred_element_type=acc) * scale
+    scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
+    p = jnp.exp(scores - jnp.where(top == -jnp.inf, 0, top))
+    total = jnp.sum(p, -1, keepdims=True)
+    p = p / jnp.where(total == 0, 1, total)
+    y = jnp.einsum("bgmts,bsge->btgme", p.astype(v.dtype), v, preferred_element_type=acc)
+    return y.astype(v.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float) -> jax.Array:
+    def block(_: None, queries: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
+        n, q, pos = queries
+        start, seen = _reach(n, pos, k.shape[1] - time, time, window)
+        keys, values = (jax.lax.dynamic_slice_in_dim(x, start, seen.shape[-1], 1) for x in (k, v))
+        return None, _attend(q, keys, values, seen, scale)
+
+    time = q.shape[1]
+    _, y = jax.lax.scan(block, None, _cut(q, pos))
+    return _join(y, time)
+
+
+def _in_blocks_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _in_blocks(q, k, v, pos, window, scale), (q, k, v, pos)
+
+
+def _in_blocks_backward(
+    window: int | None, scale: float, saved: tuple[jax.Array, ...], dy: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    """Each block is computed again; the gradients of its keys are added in place."""
+    q, k, v, pos = saved
+    time = q.shape[1]
+
+    def block(sums: Rings, queries: tuple[jax.Array, ...]) -> tuple[Rings, jax.Array]:
+        n, q, pos, dy = queries
+        start, seen = _reach(n, pos, k.shape[1] - time, time, window)
+        near = tuple(jax.lax.dynamic_slice_in_dim(x, start, seen.shape[-1], 1) for x in (k, v))
+        _, pull = jax.vjp(lambda q, k, v: _attend(q, k, v, seen, scale), q, *near)
+        dq, *grads = pull(dy)
+        return (_add_at(start, sums[0], grads[0]), _add_at(start, sums[1], grads[1])), dq
+
+    acc = jnp.promote_types(q.dtype, jnp.float32)
+    (dk, dv), dq = jax.lax.scan(block, (jnp.zeros(k.shape, acc), jnp.zeros(v.shape, acc)), _cut(q, pos, dy))
+    return _join(dq, time), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+_in_blocks.defvjp(_in_blocks_forward, _in_blocks_backward)
+
+
+def _reach(n: jax.Array, pos: jax.Array, old: int, time: int, window: int | None) -> tuple[jax.Array, jax.Array]:
+    """Where the keys of block n start, and which of them its queries see."""
+    keys = old + time if window is None else min(old + time, BLOCK + window - 1)
+    first = old + n * BLOCK
+    start = jnp.clip(first + BLOCK - keys, 0, old + time - keys)
+    return start, _seen(pos, first, start, keys, window)
+
+
+def _cut(q: jax.Array, pos: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
+    """Block numbers, and arrays with a time axis cut into blocks [n, B, BLOCK, ...]; the last block is filled up."""
+    count = -(-q.shape[1] // BLOCK)
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, count * BLOCK - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], count, BLOCK, *x.shape[2:]), 1, 0)
+
+    return jnp.arange(count), cut(q), cut(pos[None] if pos.ndim == 1 else pos), *(cut(x) for x in more)
+
+
+def _join(blocks: jax.Array, time: int) -> jax.Array:
+    y = jnp.moveaxis(blocks, 0, 1)
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :time]
+
+
+def _add_at(start: jax.Array, total: jax.Array, x: jax.Array) -> jax.Array:
+    """Adds x to the slice of `total` that begins at `start`, along time."""
+    x = x.astype(total.dtype) + jax.lax.dynamic_slice_in_dim(total, start, x.shape[1], 1)
+    return jax.lax.dynamic_update_slice_in_dim(total, x, start, 1)

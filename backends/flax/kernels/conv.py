@@ -1,0 +1,31 @@
+"""Causal depth-wise convolution over time."""
+
+import jax
+import jax.numpy as jnp
+
+
+def causal_conv(
+    x: jax.Array, w: jax.Array, pos: jax.Array, state: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """y[t] = sum over j of w[taps - 1 - j] x[t - j]; a tap j steps back counts where pos >= j, so documents stay apart.
+
+    x [B, T, *axes]; w [taps, *axes], the last tap weighs the present; pos [T] or [B, T]; state [B, taps - 1, *axes],
+    the inputs before, oldest first. Sums in at least single precision; returns y in the dtype of x and the new state
+    (None without one).
+    """
+    taps, time = w.shape[0], x.shape[1]
+    if state is None or pos.ndim == 1:
+        before = jnp.zeros((x.shape[0], taps - 1, *x.shape[2:]), x.dtype)
+    else:
+        before = state.astype(x.dtype)
+    seen = jnp.concatenate([before, x], axis=1)
+
+    acc = jnp.promote_types(jnp.result_type(x, w), jnp.float32)
+    weights = w.astype(acc)
+    y = x.astype(acc) * weights[-1]
+    for j in range(1, taps):
+        tap = seen[:, taps - 1 - j :][:, :time].astype(acc) * weights[-1 - j]
+        if pos.ndim == 2:
+            tap = jnp.where((pos >= j).reshape(pos.shape + (1,) * (x.ndim - 2)), tap, 0)
+        y = y + tap
+    return y.astype(x.dtype), None if state is None else seen[:, time:]

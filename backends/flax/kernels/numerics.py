@@ -1,0 +1,14 @@
+"""Single precision where it matters, and the inverse of softplus."""
+
+import jax
+import jax.numpy as jnp
+
+
+def fp32(x: jax.Array) -> jax.Array:
+    """`x` in at least single precision: bfloat16 becomes float32, float64 stays, complex stays complex."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def inv_softplus(y: jax.Array) -> jax.Array:
+    """The x with log(1 + exp(x)) = y, for y > 0: y + log(1 - exp(-y)), exact for small and for large y."""
+    return y + jnp.log(-jnp.expm1(-y))

@@ -1,0 +1,118 @@
+"""Loads the kernels as a generated project sees them, and compares them with loops in NumPy."""
+
+import importlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
+Tree = Any
+
+
+@pytest.fixture(scope="session")
+def kernels() -> SimpleNamespace:
+    """The files as modules `kernels.*`, a name that they have only while they are imported."""
+    held = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "kernels"}
+    package = ModuleType("kernels")
+    package.__path__ = [str(FOLDER)]
+    sys.modules["kernels"] = package
+    names = [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem != "__init__"]
+    try:
+        return SimpleNamespace(**{name: importlib.import_module(f"kernels.{name}") for name in names})
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "kernels"]:
+            del sys.modules[name]
+        sys.modules.update(held)
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(params=["whole", "packed", "continued"])
+def pos(request: pytest.FixtureRequest) -> np.ndarray:
+    """Positions of 37 tokens in two streams: whole; packed; packed after a state or after padding on the left."""
+    time = np.arange(37)
+    match request.param:
+        case "whole":
+            return time
+        case "packed":
+            return np.stack([documents(time, [0, 9, 10, 31]), documents(time, [0, 20])])
+        case _:
+            return np.stack([time + 5, documents(time - 3, [18, 19])])
+
+
+def documents(time: np.ndarray, starts: list[int]) -> np.ndarray:
+    pos = time.copy()
+    for start in starts:
+        pos[start:] = np.arange(len(time) - start)
+    return pos
+
+
+@pytest.fixture
+def agree(rng: np.random.Generator) -> Callable[..., None]:
+    """Compares values and gradients of `kernel(*arrays)` with those of `oracle(*arrays)`; both return a tree of arrays.
+
+    The oracle's derivatives are central differences along one random direction for each array. `counts` (a tree as the
+    result, or None) says which results are defined.
+    """
+
+    def check(kernel: Callable[..., Tree], oracle: Callable[..., Tree], arrays: tuple, counts: Tree = None) -> None:
+        expected = jax.tree.leaves(oracle(*arrays))
+        masks = [True] * len(expected) if counts is None else jax.tree.leaves(counts)
+        weights = [np.where(mask, rng.normal(size=x.shape), 0) for x, mask in zip(expected, masks, strict=True)]
+
+        @jax.jit
+        def run(*arrays: jax.Array) -> tuple[Tree, Tree]:
+            values, pull = jax.vjp(lambda *x: jax.tree.leaves(kernel(*x)), *arrays)
+            return values, pull([jax.numpy.asarray(w, v.dtype) for w, v in zip(weights, values, strict=True)])
+
+        values, gradients = run(*arrays)
+        for value, want, mask in zip(values, expected, masks, strict=True):
+            np.testing.assert_allclose(np.where(mask, value, 0), np.where(mask, want, 0), rtol=1e-9, atol=1e-10)
+        for n, gradient in enumerate(gradients):
+            direction = rng.normal(size=arrays[n].shape)
+            want = slope(oracle, arrays, n, direction, weights)
+            np.testing.assert_allclose(np.sum(gradient * direction), want, rtol=2e-6, atol=1e-7, err_msg=f"array {n}")
+
+    return check
+
+
+def slope(oracle: Callable[..., Tree], arrays: tuple, n: int, direction: np.ndarray, weights: list) -> float:
+    def loss(step: float) -> float:
+        moved = [x + step * direction if i == n else x for i, x in enumerate(arrays)]
+        return sum(
+            np.sum(w * np.where(w == 0, 0, y)) for w, y in zip(weights, jax.tree.leaves(oracle(*moved)), strict=True)
+        )
+
+    return (loss(1e-5) - loss(-1e-5)) / 2e-5
+
+
+@pytest.fixture
+def in_chunks() -> Callable[..., Tree]:
+    """Runs `op(*tokens, pos, state) -> (y, state)` over pieces of 5, 1, 1, 14, 1 ... tokens, handing the state on."""
+
+    def run(op: Callable[..., Tree], tokens: tuple, pos: np.ndarray, state: Tree) -> tuple[Tree, Tree]:
+        ends = [0, 5, 6, 7, 21, 22, 36, 37]
+        pos, parts = np.broadcast_to(pos, (2, 37)), []
+        op = jax.jit(op)
+        for i, j in itertools.pairwise(ends):
+            y, state = op(*(x[:, i:j] for x in tokens), pos[:, i:j], state)
+            parts.append(y)
+        return jax.tree.map(lambda *x: jax.numpy.concatenate(x, 1), *parts), state
+
+    return run
