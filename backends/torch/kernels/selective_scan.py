@@ -1,0 +1,118 @@
+"""The selective scan of Mamba: a state of N values per channel that is never kept for more than a few tokens."""
+# mypy: disable-error-code="no-untyped-call"
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 8  # tokens whose states are held at once: few operations per token, and a working set that stays in the cache
+
+
+def selective_scan(
+    dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, pos: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`h[t] = exp(dt[t] A) h[t-1] + x[t] B[t]`, `y[t] = sum_n C[t] h[t]` (Gu and Dao 2023, algorithm 2).
+
+    dt, x: [B, T, C]. A: [C, N], negative. B, C: [B, T, N]. pos: [T] (whole documents, the state is not read) or
+    [B, T]; a document starts from h = 0. state: [B, C, N] or None.
+    Returns y like x, and h[T-1] in at least single precision. The backward pass computes the states again from one
+    state in every BLOCK tokens.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    starts = pos == 0 if pos.dim() == 2 else None
+    before = None if state is None or starts is None else state.to(wide)
+    dtype, (dt, A, x, B, C) = x.dtype, (z.to(wide) for z in (dt, A, x, B, C))
+    if x.shape[1] == 1:
+        y, last = _one_token(dt, A, x, B, C, starts, before)
+    else:
+        y, last = _SelectiveScan.apply(dt, A, x, B, C, starts, None if before is None else before.transpose(1, 2))
+        last = last.transpose(1, 2)
+    return y.to(dtype), None if state is None else last
+
+
+def _one_token(
+    dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, starts: Tensor | None, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    h = x[:, 0, :, None] * B[:, 0, None]  # [B, C, N]
+    if state is not None and starts is not None:
+        h = h + torch.exp(dt[:, 0, :, None] * A) * state.masked_fill(starts[..., None], 0)
+    return (h * C[:, 0, None]).sum(-1)[:, None], h
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """In blocks of tokens, with states laid out as [time, B, N, C]: channels innermost, as in the inputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, starts: Tensor | None, h0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        work = _Block(dt, A, x, B, starts)
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        y_time, C_time = y.transpose(0, 1), C.transpose(0, 1)
+        saved = x.new_empty(len(work.blocks), *work.shape)
+        h = x.new_zeros(work.shape) if h0 is None else h0
+        for block, carry in zip(work.blocks, saved.unbind(), strict=True):
+            carry.copy_(h)
+            _, states = work.run(block, carry)
+            y_time[block] = (C_time[block, :, None] @ states[1:])[:, :, 0]
+            h = states[-1]
+        ctx.save_for_backward(dt, A, x, B, C, starts, saved)
+        ctx.has_state = h0 is not None
+        return y, h.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
+        # The adjoint runs backwards: g[t] = dy[t] C[t] + a[t+1] g[t+1], and d(dt A)[t] = g[t] a[t] h[t-1].
+        dt, A, x, B, C, starts, saved = ctx.saved_tensors
+        work = _Block(dt, A, x, B, starts)
+        grads = [torch.empty_like(z, memory_format=torch.contiguous_format) for z in (dt, x, B, C)]
+        ddt, dx, dB, dC = (z.transpose(0, 1) for z in grads)
+        C, dy = C.transpose(0, 1), dy.transpose(0, 1)
+        d_rates = torch.zeros_like(work.rates)
+        carry, adjoints = dlast.clone(), torch.empty_like(work.decay)
+        for block, h in zip(reversed(work.blocks), reversed(saved.unbind()), strict=True):
+            decay, states = work.run(block, h)
+            g = torch.mul(dy[block, :, None], C[block, :, :, None], out=adjoints[: len(decay)])
+            for g_t, a_t in zip(reversed(g.unbind()), reversed(decay.unbind()), strict=True):
+                g_t.add_(carry)
+                torch.mul(g_t, a_t, out=carry)
+            dC[block] = (states[1:] @ dy[block, :, :, None])[..., 0]
+            dB[block] = (g @ work.x[block, :, :, None])[..., 0]
+            dx[block] = (work.B[block, :, None] @ g)[:, :, 0]
+            g.mul_(decay).mul_(states[:-1])
+            product = torch.mul(g, work.rates, out=decay)
+            ddt[block] = product.sum(2)
+            d_rates += torch.mul(g, work.dt[block, :, None], out=product).sum((0, 1))
+        ddt, dx, dB, dC = grads
+        return ddt, d_rates.t(), dx, dB, dC, None, carry if ctx.has_state else None
+
+
+class _Block:
+    """Time-major views of the inputs, buffers for BLOCK tokens, and the recurrence over them from a given state."""
+
+    def __init__(self, dt: Tensor, A: Tensor, x: Tensor, B: Tensor, starts: Tensor | None) -> None:
+        time = x.shape[1]
+        self.dt, self.x, self.B = (z.transpose(0, 1) for z in (dt, x, B))
+        self.starts = None if starts is None else starts.t()
+        self.rates = A.t().contiguous()  # [N, C]
+        self.shape = (x.shape[0], *self.rates.shape)
+        self.blocks = [slice(t, min(t + BLOCK, time)) for t in range(0, time, BLOCK)]
+        self.decay = x.new_empty(BLOCK, *self.shape)
+        self.states = x.new_empty(BLOCK + 1, *self.shape)
+
+    def run(self, block: slice, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The decays [K, B, N, C] of a block, and its states [K + 1, B, N, C] with h first."""
+        tokens = block.stop - block.start
+        decay, states = self.decay[:tokens], self.states[: tokens + 1]
+        torch.mul(self.dt[block, :, None], self.rates, out=decay).exp_()
+        if self.starts is not None:
+            decay.masked_fill_(self.starts[block, :, None, None], 0)
+        torch.mul(self.x[block, :, None], self.B[block, :, :, None], out=states[1:])
+        states[0] = h
+        steps = states.unbind()
+        for a_t, before, now in zip(decay.unbind(), steps[:-1], steps[1:], strict=True):
+            now.addcmul_(a_t, before)
+        return decay, states
