@@ -29,7 +29,7 @@ class Source:
 
     def line(self, number: int) -> str:
         """The text of one line, without its end."""
-        return self.text.splitlines()[number - 1] if number <= len(self.text.splitlines()) else ""
+        return self.text[self.starts[number - 1] :].split("\n", 1)[0].rstrip("\r")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""One statement as lines: spaces between its pieces, the author's line breaks, and more of them where a line is too long."""
+"""One statement as lines: spaces between pieces, the author's line breaks, and more where a line is too long."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from archc.text.pieces import Piece
+from archc.text.pieces import Piece, follows_value
 
 WIDTH = 120
 INDENT = "    "
@@ -55,44 +55,40 @@ def code(pieces: Sequence[Piece]) -> str:
 
 def _line(pieces: Sequence[Piece], start: int, end: int, level: int, padded: int, padding: int) -> Line:
     stop = end - pieces[end - 1].is_comment
-    text = [
-        " " * (i > start and _spaced(pieces, i) + padding * (i == padded)) + pieces[i].text for i in range(start, stop)
-    ]
-    return Line(level, "".join(text), pieces[stop].text if stop < end else "")
+    gaps = [0, *(_spaced(pieces, i) + padding * (i == padded) for i in range(start + 1, stop))]
+    text = "".join(" " * gap + piece.text for gap, piece in zip(gaps, pieces[start:stop], strict=False))
+    return Line(level, text, pieces[stop].text if stop < end else "")
 
 
 def _spaced(pieces: Sequence[Piece], i: int) -> bool:
     """Whether a space stands before a piece."""
     if i == 0 or pieces[i].text in _TIGHT_BEFORE or pieces[i - 1].text in _TIGHT_AFTER:
         return False
-    if pieces[i].text in ("(", "["):
-        return not pieces[i - 1].ends_value
-    if pieces[i].text == "}" and pieces[i - 1].text == "{":
-        return False
-    return not _is_sign(pieces, i - 1)
+    holds = pieces[i].text in ("(", "[") and pieces[i - 1].ends_value
+    empty = pieces[i].text == "}" and pieces[i - 1].text == "{"
+    return not (holds or empty or _is_sign(pieces, i - 1))
 
 
 def _is_sign(pieces: Sequence[Piece], i: int) -> bool:
     """Whether a `-` negates rather than subtracts."""
-    return pieces[i].text == "-" and not (i and _last_token(pieces, i).ends_value)
-
-
-def _last_token(pieces: Sequence[Piece], i: int) -> Piece:
-    """The token before a piece, past comments."""
-    return next((p for p in reversed(pieces[:i]) if not p.is_comment), pieces[0])
+    return pieces[i].text == "-" and not follows_value(pieces, i)
 
 
 def _levels(pieces: Sequence[Piece], starts: Sequence[int], level: int) -> list[int]:
-    """How far in each line stands: one deeper than the line of the innermost open bracket, a closer as deep as it."""
+    """How far in each line stands: one deeper than the line of the innermost open bracket, a closer as deep as it.
+
+    The head of a body goes one deeper still, lest it run into the body, unless a closer begins one of its lines.
+    """
+    head = any(p.text == "{" for p in pieces[-2:]) and not any(pieces[s].text in (")", "]") for s in starts)
     levels: list[int] = []
     open_at: list[int] = []
     for start, end in zip(starts, [*starts[1:], len(pieces)], strict=True):
         closing = pieces[start].text in (")", "]") and bool(open_at)
-        inner = open_at[-1] + (not closing) if open_at else level + bool(levels)
+        inner = open_at[-1] + (not closing) if open_at else level + bool(levels) * (1 + head)
         levels.append(inner)
         for piece in pieces[start:end]:
             if piece.text in ("(", "["):
-                open_at.append(inner)
+                open_at.append(inner + (head and start == 0))
             elif piece.text in (")", "]"):
                 open_at.pop()
     return levels

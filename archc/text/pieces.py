@@ -1,10 +1,11 @@
-"""The tokens and comments of a text that parses, as the formatter moves them about; needless parentheses are left out."""
+"""The tokens and comments of a text that parses, as the formatter moves them about, less needless parentheses."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from archc.diagnostics import Source
 from archc.text import ast
@@ -30,7 +31,7 @@ class Piece:
 
     @property
     def ends_value(self) -> bool:
-        """Whether a value may end here, so that a `-` that follows subtracts and a `(` or `[` belongs to it."""
+        """Whether a value may end here."""
         return self.kind in ("NAME", "NUMBER") or self.text in (")", "]", "'")
 
 
@@ -47,6 +48,11 @@ def pieces(source: Source, tree: ast.File) -> tuple[Piece, ...]:
         elif piece.text == "(":
             owed = max(owed, piece.newlines)
     return tuple(kept)
+
+
+def follows_value(found: Sequence[Piece], i: int) -> bool:
+    """Whether a value ends before a piece: a `-` then subtracts, a `(` holds arguments; comments do not matter."""
+    return next((p.ends_value for p in reversed(found[:i]) if not p.is_comment), False)
 
 
 def _read(text: str) -> Iterator[Piece]:
@@ -70,7 +76,7 @@ def _needless_commas(found: Sequence[Piece]) -> set[int]:
     closed = (")", "]")
     return {
         i
-        for i, (p, after) in enumerate(zip(found, found[1:], strict=False))
+        for i, (p, after) in enumerate(pairwise(found))
         if p.text == "," and after.text in closed and not after.newlines
     }
 
@@ -106,7 +112,8 @@ def _operands(node: ast.Node) -> Iterator[tuple[ast.Expr, int]]:
         case ast.Binary():
             yield from ((node.left, _SUM), (node.right, _SUM))
         case ast.Contract():
-            yield (node.left, _CONTRACT)
+            # -x @ W needs none, but who wrote (-x) @ W did not want to be asked which
+            yield (node.left, _ATOM if isinstance(node.left, ast.Unary) else _CONTRACT)
         case ast.Unary():
             yield (node.value, _level(node))
         case _:
@@ -140,6 +147,6 @@ def _grouping(found: Sequence[Piece]) -> dict[int, int]:
             pending.append(i)
         elif piece.text == ")":
             opener = pending.pop()
-            if opener and not found[opener - 1].ends_value:
+            if not follows_value(found, opener):
                 pairs[opener] = i
     return pairs

@@ -62,7 +62,7 @@ SPEC = resources.read("specs", "griffin.arch")
 SCRAPS = Outline(SPEC).scraps[:-1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     st.integers(0, len(SCRAPS) - 1), st.sampled_from([*"(){}[]=+@,:$\"'", "x", "3", "->", "return", "\n", "model", ""])
 )
