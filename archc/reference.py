@@ -106,9 +106,9 @@ def initial_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Small generic values for every weight, none of them special: for comparing implementations.
 
-    Matrices are normal with variance 1 / (product of the contracted axes), tables with variance 1 / (length of a row), so
-    that tied logits stay small; everything else is its initial value plus normal noise of deviation 0.1, so that decays and
-    norms stay tame.
+    Matrices are normal with variance 1 / (product of the contracted axes), tables with variance 1 / (length of a
+    row), so that tied logits stay small; everything else is its initial value plus normal noise of deviation 0.1, so
+    that decays and norms stay tame.
     """
     rng = np.random.default_rng(seed)
     out: dict[str, Array] = {}

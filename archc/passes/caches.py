@@ -7,20 +7,15 @@ from itertools import pairwise
 from math import inf, prod
 from typing import Any
 
-import numpy as np
-
 from archc.ir.graph import Axis, Graph, Kind, Region, Value
 from archc.ops.memory import Memory, Stored, What
+from archc.ops.support import EVERYWHERE, NOWHERE, Support
 from archc.ops.table import OPS
 from archc.passes.support import live_values, seen, supports
+from archc.passes.workload import least
 
 BYTES: dict[Stored, int] = {"fp32": 4, "complex": 8, "int": 4, "bool": 1}
 REDUCTIONS = ("contract_keys", "reduce_keys")
-
-
-def least(a: Any, b: Any) -> Any:
-    """The smaller of two numbers, or of arrays element by element; whole numbers stay whole."""
-    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,15 @@ def caches(graph: Graph) -> tuple[Cache, ...]:
     """
     if graph.kind == "encoder":
         return ()
-    back = reach(graph)
+    span = reach(graph)
     out: list[Cache] = []
     for region, prefixes in graph.regions():
         for prefix in prefixes:
-            out += _of_region(region, prefix, back)
+            out += _of_region(region, prefix, span)
     return tuple(out)
 
 
-def _of_region(region: Region, prefix: str, back: dict[Value, float]) -> list[Cache]:
+def _of_region(region: Region, prefix: str, span: dict[Value, Support]) -> list[Cache]:
     out: list[Cache] = []
     lifted: set[Value] = set()
     for value in region.values:
@@ -75,7 +70,7 @@ def _of_region(region: Region, prefix: str, back: dict[Value, float]) -> list[Ca
                 continue
             lifted.update(value.operands)
         for part in OPS[value.op].state(value):
-            tokens = part.tokens if part.tokens is not None else _whole(back[value])
+            tokens = part.tokens if part.tokens is not None else _whole(span[value].back)
             name = f"{prefix}.{part.name}" if prefix else part.name
             out.append(Cache(name, part.what, part.axes, tokens, part.stored, _why(value, part, tokens), value))
     return out
@@ -99,8 +94,8 @@ def is_free(value: Value) -> bool:
     )
 
 
-def reach(graph: Graph) -> dict[Value, float]:
-    """For every pair how many keys back, itself included, a sum over keys can reach that it takes part in; inf: all."""
+def reach(graph: Graph) -> dict[Value, Support]:
+    """For every pair the keys that the sums over keys in which it takes part can reach, all together."""
     found = supports(graph)
     parent: dict[Value, Value] = {}
 
@@ -114,14 +109,14 @@ def reach(graph: Graph) -> dict[Value, float]:
         met = [v for v in (*value.operands, value) if v.kind is Kind.PAIR and not _is_mask(v)]
         for one, other in pairwise(met):
             parent[find(one)] = find(other)
-    back: dict[Value, float] = {}
+    span: dict[Value, Support] = {}
     for value in pairs:
         if value.op in REDUCTIONS:
             for operand in value.operands:
                 if operand.kind is Kind.PAIR and not _is_mask(operand):
                     root = find(operand)
-                    back[root] = max(back.get(root, 0), seen(value, found).back)
-    return {v: back.get(find(v), inf) for v in pairs if v.kind is Kind.PAIR and not _is_mask(v)}
+                    span[root] = span.get(root, NOWHERE).join(seen(value, found))
+    return {v: span.get(find(v), EVERYWHERE) for v in pairs if v.kind is Kind.PAIR and not _is_mask(v)}
 
 
 def _is_mask(value: Value) -> bool:
@@ -133,9 +128,9 @@ def _is_mask(value: Value) -> bool:
 
 def bounds(graph: Graph) -> dict[str, float]:
     """Full name of the state of every `keys(...)` -> how many tokens it must hold; inf: all."""
-    back = reach(graph)
+    span = reach(graph)
     return {
-        f"{prefix}.{value.attrs['state']}" if prefix else value.attrs["state"]: back[value]
+        f"{prefix}.{value.attrs['state']}" if prefix else value.attrs["state"]: span[value].back
         for region, prefixes in graph.regions()
         for prefix in prefixes
         for value in region.values

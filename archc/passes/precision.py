@@ -1,0 +1,21 @@
+"""Which weights stay in single precision when the others are cast for training."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph
+from archc.passes.support import live_values
+from archc.passes.weights import decays, flowing_into, weight_names, weights_alone
+
+
+def single_precision(graph: Graph) -> frozenset[str]:
+    """Full names of the weights used inside `fp32(...)`, and of those that flow element-wise into the decay of a scan.
+
+    A decay near one loses its distance from one in bfloat16, and with it the length of the memory.
+    """
+    values = list(live_values(graph))
+    wide = flowing_into(decays(values))
+    for value in values:
+        if value.op == "fp32":
+            wide |= weights_alone(value.operands[0])
+    names = weight_names(graph)
+    return frozenset(name for value in wide for name in names[value])

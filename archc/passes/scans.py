@@ -1,0 +1,229 @@
+"""Which algorithm a scan wants: read from axes and from the product structure, nothing else.
+
+S are the axes of h; R those over which all read-outs contract (none if h escapes); H those of S outside R that the
+decay, or an input factor with an axis of R, has; V the rest. The table is in the manual of the language, section "One
+scan, many recurrences".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from archc.ir.graph import Graph, Kind, Operand, Region, Value
+from archc.ops.table import OPS
+from archc.passes.readout import ReadOut, read_outs
+
+ScanKind = Literal["diagonal", "selective", "long_convolution", "chunked", "chunked_key"]
+Group = Literal["head", "key", "value"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor of the input: a value or a number, to the power of 1 or -1."""
+
+    operand: Operand
+    power: int = 1
+
+
+@dataclass(frozen=True)
+class LogDecay:
+    """The logarithm of the decay: `times` * (the operand of exp, log(sigmoid(x)), or log(x)), by `form`."""
+
+    form: Literal["exponent", "log_sigmoid", "log"]
+    operand: Operand
+    times: float = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ScanClass:
+    """How to run a scan. Axis names are those of the scan, in its order.
+
+    `factors`: the input, by the axes that a factor has (R: key; V: value; neither: head); `reads`: the contractions
+    of the state, none for a diagonal scan; `before`: the state is read before the update; `column_of`: the chunked
+    scan of which this one is an extra value column; `fits`: whether nothing larger than a token is kept for every
+    token.
+    """
+
+    scan: Value
+    kind: ScanKind
+    heads: tuple[str, ...]
+    key: tuple[str, ...]
+    value: tuple[str, ...]
+    factors: Mapping[Group, tuple[Factor, ...]]
+    log_decay: LogDecay
+    varies: bool
+    reads: tuple[ReadOut, ...] = ()
+    before: bool = False
+    column_of: Value | None = None
+    fits: bool = True
+    sentence: str = field(default="", compare=False)
+
+    @property
+    def bonus(self) -> tuple[Value, ...]:
+        """What is added to the state before it is read, one value per read-out that has it."""
+        return tuple(r.bonus for r in self.reads if r.bonus is not None)
+
+
+def classify(graph: Graph) -> dict[Value, ScanClass]:
+    """Every live scan with its class."""
+    out: dict[Value, ScanClass] = {}
+    for region, _ in graph.regions():
+        found = {v: _classify(v, region) for v in region.values if v.op == "scan" and v in region.live}
+        out.update({v: _as_column(c, found) for v, c in found.items()})
+    return out
+
+
+def _classify(scan: Value, region: Region) -> ScanClass:
+    decay, entering = scan.args
+    factors = tuple(factors_of(entering, set(scan.names)))
+    reads = read_outs(scan, region)
+    decays = set(decay.names) if isinstance(decay, Value) else set[str]()
+    varies = isinstance(decay, Value) and decay.kind is Kind.TOKEN
+    plain = ScanClass(
+        scan, "diagonal", scan.names, (), (), {"head": factors, "key": (), "value": ()}, log_decay(decay), varies
+    )
+    problem = _problem(reads)
+    if reads is None or problem:
+        sentence = _diagonal(plain) if not problem else _too_large(scan, problem)
+        return replace(plain, fits=not problem, sentence=sentence)
+    over = reads[0].over
+    with_key = [f for f in factors if _names(f) & over]
+    heads = {n for n in scan.names if n not in over and (n in decays or any(n in _names(f) for f in with_key))}
+    value = {n for n in scan.names if n not in over and n not in heads}
+    if any(_names(f) & value for f in with_key):
+        return replace(
+            plain, fits=False, sentence=_too_large(scan, "the input is no product of a key part and a value part")
+        )
+    kind: ScanKind
+    if not value:
+        kind = "selective" if varies else "long_convolution"
+    else:
+        kind = "chunked_key" if decays & over else "chunked"
+    found = replace(
+        plain,
+        kind=kind,
+        heads=tuple(n for n in scan.names if n in heads),
+        key=tuple(n for n in scan.names if n in over),
+        value=tuple(n for n in scan.names if n in value),
+        factors={
+            "head": tuple(f for f in factors if f not in with_key and not _names(f) & value),
+            "key": tuple(with_key),
+            "value": tuple(f for f in factors if _names(f) & value),
+        },
+        reads=reads,
+        before=reads[0].before,
+    )
+    return replace(found, sentence=_sentence(found))
+
+
+def _problem(reads: tuple[ReadOut, ...] | None) -> str:
+    """Why several read-outs cannot share one state that is never stored."""
+    if reads is None:
+        return ""
+    if len({r.over for r in reads}) > 1:
+        return "its read-outs contract different axes"
+    if len({r.before for r in reads}) > 1:
+        return "it is read both before and after the update"
+    return ""
+
+
+def _names(factor: Factor) -> set[str]:
+    return set(factor.operand.names) if isinstance(factor.operand, Value) else set()
+
+
+def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Factor]:
+    """The factors of the input: outer products, and whatever is as large as the state, are taken apart."""
+    if not isinstance(entering, Value):
+        return [Factor(entering, power)]
+    if entering.op in ("fp32", "narrow"):
+        return factors_of(entering.args[0], state, power)
+    outer = all(set(v.names) < set(entering.names) for v in entering.operands)
+    if not outer and not state <= set(entering.names):
+        return [Factor(entering, power)]
+    match entering.op:
+        case "mul":
+            return [f for a in entering.args for f in factors_of(a, state, power)]
+        case "div":
+            return factors_of(entering.args[0], state, power) + factors_of(entering.args[1], state, -power)
+        case "neg":
+            return [Factor(-1), *factors_of(entering.args[0], state, power)]
+    return [Factor(entering, power)]
+
+
+def log_decay(decay: Operand) -> LogDecay:
+    """The log of a decay, read off its expression: exp(e) gives e, sigmoid its log, a power multiplies."""
+    if not isinstance(decay, Value):
+        return LogDecay("log", decay)
+    match decay.op:
+        case "exp":
+            return LogDecay("exponent", decay.args[0])
+        case "sigmoid":
+            return LogDecay("log_sigmoid", decay.args[0])
+        case "fp32" | "narrow":
+            return log_decay(decay.args[0])
+        case "pow" if not isinstance(decay.args[1], Value):
+            inner = log_decay(decay.args[0])
+            return replace(inner, times=inner.times * decay.args[1])
+    return LogDecay("log", decay)
+
+
+def _as_column(found: ScanClass, others: Mapping[Value, ScanClass]) -> ScanClass:
+    """A scan with the decay and the key factors of a chunked one is one more value column of it."""
+    if found.kind not in ("selective", "long_convolution"):
+        return found
+    for value, other in others.items():
+        same = other.scan.args[0] == found.scan.args[0] and set(other.factors["key"]) == set(found.factors["key"])
+        if other.kind in ("chunked", "chunked_key") and same and other.before == found.before:
+            sentence = f"scan [{' '.join(found.scan.names)}]: one more value column of '{value.label or value.op}'"
+            return replace(found, kind=other.kind, column_of=value, sentence=sentence)
+    return found
+
+
+def inside(found: ScanClass) -> set[Value]:
+    """The values that a fused scan computes on the way: those as large as its state, and its read-outs."""
+    if found.kind == "diagonal":
+        return {found.scan}
+    state = set(found.scan.names)
+    out = {found.scan, *(v for r in found.reads for v in r.path)}
+    todo = [*found.scan.operands, *(b for b in found.bonus)]
+    while todo:
+        value = todo.pop()
+        if OPS[value.op].flow in ("pointwise", "alias") and value not in out and state <= set(value.names):
+            out.add(value)
+            todo += value.operands
+    return out
+
+
+def _axes(names: tuple[str, ...]) -> str:
+    return f"[{' '.join(names)}]"
+
+
+def _diagonal(found: ScanClass) -> str:
+    fixed = "" if found.varies else ", the same decay for every token"
+    return f"diagonal scan over {_axes(found.scan.names)}{fixed}; the state itself is the result"
+
+
+def _too_large(scan: Value, problem: str) -> str:
+    width = 8 if scan.type.dtype == "complex" else 4
+    return (
+        f"state {_axes(scan.names)} is kept for every token ({scan.type.elements * width:,} bytes a token): {problem}; "
+        "contract it directly after the scan"
+    )
+
+
+def _sentence(found: ScanClass) -> str:
+    head, key, value = _axes(found.heads), _axes(found.key), _axes(found.value)
+    when = ", read before the update" if found.before else ""
+    when += " plus a bonus for the present token" if found.bonus else ""
+    match found.kind:
+        case "selective":
+            return f"selective scan: channels {head}, state {key} contracted at once and never stored{when}"
+        case "long_convolution":
+            return f"long convolution (the decay is the same for every token): channels {head}, state {key}{when}"
+        case "chunked":
+            decay = "a decay per head" if found.varies else "a fixed decay"
+            return f"chunked matrix form, {decay}: heads {head}, key {key}, value {value}{when}"
+        case _:
+            return f"chunked matrix form, a decay per key: heads {head}, key {key}, value {value}{when}"
