@@ -28,53 +28,54 @@ def attention(
 
     q [B, T, G, M, D] (M query heads share key head G), k [B, T, G, D], v [B, T, G, E], pos [T] or [B, T]. `window`
     keeps the n last keys, the token itself included. state: rings of keys and values [B, W, G, D], [B, W, G, E]; slot
-    p mod W holds the token of position p. Softmax in at least single precision; a query without any key gives 0.
-    Returns y [B, T, G, M, E] in the dtype of v and the new rings (None without rings).
+    p mod W holds the token of position p, and a query sees W tokens at most. Softmax in at least single precision; a
+    query without any key gives 0. Returns y [B, T, G, M, E] in the dtype of v and the new rings (None without rings).
     """
     if state is None:
         return _in_parts(q, k, v, pos, window, scale), None
-    after = (remember(state[0], k, pos), remember(state[1], v, pos))
+    width = state[0].shape[1]
+    reach = width if window is None else min(window, width)
+    after = (write_ring(state[0], k, pos), write_ring(state[1], v, pos))
     if pos.ndim == 1:  # whole documents: the rings were empty
-        return _in_parts(q, k, v, pos, window, scale), after
+        return _in_parts(q, k, v, pos, reach, scale), after
     if q.shape[1] == 1:
-        return _attend(q, *after, _seen_in_ring(pos, after[0].shape[1], window), scale), after
-    keys, values = (jnp.concatenate([recall(old, pos, window), new], 1) for old, new in zip(state, (k, v), strict=True))
-    return _in_parts(q, keys, values, pos, window, scale), after
+        distance = (pos[:, :, None] - jnp.arange(width)) % width
+        seen = (distance <= pos[:, :, None]) & (distance < reach)
+        return _attend(q, *after, seen, scale), after
+    keys, values = (read_ring(ring, pos, reach - 1).astype(new.dtype) for ring, new in zip(state, (k, v), strict=True))
+    keys, values = jnp.concatenate([keys, k], 1), jnp.concatenate([values, v], 1)
+    return _in_parts(q, keys, values, pos, reach, scale), after
 
 
-def remember(ring: jax.Array, x: jax.Array, pos: jax.Array) -> jax.Array:
-    """The ring [B, W, *axes] after the tokens x [B, T, *axes]: of those with one slot, the last stays."""
-    size, time = ring.shape[1], x.shape[1]
+def read_ring(ring: jax.Array, pos: jax.Array, count: int) -> jax.Array:
+    """The tokens at the `count` <= W positions before the chunk at pos [B, T], oldest first: [B, count, *axes]."""
+    slots = (pos[:, :1] + jnp.arange(-count, 0)) % ring.shape[1]
+    return jnp.take_along_axis(ring, _align(slots, ring.ndim), axis=1)
+
+
+def write_ring(ring: jax.Array, x: jax.Array, pos: jax.Array) -> jax.Array:
+    """The ring [B, W, *axes] with the tokens x [B, T, *axes] at slot `position mod W`: of those with one slot, the last.
+
+    Slots are counted back from the last position; tokens of earlier documents land in slots that are never seen.
+    """
+    width, time = ring.shape[1], x.shape[1]
     if time == 1:
-        slot = jnp.broadcast_to(pos[..., 0] % size, ring.shape[:1])
+        slot = jnp.broadcast_to(pos[..., 0] % width, ring.shape[:1])
         return ring.at[jnp.arange(ring.shape[0]), slot].set(x[:, 0].astype(ring.dtype))
-    back = (pos[..., -1:] - jnp.arange(size)) % size  # how far the token of a slot lies before the last one
+    back = (pos[..., -1:] - jnp.arange(width)) % width  # how far the token of a slot lies before the last one
     place = _align(jnp.broadcast_to(time - 1 - back, ring.shape[:2]), ring.ndim)
     written = jnp.take_along_axis(x.astype(ring.dtype), jnp.maximum(place, 0), axis=1)
     return jnp.where(place >= 0, written, ring)
-
-
-def recall(ring: jax.Array, pos: jax.Array, window: int | None) -> jax.Array:
-    """What the ring held before the chunk at pos [B, T], oldest first: W tokens, or those that a window reaches."""
-    size = ring.shape[1]
-    count = size if window is None else min(size, window - 1)
-    slots = (pos[:, :1] - count + jnp.arange(count)) % size
-    return jnp.take_along_axis(ring, _align(slots, ring.ndim), axis=1)
 
 
 def _align(x: jax.Array, ndim: int) -> jax.Array:
     return x.reshape(x.shape + (1,) * (ndim - x.ndim))
 
 
-def _seen_in_ring(pos: jax.Array, size: int, window: int | None) -> jax.Array:
-    """[B, 1, W]: the slots that one token at pos [B, 1] sees, itself already in the ring."""
-    distance = (pos[:, :, None] - jnp.arange(size)) % size
-    return (distance <= pos[:, :, None]) & (distance < (window or size))
-
-
 def _in_parts(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float) -> jax.Array:
     """Attention to keys [B, S, ...] of which the last T belong to the queries [B, T, ...]."""
     time, old = q.shape[1], k.shape[1] - q.shape[1]
+    window = None if window is None or window >= old + time else window
     if time <= BLOCK:
         y: jax.Array = jax.checkpoint(partial(_attend, scale=scale))(q, k, v, _seen(pos, old, 0, k.shape[1], window))
         return y

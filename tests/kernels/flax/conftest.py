@@ -43,24 +43,17 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-@pytest.fixture(params=["whole", "packed", "continued"])
-def pos(request: pytest.FixtureRequest) -> np.ndarray:
-    """Positions of 37 tokens in two streams: whole; packed; packed after a state or after padding on the left."""
+@pytest.fixture
+def mixed() -> np.ndarray:
+    """Positions of 37 tokens in two streams: on with a document, three more, one of a single token; padding on the left."""
     time = np.arange(37)
-    match request.param:
-        case "whole":
-            return time
-        case "packed":
-            return np.stack([documents(time, [0, 9, 10, 31]), documents(time, [0, 20])])
-        case _:
-            return np.stack([time + 5, documents(time - 3, [18, 19])])
+    first = np.select([time < 9, time < 10, time < 31], [time + 5, time - 9, time - 10], time - 31)
+    return np.stack([first, np.where(time < 24, time - 3, time - 24)])
 
 
-def documents(time: np.ndarray, starts: list[int]) -> np.ndarray:
-    pos = time.copy()
-    for start in starts:
-        pos[start:] = np.arange(len(time) - start)
-    return pos
+@pytest.fixture(params=["whole", "mixed"])
+def pos(request: pytest.FixtureRequest, mixed: np.ndarray) -> np.ndarray:
+    return mixed if request.param == "mixed" else np.arange(37)
 
 
 @pytest.fixture

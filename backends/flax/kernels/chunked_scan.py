@@ -1,0 +1,153 @@
+"""Linear recurrences with a matrix state, in chunks of tokens: within a chunk as matrix products, between chunks by state.
+
+The decay is one number per head (`chunked_scan`: Mamba-2, RetNet; Dao and Gu 2024, arXiv:2405.21060, section 6) or one
+per key (`chunked_key_scan`: gated linear attention, RWKV-6, HGRN-2; Yang et al. 2023, arXiv:2312.06635, section 4).
+Only the state before each chunk is kept for the backward pass, which computes every chunk again.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+CHUNK = 64
+SPAN = 16  # tokens of a chunk whose decays per key are compared one by one
+LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
+Part = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def chunked_scan(
+    log_a: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """S[t] = exp(log_a[t]) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t], from S = 0 where a document starts.
+
+    log_a [B, T, G, H], or what broadcasts to it, at most 0; k, q [B, T, G, H or 1, K]; v [B, T, G, H, V]; pos [T] or
+    [B, T]; state [B, G, H, K, V], S of the token before. Computes in at least single precision; returns
+    y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state).
+    """
+    return _over_chunks(_chunk, jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
+
+
+def chunked_key_scan(
+    log_a: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """S[t] = diag(exp(log_a[t])) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t]: as `chunked_scan`, with one decay per key.
+
+    log_a [B, T, G, H, K], or what broadcasts to it.
+    """
+    return _over_chunks(_key_chunk, jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
+
+
+def _over_chunks(
+    part: Part,
+    log_a: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Runs `part` over chunks of equal length; what fills up the last chunk decays by nothing and adds nothing."""
+    acc = jnp.promote_types(jnp.result_type(log_a, k, v, q), jnp.float32)
+    S = jnp.zeros((*v.shape[:1], *v.shape[2:4], k.shape[-1], v.shape[-1]), acc)
+    if state is not None and pos.ndim == 2:
+        S = state.astype(acc)
+    log_a, k, v, q, dtype = (*(x.astype(acc) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
+    pos = jnp.broadcast_to(pos, v.shape[:2])
+    time = v.shape[1]
+    size = min(CHUNK, time if time <= SPAN else -(-time // SPAN) * SPAN)
+    count = -(-time // size)
+    more = count * size - time
+    pos = jnp.concatenate([pos, pos[:, -1:] + 1 + jnp.arange(more)], 1)
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, count * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+    S, y = jax.lax.scan(lambda S, chunk: jax.checkpoint(part)(S, *chunk), S, tuple(map(cut, (log_a, k, v, q, pos))))
+    y = jnp.moveaxis(y, 0, 1).reshape(v.shape[0], -1, *v.shape[2:])[:, :time].astype(dtype)
+    return y, None if state is None else S
+
+
+def _together(pos: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Who belongs to whom in a chunk at pos [B, Q], in the order of time.
+
+    Pairs of tokens [B, 1, 1, Q, Q] (a token and an earlier one or itself), tokens with the state before the chunk
+    [B, 1, 1, Q], tokens with the state after it.
+    """
+    place = jnp.arange(pos.shape[1])
+    distance = place[:, None] - place
+    pairs = (distance >= 0) & (distance <= pos[:, :, None])
+    before, after = pos > place, place[-1] - place <= pos[:, -1:]
+    return pairs[:, None, None], before[:, None, None], after[:, None, None]
+
+
+def _chunk(
+    S: jax.Array, log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The state [B, G, H, K, V] after Q tokens, and their y [B, Q, G, H, V]."""
+    k, q, v = (jnp.moveaxis(x, 1, 3) for x in (k, q, v))  # [B, G, H or 1, Q, K], [B, G, H, Q, V]
+    total = jnp.cumsum(jnp.moveaxis(log_a, 1, 3), -1)  # [B, G, H, Q]
+    pairs, before, after = _together(pos)
+
+    decay = jnp.exp(jnp.where(pairs, total[..., :, None] - total[..., None, :], -jnp.inf))
+    y = (q @ k.swapaxes(-1, -2) * decay) @ v
+    y = y + jnp.exp(jnp.where(before, total, -jnp.inf))[..., None] * (q @ S)
+    left = jnp.exp(jnp.where(after, total[..., -1:] - total, -jnp.inf))
+    kept = jnp.exp(jnp.where(before[..., -1:], total[..., -1:], -jnp.inf))
+    S = kept[..., None] * S + k.swapaxes(-1, -2) @ (left[..., None] * v)
+    return S, jnp.moveaxis(y, 3, 1)
+
+
+def _key_chunk(
+    S: jax.Array, log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The same with a decay per key."""
+    k, q, v = (jnp.moveaxis(x, 1, 3) for x in (k, q, v))
+    total = jnp.cumsum(jnp.moveaxis(log_a, 1, 3), -2)  # [B, G, H, Q, K]
+    pairs, before, after = _together(pos)
+
+    y = jnp.where(pairs, _key_scores(total, k, q), 0) @ v
+    y = y + (q * jnp.exp(jnp.where(before[..., None], total, -jnp.inf))) @ S
+    left = jnp.exp(jnp.where(after[..., None], total[..., -1:, :] - total, -jnp.inf))
+    kept = jnp.exp(jnp.where(before[..., -1:], total[..., -1, :], -jnp.inf))
+    S = kept[..., None] * S + (k * left).swapaxes(-1, -2) @ v
+    return S, jnp.moveaxis(y, 3, 1)
+
+
+def _key_scores(total: jax.Array, k: jax.Array, q: jax.Array) -> jax.Array:
+    """The sums over keys of q[i] exp(total[i] - total[j]) k[j], [B, G, H, Q, Q], for j not after i; else anything finite.
+
+    Between spans the exponential is split at the start of the span of i, so that no factor exceeds one whatever the
+    decay; within a span it is taken pair by pair.
+    """
+    size = total.shape[-2]
+    span = min(SPAN, size)
+
+    def spans(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-2], size // span, span, x.shape[-1])
+
+    place = jnp.arange(size)
+    starts = jnp.pad(spans(total)[..., :-1, -1, :], [(0, 0)] * (total.ndim - 2) + [(1, 0), (0, 0)])  # before each span
+    earlier = place < place[::span, None]
+    back = jnp.where(earlier[..., None], starts[..., None, :] - total[..., None, :, :], -jnp.inf)
+    queries = spans(q) * jnp.exp(spans(total) - starts[..., None, :])
+    between = queries @ (k[..., None, :, :] * jnp.exp(back)).swapaxes(-1, -2)  # [B, G, H, spans, span, Q]
+
+    ordered = place[:span, None] >= place[:span]
+    apart = spans(total)[..., :, None, :] - spans(total)[..., None, :, :]
+    apart = jnp.exp(jnp.where(ordered[..., None], apart, -jnp.inf))
+    within = jnp.sum(spans(q)[..., :, None, :] * spans(k)[..., None, :, :] * apart, -1)  # [B, G, H, spans, span, span]
+    same = jnp.eye(size // span, dtype=total.dtype)[:, None, :, None]
+    within = (within[..., None, :] * same).reshape(between.shape)
+    return (between + within).reshape(*total.shape[:-1], size)

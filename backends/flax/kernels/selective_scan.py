@@ -1,0 +1,128 @@
+"""The selective scan of Mamba (Gu and Dao 2023, arXiv:2312.00752, equation 2): a state per channel, read out at each token.
+
+The state [B, N, C] exists for the present token and at the start of every STEPS tokens; the backward pass computes the
+states in between again. Time is walked in place, with the channels innermost.
+"""
+
+import jax
+import jax.numpy as jnp
+
+STEPS = 32  # tokens whose states the backward pass holds at a time
+Arrays = tuple[jax.Array, ...]
+
+
+def selective_scan(
+    dt: jax.Array,
+    A: jax.Array,
+    x: jax.Array,
+    B: jax.Array,
+    C: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """h[t] = exp(dt[t] A) h[t-1] + x[t] B[t] and y[t] = sum over n of C[t] h[t], from h = 0 where a document starts.
+
+    dt, x [B, T, C]; A [C, N]; B, C [B, T, N]; pos [T] or [B, T]; state [B, C, N], h of the token before. Computes in at
+    least single precision; returns y [B, T, C] in the dtype of x and the last h unrounded (None without a state).
+    """
+    acc = jnp.promote_types(jnp.result_type(dt, A, x, B, C), jnp.float32)
+    if state is None or pos.ndim == 1:
+        h = jnp.zeros((x.shape[0], A.shape[1], A.shape[0]), acc)
+    else:
+        h = state.astype(acc).swapaxes(1, 2)
+    keep = jnp.broadcast_to(pos != 0, x.shape[:2])
+    tokens = tuple(z.astype(acc) for z in (dt, x, B, C))
+    y, h = _scan(A.astype(acc).T, tokens, keep, h)
+    return y.astype(x.dtype), None if state is None else h.swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def _scan(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """y and the last h; A [N, C], h [B, N, C]."""
+    y, h, _ = _forward(A, tokens, keep, h)
+    return y, h
+
+
+def _forward(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """y, the last h, and h before every STEPS tokens [T / STEPS, B, N, C]."""
+    time = keep.shape[1]
+
+    def token(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        h, y = carry
+        dt, x, B, C = _at(t, tokens)
+        h = _decay(A, dt, _at(t, (keep,))[0], h) + x[:, None] * B[:, :, None]
+        return h, _put(y, t, jnp.sum(h * C[:, :, None], 1))
+
+    def block(n: jax.Array, carry: Arrays) -> Arrays:
+        h, y, starts = carry
+        starts = jax.lax.dynamic_update_index_in_dim(starts, h, n, 0)
+        h, y = jax.lax.fori_loop(n * STEPS, jnp.minimum(time, (n + 1) * STEPS), token, (h, y))
+        return h, y, starts
+
+    count = -(-time // STEPS)
+    start = (h, jnp.zeros_like(tokens[1]), jnp.zeros((count, *h.shape), h.dtype))
+    h, y, starts = jax.lax.fori_loop(0, count, block, start)
+    return y, h, starts
+
+
+def _save(
+    A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, Arrays, jax.Array, jax.Array]]:
+    y, h, starts = _forward(A, tokens, keep, h)
+    return (y, h), (A, tokens, keep, starts)
+
+
+def _backward(
+    saved: tuple[jax.Array, Arrays, jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, Arrays, None, jax.Array]:
+    A, tokens, keep, starts = saved
+    dy, e = gradients
+    time = keep.shape[1]
+
+    def block(i: jax.Array, carry: tuple[jax.Array, jax.Array, Arrays]) -> tuple[jax.Array, jax.Array, Arrays]:
+        n = starts.shape[0] - 1 - i
+        first, last = n * STEPS, jnp.minimum(time, (n + 1) * STEPS) - 1
+
+        def again(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            h, decayed = carry
+            dt, x, B, _ = _at(t, tokens)
+            h = _decay(A, dt, _at(t, (keep,))[0], h)
+            decayed = jax.lax.dynamic_update_index_in_dim(decayed, h, t - first, 0)
+            return h + x[:, None] * B[:, :, None], decayed
+
+        def token(i: jax.Array, carry: tuple[jax.Array, jax.Array, Arrays]) -> tuple[jax.Array, jax.Array, Arrays]:
+            e, dA, grads = carry
+            t = last - i
+            dt, x, B, C = _at(t, tokens)
+            go, d = _at(t, (keep, dy))
+            h = jax.lax.dynamic_index_in_dim(decayed, t - first, 0, keepdims=False)
+            g = e + d[:, None] * C[:, :, None]
+            turned = g * h  # the gradient of dt A
+            now = (jnp.sum(turned * A, 1), jnp.sum(g * B[:, :, None], 1))
+            now += (jnp.sum(g * x[:, None], 2), jnp.sum((h + x[:, None] * B[:, :, None]) * d[:, None], 2))
+            e = _decay(A, dt, go, g)
+            return e, dA + jnp.sum(turned * dt[:, None], 0), tuple(map(_put, grads, [t] * 4, now))
+
+        decayed = jnp.zeros((STEPS, *e.shape), e.dtype)
+        _, decayed = jax.lax.fori_loop(first, last + 1, again, (starts[n], decayed))
+        return jax.lax.fori_loop(0, last + 1 - first, token, carry)
+
+    zeros = tuple(map(jnp.zeros_like, tokens))
+    e, dA, grads = jax.lax.fori_loop(0, starts.shape[0], block, (e, jnp.zeros_like(A), zeros))
+    return dA, grads, None, e
+
+
+_scan.defvjp(_save, _backward)
+
+
+def _decay(A: jax.Array, dt: jax.Array, keep: jax.Array, h: jax.Array) -> jax.Array:
+    """exp(dt A) h, and 0 where a document starts."""
+    return jnp.exp(dt[:, None] * A) * jnp.where(keep[:, None, None], h, 0)
+
+
+def _at(t: jax.Array, arrays: Arrays) -> Arrays:
+    return tuple(jax.lax.dynamic_index_in_dim(x, t, 1, keepdims=False) for x in arrays)
+
+
+def _put(x: jax.Array, t: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(x, value, t, 1)

@@ -1,0 +1,52 @@
+"""The selective scan against a loop in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+def selective_loop(dt, A, x, B, C, h, pos):
+    pos, out = np.broadcast_to(pos, x.shape[:2]), []
+    for t in range(x.shape[1]):
+        h = np.where((pos[:, t] == 0)[:, None, None], 0, h)
+        h = np.exp(dt[:, t, :, None] * A) * h + x[:, t, :, None] * B[:, t, None]
+        out.append(np.sum(C[:, t, None] * h, -1))
+    return np.stack(out, 1), h
+
+
+@pytest.fixture
+def arrays(rng):
+    dt = np.exp(rng.normal(size=(2, 37, 3), scale=2))  # from hardly any decay to nothing left
+    A = -np.arange(1.0, 5) * np.ones((3, 1))
+    x, B, C, h = (rng.normal(size=shape) for shape in [(2, 37, 3), (2, 37, 4), (2, 37, 4), (2, 3, 4)])
+    return dt, A, x, B, C, h
+
+
+@pytest.mark.parametrize("steps", [8, 64])
+def test_the_selective_scan_is_the_loop(kernels, monkeypatch, agree, arrays, pos, steps):
+    monkeypatch.setattr(kernels.selective_scan, "STEPS", steps)
+    op, at = kernels.selective_scan.selective_scan, jnp.asarray(pos)
+    agree(lambda *x: op(*x[:5], at, x[5]), lambda *x: selective_loop(*x, pos), arrays)
+
+
+def test_pieces_are_the_whole(kernels, in_chunks, arrays, mixed):
+    dt, A, x, B, C, h = arrays
+    op = lambda dt, x, B, C, pos, h: kernels.selective_scan.selective_scan(dt, A, x, B, C, pos, h)  # noqa: E731
+    pieces = in_chunks(op, (dt, x, B, C), mixed, h)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), pieces, selective_loop(*arrays, mixed))
+
+
+def test_half_precision_is_summed_in_single(kernels):
+    one = jnp.ones((1, 200, 1), jnp.bfloat16)
+    op = jax.jit(kernels.selective_scan.selective_scan)
+    A = jnp.full((1, 1), -0.001, jnp.float32)
+    y, state = op(one, A, one, one, one, jnp.arange(200), jnp.zeros((1, 1, 1), jnp.float32))
+    assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(state[0, 0, 0], np.sum(np.exp(-0.001 * np.arange(200))), rtol=1e-5)
+
+
+def test_without_a_state_nothing_comes_before(kernels, arrays, mixed):
+    y, state = jax.jit(kernels.selective_scan.selective_scan)(*arrays[:5], mixed)
+    assert state is None
+    np.testing.assert_allclose(y, selective_loop(*arrays[:5], 0 * arrays[5], mixed)[0], rtol=1e-10)
