@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +98,8 @@ def error(code: str, message: str, span: Span | None = None, *notes: Note, help:
 
 def closest(word: str, candidates: Iterable[str]) -> str:
     """`did you mean '...'?`, or nothing if no candidate is near."""
+    import difflib  # only mistakes pay for it
+
     found = difflib.get_close_matches(word, sorted(set(candidates)), 1, 0.6)
     return f"did you mean '{found[0]}'?" if found else ""
 

@@ -79,6 +79,16 @@ def test_tables_from_the_cache_parse_as_fresh_ones_do(tmp_path: Path, monkeypatc
     assert trees[0] == trees[1]
 
 
+def test_spoilt_tables_are_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tables = tmp_path / "archc" / "arch.lark.tables"
+    parser.__wrapped__()
+    whole = tables.read_bytes()
+    tables.write_bytes(whole[: len(whole) // 2])
+    assert parser.__wrapped__().parse("fn f() { return 1 }")
+    assert len(tables.read_bytes()) > len(whole) // 2
+
+
 def test_a_cache_folder_that_cannot_be_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
