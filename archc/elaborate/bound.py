@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -61,8 +61,8 @@ def merge_roots(*numbers: Num) -> tuple[Root, ...]:
 
 def _power(a: Fraction | float, b: Fraction | float) -> Fraction | float:
     if isinstance(a, Fraction) and isinstance(b, Fraction) and b.denominator == 1 and abs(b) <= 4096:
-        return a ** int(b)
-    return float(a) ** float(b)
+        return Fraction(a) ** int(b)
+    return math.pow(a, b)
 
 
 def _sqrt(a: Fraction | float) -> Fraction | float:
@@ -77,8 +77,16 @@ def _divide(a: Fraction | float, b: Fraction | float) -> Fraction | float:
     return a / b
 
 
+def _abs(a: Fraction | float) -> Fraction | float:
+    return -a if a < 0 else a
+
+
 def _sigmoid(a: Fraction | float) -> float:
     return 1 / (1 + math.exp(-a))
+
+
+def _gelu_tanh(a: Fraction | float) -> float:
+    return a * (1 + math.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * float(a) ** 3))) / 2
 
 
 ARITHMETIC: dict[str, Callable[[Fraction | float, Fraction | float], Fraction | float]] = {
@@ -94,7 +102,7 @@ ARITHMETIC: dict[str, Callable[[Fraction | float, Fraction | float], Fraction | 
 FUNCTIONS: dict[str, Callable[[Fraction | float], Fraction | float]] = {
     "ceil": lambda a: Fraction(math.ceil(a)),
     "floor": lambda a: Fraction(math.floor(a)),
-    "abs": abs,
+    "abs": _abs,
     "sqrt": _sqrt,
     "rsqrt": lambda a: 1 / _sqrt(a),
     "exp": math.exp,
@@ -109,6 +117,9 @@ FUNCTIONS: dict[str, Callable[[Fraction | float], Fraction | float]] = {
     "relu": lambda a: max(a, Fraction(0)),
     "silu": lambda a: a * _sigmoid(a),
     "gelu": lambda a: a * (1 + math.erf(a / math.sqrt(2))) / 2,
+    "gelu_tanh": _gelu_tanh,
+    "real": lambda a: a,
+    "imag": lambda a: Fraction(0),
     "softplus": lambda a: math.log1p(math.exp(a)),
     "inv_softplus": lambda a: a + math.log(-math.expm1(-a)),
 }
@@ -184,64 +195,76 @@ Bound = Num | Value | Axes | Callable_ | BlockUse | Repeated | Replaced | Poison
 
 @dataclass(eq=False)
 class Scope:
-    """Names and what they stand for. A fn starts a new chain: past a `closed` scope only callables are visible."""
+    """Names and what they stand for. A fn starts a new chain: past a `closed` scope only callables are visible.
+
+    `unread` holds the assignments that nothing has read yet.
+    """
 
     parent: Scope | None = None
     closed: bool = False
     names: dict[str, Bound] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    unread: dict[str, ast.Ident] = field(default_factory=dict)
+
+    def _reach(self) -> Iterator[tuple[Scope, bool]]:
+        """This scope and those around it; whether their values are visible from here."""
+        scope: Scope | None = self
+        inside = True
+        while scope is not None:
+            yield scope, inside
+            inside = inside and not scope.closed
+            scope = scope.parent
+
+    def read(self, name: str) -> None:
+        """Notes that a name of this scope is used."""
+        self.used.add(name)
+        self.unread.pop(name, None)
 
     def find(self, name: str) -> Bound | None:
         """What the name stands for; values of enclosing scopes stop being visible at a closed one."""
-        scope: Scope | None = self
-        open_ = True
-        while scope is not None:
+        for scope, inside in self._reach():
             bound = scope.names.get(name)
-            if bound is not None and (open_ or isinstance(bound, Callable_)):
-                scope.used.add(name)
+            if bound is not None and (inside or isinstance(bound, Callable_)):
+                scope.read(name)
                 return bound
-            open_ = open_ and not scope.closed
-            scope = scope.parent
         return None
 
     def find_callable(self, name: str) -> Callable_ | BlockUse | None:
         """What the name stands for before a parenthesis."""
-        scope: Scope | None = self
-        while scope is not None:
+        for scope, _ in self._reach():
             bound = scope.names.get(name)
             if isinstance(bound, Callable_ | BlockUse):
-                scope.used.add(name)
+                scope.read(name)
                 return bound
-            scope = scope.parent
         return None
 
-    def find_axis(self, name: str) -> int | None:
-        """The size of an axis that a visible value has."""
-        scope: Scope | None = self
-        while scope is not None:
+    def find_axis(self, name: str) -> dict[int, str]:
+        """The sizes that visible values have along an axis, each with the name of one such value."""
+        found: dict[int, str] = {}
+        for scope, inside in self._reach():
+            if not inside:
+                break
             for label, bound in scope.names.items():
                 if isinstance(bound, Value) and name in bound.names:
-                    scope.used.add(label)
-                    return bound.type.sizes[name]
-            if scope.closed:
-                return None
-            scope = scope.parent
-        return None
+                    if not found:
+                        scope.read(label)
+                    found.setdefault(bound.type.sizes[name], label)
+        return found
 
     def visible(self) -> set[str]:
         """Every name that could have been meant, and every axis."""
         out: set[str] = set()
-        scope: Scope | None = self
-        open_ = True
-        while scope is not None:
+        for scope, inside in self._reach():
             for name, bound in scope.names.items():
-                if open_ or isinstance(bound, Callable_):
+                if inside or isinstance(bound, Callable_):
                     out.add(name)
-                if open_ and isinstance(bound, Value):
+                if inside and isinstance(bound, Value):
                     out.update(bound.names)
-            open_ = open_ and not scope.closed
-            scope = scope.parent
         return out
+
+    def callables(self) -> set[str]:
+        """Every name that could stand before a parenthesis."""
+        return {n for s, _ in self._reach() for n, b in s.names.items() if isinstance(b, Callable_ | BlockUse)}
 
 
 @dataclass(eq=False)
@@ -254,16 +277,28 @@ class Instance:
     children: dict[str, Instance] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
+    again: bool = False
 
     def below(self, name: str) -> str:
         """The path of something inside."""
         return f"{self.path}.{name}" if self.path else name
 
-    def child(self, name: str) -> Instance:
-        """The next instance of that name: `name`, `name_2`, ... in the order of the text."""
+    def rewind(self) -> None:
+        """Makes the next run of the same body meet the same children."""
+        self.counts.clear()
+        self.again = True
+
+    def child(self, name: str, label: bool = False) -> Instance | None:
+        """The next instance of that name: `name`, `name_2`, ... in the order of the text; None if the name is taken."""
         count = self.counts.get(name, 0) + 1
         self.counts[name] = count
         key = name if count == 1 else f"{name}_{count}"
+        known = self.children.get(key)
+        if known is not None and self.again:
+            known.rewind()
+            return known
+        if known is not None or key in self.weights or (label and count > 1):
+            return None
         return self.children.setdefault(key, Instance(self.below(key)))
 
     def state(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """The call tree: which fn was called where, with which arguments, and what every expression in it came to.
 
-The flat graph answers questions; the call tree keeps the shape of the text. Emission walks the statements of a definition and looks
-up in `facts` what each expression became in one call.
+The flat graph answers questions; the call tree keeps the shape of the text. Emission walks the statements of a
+definition and looks up in `facts` what each expression became in one call.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Definition = ast.FnDef | ast.BlockDef | ast.ModelDef
 class Call:
     """One activation of a fn, a block or the model.
 
-    `arguments` holds every parameter (given or by default), `renamed` the caller's axis for each axis that a pattern renamed,
-    `returned` what it gave back before the axes were renamed again, `nodes` the expression that
-    made a value (the inverse of `facts`, before widening; names aside).
+    `arguments` holds every parameter (given or by default), `renamed` the caller's axis for each axis that was renamed
+    on the way in, `returned` what it gave back before the axes were renamed again, `nodes` the expression that made a
+    value (the inverse of `facts`, before widening; names aside).
     """
 
     definition: Definition

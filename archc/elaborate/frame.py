@@ -1,17 +1,17 @@
-"""The place where elaboration stands: the region that is being built, the scope, the call, and how to add a value."""
+"""The place where elaboration stands: region, scope and call; how to add a value there, and how to fail."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
-from archc.diagnostics import ArchError, Diagnostic, Note, Span
-from archc.elaborate.bound import Bound, Num, Poison, Scope
+from archc.diagnostics import ArchError, Diagnostic, Note, Source, Span, error
+from archc.elaborate.bound import Bound, Num, Poison, Root, Scope
 from archc.elaborate.call import Call
-from archc.ir.graph import Axis, Operand, Origin, Region, Type, Value, Weight
-from archc.ops.base import Misfit
+from archc.ir.graph import Operand, Origin, Region, Type, Value, Weight
+from archc.ops.base import Misfit, called
 from archc.ops.table import INFER
 from archc.text import ast
 
@@ -39,6 +39,11 @@ class Builder:
     widened: dict[Value, Value] = field(default_factory=dict)
     weights: list[WeightDraft] = field(default_factory=list)
 
+    @property
+    def outside(self) -> Builder:
+        """The region that weights belong to: the layer or the model, not a loop inside of it."""
+        return self.parent.outside if self.name == "loop" and self.parent is not None else self
+
     def finish(self, results: tuple[Value, ...]) -> Region:
         """The region as data."""
         return Region(self.name, tuple(self.params), tuple(self.values), results)
@@ -52,27 +57,64 @@ class WeightDraft:
     name: str
     call: Call
     scope: Scope
-    role: str
+    role: Literal["matrix", "table", "scale", "bias"]
     frozen: bool
     contracted: tuple[str, ...]
     kept: tuple[str, ...]
     span: Span
 
 
+CROSSING = frozenset(
+    {
+        "conv",
+        "prev",
+        "scan",
+        "maxscan",
+        "loop",
+        "queries",
+        "keys",
+        "mask",
+        "softmax_keys",
+        "reduce_keys",
+        "contract_keys",
+    }
+    | {"reduce_time", "stack"}
+)
+
+
 @dataclass(eq=False)
 class Shelf:
-    """What one elaboration shares: counters, diagnostics, finished weights, the sources."""
+    """What one elaboration shares: counters, diagnostics, finished weights.
 
+    `library`: the sources of std, where a message never begins if the user's own file can be shown; `histories`: where
+    the size of an axis came from; `factors`: weights that something is multiplied by; `checked`: definitions whose
+    statements were looked at.
+    """
+
+    library: frozenset[Source] = frozenset()
     diagnostics: list[Diagnostic] = field(default_factory=list)
     ids: Iterator[int] = field(default_factory=itertools.count)
     weights: dict[Region, tuple[Weight, ...]] = field(default_factory=dict)
+    histories: dict[tuple[str, int], tuple[Root, ...]] = field(default_factory=dict)
+    factors: set[Value] = field(default_factory=set)
+    checked: set[ast.Node] = field(default_factory=set)
+    homes: dict[str, Builder] = field(default_factory=dict)
     pos: Value | None = None
     default_init: tuple[ast.Expr, Frame] | None = None
 
-    def report(self, error: ArchError) -> None:
+    def report(self, failed: ArchError) -> None:
         """Keeps the diagnostics of an error, each once."""
         known = {(d.code, d.message, str(d.span)) for d in self.diagnostics}
-        self.diagnostics += [d for d in error.diagnostics if (d.code, d.message, str(d.span)) not in known]
+        self.diagnostics += [d for d in failed.diagnostics if (d.code, d.message, str(d.span)) not in known]
+
+    def remember(self, axis: str, size: int, roots: tuple[Root, ...]) -> None:
+        """Keeps where the size of an axis came from."""
+        if roots:
+            self.histories.setdefault((axis.rstrip("'"), size), roots)
+
+    def recall(self, axis: str, size: int) -> tuple[Root, ...]:
+        """Where the size of an axis came from, if that is known."""
+        return self.histories.get((axis.rstrip("'"), size), ())
 
 
 class Poisoned(ArchError):
@@ -84,7 +126,11 @@ class Poisoned(ArchError):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Where we are. Frames are cheap and immutable; their parts are not."""
+    """Where we are. Frames are cheap and immutable; their parts are not.
+
+    `sites` are the calls that led here, outermost first; `target` the name that the statement binds; `wide`: inside of
+    `fp32(...)`; `block`: the scope of the block, which knows `layer`; `home`: where weights of a shared fn go.
+    """
 
     walker: Walker
     shelf: Shelf
@@ -94,32 +140,84 @@ class Frame:
     sites: tuple[Span, ...] = ()
     target: str = ""
     wide: bool = False
-    layer: int | None = None
+    block: Scope | None = None
+    home: Builder | None = None
 
     def at(self, **changes: Any) -> Frame:
         """The same place with some parts changed."""
         return replace(self, **changes)
 
-    def fail(self, code: str, message: str, node: ast.Node | Span, *notes: Note, help: str = "") -> NoReturn:
-        """Raises an error at a node, with the calls that led here."""
+    # --- errors --------------------------------------------------------------------------------------
+
+    def diagnostic(
+        self, code: str, message: str, node: ast.Node | Span, *notes: Note | Root, help: str = ""
+    ) -> ArchError:
+        """An error at a node, with the calls that led here.
+
+        An error inside of std is shown at the line of the user's own file that led there; std's line becomes a note.
+        """
         span = node.span if isinstance(node, ast.Node) else node
-        trail = tuple(Note("called from here", site) for site in reversed(self.sites))
-        raise ArchError([Diagnostic(code, message, span, (*notes, *trail), help)])
+        trail = tuple(dict.fromkeys((span, *reversed(self.sites))))
+        first = next((i for i, s in enumerate(trail) if s.source not in self.shelf.library), 0)
+        within = [Note("in the standard library", s) for s in trail[:first]]
+        beyond = [Note("called from here", s) for s in trail[first + 1 :]]
+        if len(beyond) > 6:
+            beyond = [*beyond[:3], Note(f"... {len(beyond) - 6} more calls"), *beyond[-3:]]
+        own = dict.fromkeys(n.note if isinstance(n, Root) else n for n in notes)
+        return error(code, message, trail[first], *own, *within, *beyond, help=help)
+
+    def fail(self, code: str, message: str, node: ast.Node | Span, *notes: Note | Root, help: str = "") -> NoReturn:
+        """Raises an error at a node (see `diagnostic`)."""
+        raise self.diagnostic(code, message, node, *notes, help=help)
+
+    def complain(self, code: str, message: str, node: ast.Node | Span, *notes: Note | Root, help: str = "") -> None:
+        """Reports an error and goes on."""
+        self.shelf.report(self.diagnostic(code, message, node, *notes, help=help))
+
+    def shown(self, origin: Origin) -> Span | None:
+        """The line of the user's own file that made a value, if there is one."""
+        trail = [s for s in (origin.span, *reversed(origin.calls)) if s is not None]
+        return next((s for s in trail if s.source not in self.shelf.library), trail[0] if trail else None)
+
+    def made(self, value: Value, what: str = "it") -> tuple[Note, ...]:
+        """Where a value was made, as a note; parameters are made nowhere."""
+        span = self.shown(value.origin)
+        return (Note(f"{what} is made here", span),) if span is not None and value.op != "param" else ()
+
+    def history(self, *values: Operand, axes: tuple[str, ...] | None = None) -> tuple[Root, ...]:
+        """Where the sizes of values came from: along the given axes, or those along which the values differ."""
+        sizes: dict[str, set[int]] = {}
+        for value in values:
+            for axis in value.type.axes if isinstance(value, Value) else ():
+                sizes.setdefault(axis.name, set()).add(axis.size)
+        if axes is None:
+            axes = tuple(n for n, s in sizes.items() if len(s) > 1)
+        return tuple(r for n in axes for size in sorted(sizes.get(n, ())) for r in self.shelf.recall(n, size))
+
+    # --- values --------------------------------------------------------------------------------------
 
     def add(
-        self, op: str, args: tuple[Operand, ...], node: ast.Node, attrs: Mapping[str, Any] | None = None, label: str = ""
+        self,
+        op: str,
+        args: tuple[Operand, ...],
+        node: ast.Node,
+        attrs: Mapping[str, Any] | None = None,
+        label: str = "",
     ) -> Value:
         """Adds a value to the region. Raises the op's objection, placed at the node."""
         attrs = attrs or {}
+        if op in CROSSING and self.builder.name in ("loop", "init"):
+            where = "the body of a loop computes one token" if self.builder.name == "loop" else "an initial value"
+            self.fail("E238", f"{where}: nothing in it crosses time", node, help="compute it before")
         try:
             kind = INFER[op](args, attrs)
         except Misfit as misfit:
-            notes = []
-            if misfit.other is not None and misfit.other.origin.span is not None:
-                notes.append(Note("this one", misfit.other.origin.span))
-            self.fail(misfit.code, misfit.message, node, *notes, help=misfit.help)
+            notes = self.made(misfit.other, called(misfit.other)) if misfit.other is not None else ()
+            self.fail(misfit.code, misfit.message, node, *notes, *self.history(*args), help=misfit.help)
         value = Value(next(self.shelf.ids), op, args, kind, attrs, Origin(node.span, self.sites), label)
         self.builder.values.append(value)
+        if op in ("mul", "div"):
+            self.shelf.factors.update(bare(a) for a in value.operands)
         return value
 
     def param(self, name: str, kind: Type, node: ast.Node) -> Value:
@@ -131,7 +229,7 @@ class Frame:
 
     def widen(self, operand: Operand, node: ast.Node) -> Operand:
         """The operand in single precision, inside of `fp32(...)` and of statistics."""
-        if not isinstance(operand, Value) or operand.type.wide or operand.type.dtype not in ("real",):
+        if not isinstance(operand, Value) or operand.type.wide or operand.type.dtype != "real":
             return operand
         known = self.builder.widened.get(operand)
         if known is None:
@@ -167,36 +265,41 @@ class Frame:
             self.fail("E211", f"{what} must be a number known when compiling, this is {describe(bound)}", node)
         return bound
 
-    def size(self, bound: Bound, node: ast.Node, axis: str) -> int:
-        """A positive whole number, as the size of an axis."""
+    def size(self, bound: Bound, node: ast.Node, axis: str, least: int = 0) -> int:
+        """A whole number from `least`, as the size of an axis."""
         found = self.number(bound, node, f"the size of '{axis}'")
         whole = found.whole
-        if whole is None or whole < 0:
-            notes = tuple(root.note for root in found.roots)
+        if whole is None or whole < least:
             self.fail(
                 "E201",
                 f"axis '{axis}' would have size {found}",
                 node,
-                *notes,
-                help="sizes are whole numbers: choose values that divide",
+                *found.roots,
+                help="choose numbers that divide" if whole is None else "",
             )
+        self.shelf.remember(axis, whole, found.roots)
         return whole
 
     def whole(self, bound: Bound, node: ast.Node, what: str) -> int:
         """A whole number."""
         found = self.number(bound, node, what)
         if found.whole is None:
-            self.fail(
-                "E201", f"{what} must be a whole number, this is {found}", node, *(root.note for root in found.roots)
-            )
+            self.fail("E201", f"{what} must be a whole number, this is {found}", node, *found.roots)
         return found.whole
+
+
+def bare(value: Value) -> Value:
+    """The value behind renamings and changes of precision."""
+    while value.op in ("rename", "fp32", "narrow"):
+        value = value.operands[0]
+    return value
 
 
 def describe(bound: Bound) -> str:
     """What a name stands for, in a sentence."""
     match bound:
         case Value():
-            return f"a {bound.type}"
+            return called(bound)
         case Num():
             return f"the number {bound}"
         case tuple():
@@ -211,8 +314,3 @@ def describe(bound: Bound) -> str:
         "Replaced": "an override of layers",
     }
     return words[type(bound).__name__]
-
-
-def axes_text(axes: tuple[Axis, ...]) -> str:
-    """Axes in a sentence."""
-    return " ".join(f"{a.name}={a.size}" for a in axes)

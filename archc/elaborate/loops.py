@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from archc.diagnostics import Note
+from collections.abc import Set
+
 from archc.elaborate.axes import declared_axes
 from archc.elaborate.bound import Scope
 from archc.elaborate.frame import Builder, Frame
@@ -10,39 +11,50 @@ from archc.ir.graph import Kind, Operand, Type, Value
 from archc.text import ast
 
 
-def run(statement: ast.Loop, frame: Frame) -> None:
-    """Elaborates the body once, as a region whose parameters are the states."""
+def run(statement: ast.Loop, frame: Frame, later: Set[str]) -> None:
+    """Elaborates the body once, as a region whose parameters are the states.
+
+    Afterwards the states, and those other names of the body that are read later, hold their values per token.
+    """
     builder = Builder("loop", frame.shelf.ids, frame.builder)
     inner = frame.at(builder=builder, scope=Scope(frame.scope))
     starts: list[Operand] = []
     for state in statement.states:
-        start: Operand = 0
-        if state.start is not None:
-            start = frame.operand(frame.walker.evaluate(state.start, frame), state.start, "the start of a state")
-        starts.append(start)
+        starts.append(_start(state, frame))
         kind = Type(Kind.TOKEN, declared_axes(state.axes, frame), "real", True)
         inner.scope.names[state.name.text] = inner.param(state.name.text, kind, state)
     inner.walker.body(statement.body, inner)
     names = [state.name.text for state in statement.states]
-    results: list[Value] = []
-    for state, param in zip(statement.states, builder.params, strict=True):
-        result = inner.value(inner.scope.names[state.name.text], state, f"the state '{state.name.text}'")
-        if result.type.sizes != param.type.sizes:
-            frame.fail(
-                "E230",
-                f"state '{state.name.text}' begins as a {param.type} and ends as a {result.type}",
-                state,
-                *((Note("made here", result.origin.span),) if result.origin.span else ()),
-            )
-        results.append(result)
-    others = [n for n, v in inner.scope.names.items() if n not in names and isinstance(v, Value)]
-    for other in others:
-        bound = inner.scope.names[other]
-        assert isinstance(bound, Value)
-        results.append(bound)
+    results = [_end(s, p, inner) for s, p in zip(statement.states, builder.params, strict=True)]
+    others = {n: v for n, v in inner.scope.names.items() if n in later and n not in names and isinstance(v, Value)}
     states = tuple(frame.call.instance.state(n) for n in names)
-    attrs = {"body": builder.finish(tuple(results)), "states": states}
+    attrs = {"body": builder.finish((*results, *others.values())), "states": states}
     loop = frame.add("loop", tuple(starts), statement, attrs)
     for index, name in enumerate([*names, *others]):
         frame.scope.names[name] = frame.add("loop_out", (loop,), statement, {"index": index}, label=name)
-    frame.scope.used |= inner.scope.used
+
+
+def _start(state: ast.LoopState, frame: Frame) -> Operand:
+    """The value of a state before the first token: of tokens or weights, with no axis that the state lacks."""
+    if state.start is None:
+        return 0
+    start = frame.operand(frame.walker.evaluate(state.start, frame), state.start, "the start of a state")
+    if isinstance(start, Value):
+        sizes = {a.name: a.size for a in declared_axes(state.axes, frame)}
+        if any(sizes.get(a.name) != a.size for a in start.type.axes) or start.kind not in (Kind.WEIGHT, Kind.TOKEN):
+            have = " ".join(f"{n}={s}" for n, s in sizes.items())
+            frame.fail(
+                "E230", f"state '{state.name.text}' is a token[{have}] and starts as a {start.type}", state.start
+            )
+    return start
+
+
+def _end(state: ast.LoopState, param: Value, inner: Frame) -> Value:
+    """What the body leaves in a state: the axes that it had."""
+    name = state.name.text
+    result = inner.value(inner.scope.names[name], state, f"the state '{name}'")
+    if result.type.sizes != param.type.sizes:
+        inner.fail(
+            "E230", f"state '{name}' begins as a {param.type} and ends as a {result.type}", state, *inner.made(result)
+        )
+    return result

@@ -4,112 +4,169 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.diagnostics import Note
-from archc.elaborate import functions
-from archc.elaborate.bound import Axes, BlockUse, Bound, Builtin, Function, Instance, Num, Poison, Repeated, Replaced, Scope
+from archc.diagnostics import ArchError, Note, Span, closest
+from archc.elaborate import functions, names, statements
+from archc.elaborate.bound import (
+    Axes,
+    BlockUse,
+    Bound,
+    Builtin,
+    Function,
+    Instance,
+    Num,
+    Poison,
+    Repeated,
+    Replaced,
+    Scope,
+)
 from archc.elaborate.call import Call, Stack
 from archc.elaborate.frame import Builder, Frame, Poisoned, describe
-from archc.elaborate.weights import finish_weights
-from archc.ir.graph import Layer, Region, Value
+from archc.elaborate.weights import finish_weights, safe_name
+from archc.ir.graph import Kind, Layer, Origin, Region, Value
 from archc.text import ast
+
+USAGE = "write stack(x, depth, [block, ...])"
+MOST = 10_000
+"""Layers of one stack; more is a slip of the pen."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which block runs at which layer; `period` is the length of the repeated list."""
+    """Which block runs at which layer, and where it is listed; `period` is the length of the repeated list."""
 
     blocks: tuple[BlockUse, ...]
+    places: tuple[Span, ...]
     period: int
 
 
 def run(node: ast.Call, frame: Frame) -> Bound:
     """Elaborates `stack(x, ..., depth, [...])`; gives back the streams."""
-    args = [a.value for a in node.args]
-    if len(args) < 3 or not isinstance(args[-1], ast.ListExpr) or any(a.name for a in node.args):
-        frame.fail("E106", "'stack' is not called like this", node, help="write stack(x, depth, [block, ...])")
-    *streams, depth, entries = (a for a in args if isinstance(a, ast.Expr))
+    if not isinstance(frame.call.definition, ast.ModelDef):
+        frame.fail("E115", "'stack' stands in a model, not in a fn or block", node.callee)
+    *streams, depth, entries = _arguments(node, frame)
     assert isinstance(entries, ast.ListExpr)
-    values = [frame.value(frame.walker.evaluate(s, frame), s, "a stream") for s in streams]
-    count = frame.whole(frame.walker.evaluate(depth, frame), depth, "the depth")
-    if count < 1:
-        frame.fail("E232", f"a stack of {count} layers", depth)
-    names = tuple("x" if i == 0 else s.text if isinstance(s, ast.Name) else f"x{i}" for i, s in enumerate(streams))
+    values = [_stream(s, frame) for s in streams]
+    labels = ("x", *_further(streams[1:], frame))
+    number = frame.number(frame.walker.evaluate(depth, frame), depth, "the depth")
+    count = frame.whole(number, depth, "the depth")
+    if not 1 <= count <= MOST:
+        frame.fail("E232", f"a stack has 1 to {MOST:_} layers, not {count:_}", depth, *number.roots)
     plan = make_plan(entries, count, frame)
-    made = [_layer(i, use, values, names, node, frame) for i, use in _distinct(plan, frame)]
-    by_key = {key: built for key, built in zip(_keys(plan), made, strict=True)}
-    keyed = _layer_keys(plan)
-    instance = frame.call.instance.child("layers" if node.label is None else node.label.text)
+    built = _layers(plan, values, labels, frame)
+    instance = frame.call.instance.child(safe_name(node.label.text) if node.label else "layers", node.label is not None)
+    if instance is None:
+        frame.fail(
+            "E116", "the name of this stack is taken", node.label or node.callee, help="label it: name: stack(...)"
+        )
     layers = tuple(
-        Layer(i, plan.blocks[i].definition.name.text, f"{instance.path}.{i}", by_key[keyed[i]][0])
-        for i in range(count)
+        Layer(i, block.definition.name.text, f"{instance.path}.{i}", region)
+        for i, (block, (region, _)) in enumerate(zip(plan.blocks, built, strict=True))
     )
     stack = frame.add("stack", tuple(values), node, {"layers": layers})
-    calls = tuple(by_key[keyed[i]][1] for i in range(count))
-    frame.call.stacks[node] = Stack(node, stack, names, layers, calls, plan.period)
+    frame.call.stacks[node] = Stack(node, stack, labels, layers, tuple(c for _, c in built), plan.period)
     outs: tuple[Bound, ...] = tuple(
-        frame.add("stack_out", (stack,), node, {"index": i}, label=names[i]) for i in range(len(values))
+        frame.add("stack_out", (stack,), node, {"index": i}, label=labels[i]) for i in range(len(values))
     )
     return outs[0] if len(outs) == 1 else outs
 
 
+def _arguments(node: ast.Call, frame: Frame) -> list[ast.Expr]:
+    args = [a.value for a in node.args if isinstance(a.value, ast.Expr) and a.name is None]
+    if len(args) != len(node.args) or len(args) < 3 or not isinstance(args[-1], ast.ListExpr):
+        frame.fail("E106", "'stack' takes streams, a depth and a list of blocks", node, help=USAGE)
+    return args
+
+
+def _stream(node: ast.Expr, frame: Frame) -> Value:
+    value = frame.value(frame.walker.evaluate(node, frame), node, "a stream")
+    if value.kind is not Kind.TOKEN or value.type.dtype != "real":
+        frame.fail("E236", f"a stream is a token of real numbers, this is {describe(value)}", node)
+    return value
+
+
+def _further(streams: list[ast.Expr], frame: Frame) -> tuple[str, ...]:
+    """The names of the streams after the first, which every block calls x."""
+    out: list[str] = []
+    for node in streams:
+        if not isinstance(node, ast.Name) or node.text in ("x", "layer", *out):
+            frame.fail("E236", "a further stream needs a name of its own, by which the blocks know it", node)
+        out.append(node.text)
+    return tuple(out)
+
+
+# --- the plan ----------------------------------------------------------------------------------------
+
+
 def make_plan(entries: ast.ListExpr, count: int, frame: Frame) -> Plan:
     """The list repeated to the depth, then the overrides."""
-    flat: list[BlockUse] = []
+    flat: list[tuple[BlockUse, Span]] = []
     replaced: list[Replaced] = []
     for entry in entries.entries:
-        bound = _entry(entry, frame)
+        bound = _override(entry, frame) if isinstance(entry, ast.Override) else _block(entry, frame)
         match bound:
             case BlockUse():
-                flat.append(bound)
+                flat.append((bound, entry.span))
             case Repeated():
-                flat += [bound.entry] * bound.times
+                flat += [(bound.entry, entry.span)] * bound.times
             case Replaced():
                 replaced.append(bound)
     if not flat:
         frame.fail("E233", "a stack without blocks", entries, help="list at least one block")
-    blocks = [flat[i % len(flat)] for i in range(count)]
+    chosen = [flat[i % len(flat)] for i in range(count)]
+    seen: dict[int, Replaced] = {}
     for each in replaced:
         for index in _indices(each, count, frame):
-            blocks[index] = each.entry
-    return Plan(tuple(blocks), len(flat))
+            first = seen.setdefault(index, each)
+            if first is not each:
+                message = f"layer {index} is chosen twice"
+                frame.fail("E237", message, each.node.where, Note("first here", first.node.where.span))
+            chosen[index] = (each.entry, each.node.value.span)
+    return Plan(tuple(b for b, _ in chosen), tuple(p for _, p in chosen), len(flat))
 
 
-def _entry(entry: ast.Expr, frame: Frame) -> BlockUse | Repeated | Replaced:
-    if isinstance(entry, ast.Override):
-        from archc.elaborate.walk import override
-
-        return override(entry, frame)
+def _block(entry: ast.Expr, frame: Frame) -> BlockUse | Repeated:
     bound = frame.walker.evaluate(entry, frame)
     if isinstance(bound, BlockUse | Repeated):
         return bound
-    if isinstance(bound, Poison):
-        raise Poisoned
     frame.fail("E214", f"a stack holds blocks, this is {describe(bound)}", entry)
 
 
+def _override(node: ast.Override, frame: Frame) -> Replaced:
+    """`at(7, 15): attention`."""
+    how = node.where.callee.text
+    if how not in ("at", "first", "last"):
+        hint = closest(how, ("at", "first", "last"))
+        message = f"unknown choice of layers '{how}'" + (f"; {hint}" if hint else "")
+        frame.fail("E104", message, node.where.callee, help="write at(7, 15): block, first(2): block or last(2): block")
+    numbers: list[Num] = []
+    for arg in node.where.args:
+        if not isinstance(arg.value, ast.Expr) or arg.name is not None:
+            frame.fail("E106", f"'{how}' takes numbers of layers", arg, help=f"write {how}(2): block")
+        numbers.append(frame.number(frame.walker.evaluate(arg.value, frame), arg.value, "a layer"))
+    entry = _block(node.value, frame)
+    if isinstance(entry, Repeated):
+        frame.fail("E214", "the chosen layers all run this block: it is not repeated", node.value)
+    return Replaced(node, how, tuple(numbers), entry)
+
+
 def _indices(each: Replaced, count: int, frame: Frame) -> list[int]:
-    numbers = [frame.whole(n, each.node.where, "a layer") for n in each.numbers]
+    nodes = [a.value for a in each.node.where.args if isinstance(a.value, ast.Expr)]
+    numbers = [frame.whole(n, node, "a layer") for n, node in zip(each.numbers, nodes, strict=True)]
     if each.how != "at":
         if len(numbers) != 1 or not 0 <= numbers[0] <= count:
-            frame.fail("E234", f"{each.how}(...) takes one number of layers from 0 to {count}", each.node.where)
+            roots = tuple(r for n in each.numbers for r in n.roots)
+            frame.fail("E234", f"'{each.how}' takes one number of layers, 0 to {count}", each.node.where, *roots)
         return list(range(numbers[0])) if each.how == "first" else list(range(count - numbers[0], count))
-    for number in numbers:
+    if not numbers:
+        frame.fail("E234", "'at' needs the numbers of layers", each.node.where, help="write at(7, 15): block")
+    for number, node, known in zip(numbers, nodes, each.numbers, strict=True):
         if not 0 <= number < count:
-            roots = tuple(r.note for n in each.numbers for r in n.roots)
-            frame.fail(
-                "E234",
-                f"there is no layer {number}: the stack has layers 0 to {count - 1}",
-                each.node.where,
-                *roots,
-            )
+            message = f"there is no layer {number}: this stack has layers 0 to {count - 1}"
+            frame.fail("E234", message, node, *known.roots)
     return numbers
 
 
 # --- distinct layers ---------------------------------------------------------------------------------
-
-
-def _uses_layer(definition: ast.BlockDef) -> bool:
-    return any(isinstance(n, ast.Name) and n.text == "layer" for n in definition.walk())
 
 
 def argument_key(bound: Bound) -> object:
@@ -128,96 +185,105 @@ def argument_key(bound: Bound) -> object:
     return ("one", id(bound))
 
 
-def _layer_keys(plan: Plan) -> list[object]:
-    keys: list[object] = []
-    for index, use in enumerate(plan.blocks):
+def _layers(plan: Plan, streams: list[Value], labels: tuple[str, ...], frame: Frame) -> list[tuple[Region, Call]]:
+    """The region and the call of every layer; a block that reads `layer` is elaborated for each of its layers."""
+    known: dict[object, tuple[Region, Call]] = {}
+    out: list[tuple[Region, Call]] = []
+    problems: list[ArchError] = []
+    failed: set[object] = set()
+    for index, (use, place) in enumerate(zip(plan.blocks, plan.places, strict=True)):
         given = tuple(sorted((k, repr(argument_key(v))) for k, v in use.given.items()))
-        keys.append((id(use.definition), given, index if _uses_layer(use.definition) else None))
-    return keys
-
-
-def _keys(plan: Plan) -> list[object]:
-    return list(dict.fromkeys(_layer_keys(plan)))
-
-
-def _distinct(plan: Plan, frame: Frame) -> list[tuple[int, BlockUse]]:
-    keys = _layer_keys(plan)
-    return [(keys.index(key), plan.blocks[keys.index(key)]) for key in dict.fromkeys(keys)]
+        key = (id(use.definition), given)
+        if key in failed:
+            continue
+        if key in known:
+            out.append(known[key])
+            continue
+        try:
+            region, made, reads_layer = _layer(index, use, streams, labels, place, frame)
+        except ArchError as problem:
+            problems.append(problem)
+            failed.add(key)
+            continue
+        if not reads_layer:
+            known[key] = region, made
+        out.append((region, made))
+    if problems:
+        raise ArchError(d for p in problems for d in p.diagnostics)
+    return out
 
 
 def _layer(
-    index: int, use: BlockUse, streams: list[Value], names: tuple[str, ...], node: ast.Call, frame: Frame
-) -> tuple[Region, Call]:
-    """Elaborates one block with its arguments as a region."""
+    index: int, use: BlockUse, streams: list[Value], labels: tuple[str, ...], place: Span, frame: Frame
+) -> tuple[Region, Call, bool]:
+    """Elaborates one block with its arguments as a region; whether it reads `layer`."""
     definition = use.definition
     builder = Builder(definition.name.text, frame.shelf.ids)
     made = Call(definition, Instance(""), arguments=dict(use.given))
     scope = Scope(use.scope)
-    site = use.site.span if use.site is not None else node.span
-    inner = frame.at(builder=builder, scope=scope, call=made, sites=(*frame.sites, site), target="", layer=index)
-    _bind(made, definition, scope, inner, node)
-    scope.names["layer"] = Num(ast.Number(node.span, str(index)).value)
-    for name, stream in zip(names, streams, strict=True):
-        scope.names[name] = inner.param(name, stream.type, definition.name)
-    if frame.walker.body(definition.body, inner) is not None:
-        frame.fail("E235", f"block '{definition.name.text}' returns; a block carries x", definition)
-    functions.unused(definition, scope, frame, inner)
-    results = tuple(_carried(n, s, scope, definition, inner) for n, s in zip(names, streams, strict=True))
+    inner = frame.at(builder=builder, scope=scope, call=made, sites=(*frame.sites, place), target="", block=scope)
+    statements.check(definition, inner)
+    reserved = ("layer", *labels)
+    for param in definition.params:
+        if param.name.text in reserved:
+            inner.fail("E124", f"a block has '{param.name.text}' without a parameter", param)
+    scope.names["layer"] = Num(ast.Number(place, str(index)).value)
+    for label, stream in zip(labels, streams, strict=True):
+        scope.names[label] = inner.param(label, stream.type, definition.name)
+    functions.bind(made, scope, inner, place, inner)
+    inner.walker.body(definition.body, inner)
+    results = tuple(_carried(n, p, scope, inner) for n, p in zip(labels, builder.params, strict=True))
+    names.report_unused(definition, inner, labels)
     region = builder.finish(results)
     made.region = region
     made.results = made.returned = results
     finish_weights(builder, region, inner)
-    return region, made
+    return region, made, "layer" in scope.used
 
 
-def _bind(made: Call, definition: ast.BlockDef, scope: Scope, inner: Frame, node: ast.Call) -> None:
-    for param in definition.params:
-        key = param.name.text
-        if key not in made.arguments:
-            if param.default is None:
-                inner.fail(
-                    "E110", f"block '{definition.name.text}' needs '{key}'", node, Note("the parameter", param.span)
-                )
-            made.defaulted.add(key)
-            made.arguments[key] = inner.walker.evaluate(param.default, inner)
-        scope.names[key] = made.arguments[key]
-
-
-def _carried(name: str, before: Value, scope: Scope, definition: ast.BlockDef, frame: Frame) -> Value:
+def _carried(name: str, before: Value, scope: Scope, frame: Frame) -> Value:
     """What the block gives back for a stream: the axes it got, in the compute type."""
+    definition = frame.call.definition
     after = scope.names[name]
     if isinstance(after, Poison):
         raise Poisoned
     value = frame.value(after, definition.name, f"the stream '{name}'")
     if value.type.sizes != before.type.sizes:
-        new = [a for a in value.names if a not in before.names]
-        notes = [Note(f"'{a}' comes in here", span) for a in new if (span := brought_in(value, a)) is not None]
-        gone = [a for a in before.names if a not in value.names]
-        what = [f"axis '{a}' is new" for a in new] + [f"axis '{a}' is gone" for a in gone]
-        what = what or ["its sizes differ"]
-        frame.fail(
-            "E240",
-            f"block '{definition.name.text}' takes {name} as a {before.type} and gives back a {value.type}: "
-            + ", ".join(what),
-            definition.name,
-            *notes,
-            help="a contraction or a sum is missing" if new else "",
-        )
+        _changed(name, before, value, frame)
+    if value.kind is not Kind.TOKEN or value.type.dtype not in ("real", "int"):
+        message = f"block '{definition.name.text}' takes {name} as a {before.type} and gives back {describe(value)}"
+        frame.fail("E240", message, definition.name, *frame.made(value))
     if value.names != before.names:
         value = frame.add("rename", (value,), definition.name, {"names": {}}, label=name)
     return frame.add("narrow", (value,), definition.name, label=name) if value.type.wide else value
 
 
-def brought_in(value: Value, axis: str):  # type: ignore[no-untyped-def]
-    """The place of the op whose result first has an axis that none of its operands of the same kind has."""
-    todo, seen = [value], set()
+def _changed(name: str, before: Value, value: Value, frame: Frame) -> None:
+    """Raises E240: which axis is new or gone, and the line that brought it in."""
+    definition = frame.call.definition
+    new = [a for a in value.names if a not in before.names]
+    gone = [a for a in before.names if a not in value.names]
+    what = [f"axis '{a}' is new" for a in new] + [f"axis '{a}' is gone" for a in gone]
+    origins = [(a, brought_in(value, a)) for a in new]
+    notes = [Note(f"'{a}' comes in here", frame.shown(o)) for a, o in origins if o is not None]
+    message = f"block '{definition.name.text}' takes {name} as a {before.type} and gives back a {value.type}: "
+    message += ", ".join(what or ["its sizes differ"])
+    help = "a contraction or a sum is missing" if new else ""
+    frame.fail(
+        "E240", message, definition.name, *(notes or frame.made(value)), *frame.history(before, value), help=help
+    )
+
+
+def brought_in(value: Value, axis: str) -> Origin | None:
+    """The origin of the op whose result first has an axis: none of its operands but weights has it."""
+    todo, seen = [value], set[Value]()
     while todo:
         each = todo.pop(0)
         if each in seen:
             continue
         seen.add(each)
-        with_axis = [v for v in each.operands if axis in v.names and v.op not in ("weight",)]
+        with_axis = [v for v in each.operands if axis in v.names and v.op != "weight"]
         if axis in each.names and not with_axis and each.origin.span is not None:
-            return each.origin.span
+            return each.origin
         todo += with_axis
     return None

@@ -1,0 +1,90 @@
+"""Names: what they stand for, how they are assigned, which of them nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+from archc.diagnostics import closest
+from archc.elaborate import builtins
+from archc.elaborate.axes import axis_in_scope
+from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, SharedFunction
+from archc.elaborate.call import Definition
+from archc.elaborate.frame import Frame
+from archc.ops.pair import MASKS
+from archc.text import ast
+
+
+def name(node: ast.Name, frame: Frame) -> Bound:
+    """A name that is evaluated: a variable, `pos`, a mask, the size of an axis in scope, a function of the language."""
+    text = node.text
+    bound = frame.scope.find(text)
+    if bound is not None:
+        return bound
+    if text == "pos" and frame.shelf.pos is not None:
+        return frame.shelf.pos
+    if text in MASKS and not MASKS[text]:
+        return frame.add("mask", (), node, {"name": text, "sizes": ()}, label=text)
+    if text == "layer" and frame.builder.name == "init" and frame.block is not None:
+        layer = frame.block.find(text)
+        assert layer is not None
+        return layer
+    size = axis_in_scope(text, node, frame)
+    if size is not None:
+        return size
+    if text in builtins.NAMES:
+        return Builtin(text)
+    unknown(text, "name", frame.scope.visible() | {"pos"}, node, frame)
+
+
+def unknown(text: str, what: str, candidates: set[str], node: ast.Node, frame: Frame) -> NoReturn:
+    """Raises E101 with the nearest name."""
+    hint = closest(text, candidates | builtins.NAMES)
+    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node)
+
+
+def read_in(body: Iterable[ast.Stmt]) -> frozenset[str]:
+    """The names that some statements evaluate, also as callees."""
+    nodes = [n for statement in body for n in statement.walk()]
+    return frozenset(n.text for n in nodes if isinstance(n, ast.Name)) | frozenset(
+        n.callee.text for n in nodes if isinstance(n, ast.Call)
+    )
+
+
+def assign(ident: ast.Ident, bound: Bound, frame: Frame) -> None:
+    """Binds a name; an earlier value that nothing has read is reported."""
+    before = frame.scope.unread.get(ident.text)
+    if before is not None and not frame.shelf.diagnostics:
+        _nothing_uses(f"this '{ident.text}'", before, frame)
+    frame.scope.names[ident.text] = bound
+    if not ident.text.startswith("_"):
+        frame.scope.unread[ident.text] = ident
+
+
+def report_unused(definition: Definition, frame: Frame, outputs: tuple[str, ...] = ()) -> None:
+    """Reports names of a finished body that nothing reads: a misspelt use or a forgotten term.
+
+    Quiet while something else is wrong. `outputs` are read by what runs the body.
+    """
+    if frame.shelf.diagnostics:
+        return
+    scope = frame.scope
+    inits = read_in(s for s in definition.body if isinstance(s, ast.Init))
+    read = scope.used | inits | set(outputs)
+    for param in definition.params:
+        key = param.name.text
+        sized = param.pattern is not None and any(a.text in scope.used for a in param.pattern.axes)
+        if key not in read and not sized and not key.startswith("_"):
+            _nothing_uses(f"parameter '{key}' of '{definition.name.text}'", param, frame)
+    for ident in scope.unread.values():
+        if ident.text not in inits and ident.text not in outputs:
+            _nothing_uses(f"'{ident.text}'", ident, frame)
+    for statement in definition.body:
+        if isinstance(statement, ast.FnDef | ast.BlockDef | ast.Shared) and statement.name.text not in read:
+            bound = scope.names.get(statement.name.text)
+            if isinstance(bound, Function | BlockUse | SharedFunction):
+                _nothing_uses(f"'{statement.name.text}'", statement.name, frame)
+
+
+def _nothing_uses(what: str, node: ast.Node, frame: Frame) -> None:
+    frame.complain("E111", f"nothing uses {what}", node, help="remove it, use it, or begin its name with _")
