@@ -1,0 +1,14 @@
+"""Single-precision islands and functions that torch lacks."""
+
+import torch
+from torch import Tensor
+
+
+def fp32(x: Tensor) -> Tensor:
+    """x in at least single precision: halves and integers become float32, float64 and complex numbers stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def inv_softplus(y: Tensor) -> Tensor:
+    """The x with `softplus(x) = y > 0`: `y + log(1 - exp(-y))`, exact for small and large y alike."""
+    return y + torch.log(-torch.expm1(-y))
