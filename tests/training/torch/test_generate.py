@@ -90,6 +90,7 @@ def test_a_prompt_longer_than_the_context_is_refused(trained):
         (("text",), "text holds no checkpoint"),
         ((".", "--top-p", 0), "top_p: input should be greater than 0, not '0'"),
         ((".", "--tokns", 9), "unknown argument '--tokns'; did you mean '--tokens'?"),
+        ((".", "--prompt", "\udcff"), "prompt '\\udcff' is not UTF-8 text"),
         ((), "the following arguments are required: run"),
     ],
 )
@@ -131,6 +132,23 @@ def test_damaged_weights_are_one_line(trained, tmp_path):
     assert outcome.code == 1
     assert outcome.stderr.startswith(f"error: cannot read {tmp_path / 'weights.safetensors'}: ")
     assert outcome.stderr.count("\n") == 1
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(load, tmp_path):
+    checkpoint = load("checkpoint")
+
+    def tied() -> torch.nn.Module:
+        model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 3), "head": torch.nn.Linear(3, 5, bias=False)})
+        model["head"].weight = model["embed"].weight
+        return model
+
+    model, other = tied(), tied()
+    weights = checkpoint.named_weights(model)
+    assert list(weights) == ["embed.weight"]
+    save_file({name: weight.numpy() for name, weight in weights.items()}, tmp_path / "weights.safetensors")
+    checkpoint.load_weights(other, tmp_path / "weights.safetensors")
+    assert torch.equal(other["head"].weight, model["embed"].weight)
+    assert other["head"].weight is other["embed"].weight
 
 
 def test_draws_follow_the_softmax_within_top_k_and_top_p(load):

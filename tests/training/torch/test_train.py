@@ -13,7 +13,7 @@ KILLS = {
     "before the state": "checkpoint.dcp.save = kill",
     "before the progress": "folder.Progress.save = kill",
     "before the rename": "folder.sync = kill",
-    "while the old one is removed": "folder.shutil.rmtree = lambda path, **_: 'step' in path.name and path.exists() and kill()",
+    "while the old one is removed": "folder.shutil.rmtree = lambda path, **_: path in old and path.exists() and kill()",
 }
 
 
@@ -70,6 +70,8 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_one_that_loads(project, mom
     script = f"""
 import os, signal, sys
 import checkpoint, folder, train
+from pathlib import Path
+old = [Path("checkpoints/.partial-step-000006").absolute()]
 def kill(*arguments, **named): os.kill(os.getpid(), signal.SIGKILL)
 {KILLS[moment]}
 train.main(sys.argv[1:])
