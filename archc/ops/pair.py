@@ -69,15 +69,20 @@ def _for_queries(value: Value, operands: tuple[Array, ...], frame: Frame) -> Arr
 
 
 def _for_keys(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    """All tokens since the start: those still in the cache, and `FORGOTTEN` for those before."""
+    """All tokens since the start: those still in the cache, and `FORGOTTEN` for those before.
+
+    A cache that holds n tokens has room for n - 1 besides the present one.
+    """
     (new,) = operands
     name = frame.name(value.attrs["state"])
-    known = np.concatenate([frame.state[name], new], axis=1) if name in frame.state else new
-    forgotten = frame.past.shape[1] - known.shape[1]
-    kept = min(frame.kept.get(name, np.inf), known.shape[1])
-    frame.state[name] = known[:, known.shape[1] - int(kept) :]
-    lost = np.full((known.shape[0], forgotten, *known.shape[2:]), FORGOTTEN).astype(known.dtype)
-    return np.concatenate([lost, known], axis=1)[:, None]
+    bound = frame.kept.get(name, np.inf)
+    known = new
+    if name in frame.state:
+        old = frame.state[name]
+        known = np.concatenate([old[:, old.shape[1] - int(min(bound - 1, old.shape[1])) :], new], axis=1)
+    frame.state[name] = known[:, known.shape[1] - int(min(bound, known.shape[1])) :]
+    shape = (known.shape[0], frame.past.shape[1] - known.shape[1], *known.shape[2:])
+    return np.concatenate([np.full(shape, FORGOTTEN).astype(known.dtype), known], axis=1)[:, None]
 
 
 def _mask_array(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:

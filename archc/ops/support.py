@@ -35,6 +35,7 @@ class Support:
 
 EVERYWHERE = Support()
 NOWHERE = Support(0, 0)
+CAUSAL = Support(inf, 0)
 
 Found = tuple[Support | None, ...]
 
@@ -100,7 +101,7 @@ def mask(value: Value, found: Found) -> Support:
     sizes: tuple[int, ...] = value.attrs.get("sizes", ())
     match value.attrs["name"], sizes:
         case "causal", ():
-            return Support(inf, 0)
+            return CAUSAL
         case "window", (n,):
             return Support(n, 0)
         case "near", (n,):

@@ -92,10 +92,6 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     with_key = [f for f in factors if _names(f) & over]
     heads = {n for n in scan.names if n not in over and (n in decays or any(n in _names(f) for f in with_key))}
     value = {n for n in scan.names if n not in over and n not in heads}
-    if any(_names(f) & value for f in with_key):
-        return replace(
-            plain, fits=False, sentence=_too_large(scan, "the input is no product of a key part and a value part")
-        )
     kind: ScanKind
     if not value:
         kind = "selective" if varies else "long_convolution"

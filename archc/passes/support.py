@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from archc.diagnostics import ArchError, Diagnostic, Note
 from archc.ir.graph import Graph, Kind, Value
-from archc.ops.support import EVERYWHERE, Support
+from archc.ops.support import CAUSAL, EVERYWHERE, Support
 from archc.ops.table import OPS
 
 
@@ -93,10 +93,16 @@ def _reasons(value: Value, found: dict[Value, Support]) -> Iterator[Note]:
             yield Note(f"this mask admits later keys: {_named(each)}", each.origin.span)
         elif each.op == "softmax_keys" and len(each.args) == 1:
             yield Note("this softmax has no mask", each.origin.span)
-        elif each.op not in ("queries", "keys") and any(found[a].causal for a in each.operands if a in found):
+        elif each.op not in ("queries", "keys") and not _would_be_causal(each, found):
             yield Note("zeros of the mask do not stay zero here", each.origin.span)
         else:
             todo += each.operands[1:] if each.op == "softmax_keys" else each.operands
+
+
+def _would_be_causal(value: Value, found: dict[Value, Support]) -> bool:
+    """Whether an op keeps later keys out if all of its operands do."""
+    of = tuple(found[a].meet(CAUSAL) if isinstance(a, Value) and a in found else None for a in value.args)
+    return OPS[value.op].support(value, of).causal
 
 
 def _named(mask: Value) -> str:

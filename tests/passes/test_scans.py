@@ -1,0 +1,153 @@
+"""Scan classes: the table of the language, on the specs and on small bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from archc.ir.graph import Graph, Value
+from archc.passes.scans import ScanClass, classify
+
+TABLE = [  # spec, kind, heads, key, value, decay varies, read before the update
+    ("griffin", "diagonal", "gates side", "", "", True, False),
+    ("hgrn", "diagonal", "width", "", "", True, False),
+    ("rwkv4", "diagonal", "width", "", "", True, False),
+    ("mamba", "selective", "inner", "state", "", True, False),
+    ("falcon_mamba", "selective", "inner", "state", "", True, False),
+    ("s4d", "long_convolution", "width", "state", "", False, False),
+    ("mamba2", "chunked", "groups heads", "state", "dim", True, False),
+    ("retnet", "chunked", "heads", "dim", "value", False, False),
+    ("mamba_in_llama", "chunked", "kv group", "dim", "value", True, False),
+    ("gla", "chunked_key", "heads", "key", "value", True, False),
+    ("hgrn2", "chunked_key", "heads", "key", "value", True, False),
+    ("rwkv6", "chunked_key", "heads", "key", "value", True, True),
+]
+
+
+def only(graph: Graph) -> ScanClass:
+    (found,) = classify(graph).values()
+    return found
+
+
+def labels(found: ScanClass, group: str) -> list[str]:
+    return [f.operand.label for f in found.factors[group] if isinstance(f.operand, Value)]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("name", "kind", "heads", "key", "value", "varies", "before"), TABLE)
+def test_the_table_of_the_language(
+    tiny: Callable[[str], Graph],
+    name: str,
+    kind: str,
+    heads: str,
+    key: str,
+    value: str,
+    varies: bool,
+    before: bool,
+) -> None:
+    for found in classify(tiny(name)).values():
+        assert (found.kind, found.heads, found.key, found.value) == (
+            kind,
+            tuple(heads.split()),
+            tuple(key.split()),
+            tuple(value.split()),
+        )
+        assert (found.varies, found.before, found.fits) == (varies, before, True)
+
+
+def test_factors_are_sorted_by_their_axes(tiny: Callable[[str], Graph]) -> None:
+    found = only(tiny("mamba2"))
+    assert (labels(found, "head"), labels(found, "key"), labels(found, "value")) == (["dt"], ["B"], ["u"])
+
+
+def test_the_bonus_of_rwkv6_is_found(tiny: Callable[[str], Graph]) -> None:
+    for found in classify(tiny("rwkv6")).values():
+        (bonus,) = found.bonus
+        assert set(bonus.names) == {"heads", "key", "value"}
+        assert "plus a bonus" in found.sentence
+
+
+def test_a_normaliser_is_a_column_of_the_chunked_scan(tiny: Callable[[str], Graph]) -> None:
+    found = {v.label: c for v, c in classify(tiny("performer")).items()}
+    assert (found["S"].kind, found["S"].column_of) == ("chunked", None)
+    assert found["z"].kind == "chunked"
+    assert found["z"].column_of is not None
+    assert found["z"].column_of.label == "S"
+
+
+@pytest.mark.parametrize(
+    ("decay", "form", "times"),
+    [
+        ("exp(x)", "exponent", 1),
+        ("sigmoid(x) ^ (1 / 16)", "log_sigmoid", 1 / 16),
+        ("fp32(sigmoid(x))", "log_sigmoid", 1),
+        ("x", "log", 1),
+        ("0.5", "log", 1),
+    ],
+)
+def test_log_decays_are_read_off_the_expression(
+    mixer: Callable[[str], Graph], decay: str, form: str, times: float
+) -> None:
+    log = only(mixer(f"return scan(decay = {decay}, input = x)")).log_decay
+    assert (log.form, log.times) == (form, times)
+
+
+OUTER = """
+    k = x @ W_k[key = 2]
+    v = x @ W_v[value = 3]
+    a = sigmoid(x @ W_a[key = 2])
+    S = scan(decay = a, input = k * v)
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [
+        ("return dot(S, k, over = key) @ W[value -> width]", "chunked_key"),
+        ("return sum(S * k, over = key) @ W[value -> width]", "chunked_key"),
+        ("return dot(prev(S), k, over = key) @ W[value -> width]", "chunked_key"),
+        ("return dot(fp32(S) + 0.5 * k * v, k, over = key) @ W[value -> width]", "chunked_key"),
+        ("return (dot(S, k, over = key) + dot(S, a, over = key)) @ W[value -> width]", "chunked_key"),
+        ("return tanh(S) @ W[key value -> width]", "diagonal"),
+        ("return dot(S, k, over = key) @ W[value -> width] + dot(S, v, over = value) @ U[key -> width]", "diagonal"),
+        ("return (dot(S, k, over = key) + dot(prev(S), k, over = key)) @ W[value -> width]", "diagonal"),
+        ("return dot(S, S, over = key) @ W[value -> width]", "diagonal"),
+    ],
+)
+def test_the_class_follows_from_how_the_state_is_read(mixer: Callable[[str], Graph], read: str, kind: str) -> None:
+    assert only(mixer(OUTER.format(read))).kind == kind
+
+
+def test_read_outs_are_followed_through_functions_that_rename(model: Callable[[str], Graph]) -> None:
+    graph = model(
+        "model m(width = 4, vocab = 11) {\n"
+        "    x = E[vocab width](tokens)\n"
+        "    S = scan(decay = 0.9, input = (x @ W_k[key = 2]) * (x @ W_v[value = 3]))\n"
+        "    y = read(S, x @ W_q[key = 2])\n"
+        "    logits = y @ U[value -> vocab]\n"
+        "}\n"
+        "fn read(s[dim out], q[dim]) { return dot(s, q, over = dim) }\n"
+    )
+    found = only(graph)
+    assert (found.kind, found.key, found.value) == ("chunked", ("key",), ("value",))
+
+
+def test_a_scan_that_does_not_fit_says_what_it_costs(mixer: Callable[[str], Graph]) -> None:
+    read = "y = dot(S, k, over = key) @ W[value -> width]\nreturn y + dot(S, v, over = value) @ V[key -> width]"
+    found = only(mixer(OUTER.format(read)))
+    assert not found.fits
+    assert found.sentence == (
+        "state [key value] is kept for every token (24 bytes a token): its read-outs contract different axes; "
+        "contract it directly after the scan"
+    )
+
+
+def test_an_input_that_is_no_outer_product_leaves_channels_only(mixer: Callable[[str], Graph]) -> None:
+    found = only(
+        mixer(
+            "k = x @ W_k[key = 2]\nu = x @ W_u[key = 2 value = 3]\n"
+            "S = scan(decay = 0.5, input = u)\nreturn dot(S, k, over = key) @ W[value -> width]"
+        )
+    )
+    assert (found.kind, found.heads, found.value) == ("long_convolution", ("value",), ())
