@@ -29,3 +29,8 @@ def _walk(folder: Traversable, prefix: str) -> Iterator[str]:
             yield from _walk(each, path + "/")
         else:
             yield path
+
+
+def kernel(backend: str, name: str) -> str:
+    """The text of one kernel file of a backend, copied verbatim into the output."""
+    return files(f"archc.backends.{backend}.kernels").joinpath(name).read_text(encoding="utf-8")

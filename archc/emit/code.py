@@ -1,0 +1,68 @@
+"""Python expressions as text that knows how tightly it binds, so that parentheses stand where they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ATOM, POWER, UNARY, PRODUCT, SUM, BITS_AND, BITS_OR, COMPARE = 100, 90, 80, 70, 60, 50, 45, 40
+
+_BINARY = {
+    "**": POWER, "*": PRODUCT, "/": PRODUCT, "//": PRODUCT, "@": PRODUCT, "+": SUM, "-": SUM, "&": BITS_AND, "|": BITS_OR,
+    "==": COMPARE, "!=": COMPARE, "<": COMPARE, "<=": COMPARE, ">": COMPARE, ">=": COMPARE,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Code:
+    """An expression, the level of its outermost operator, and the operator itself if it takes two values."""
+
+    text: str
+    level: int = ATOM
+    op: str = ""
+
+    def at(self, level: int) -> str:
+        """The text, in parentheses if it binds less tightly than `level`."""
+        return self.text if self.level >= level else f"({self.text})"
+
+    @property
+    def atom(self) -> str:
+        """The text as something that can be called, indexed or dotted."""
+        return self.at(ATOM)
+
+
+def infix(op: str, left: Code, right: Code) -> Code:
+    """`left op right` with the parentheses that Python needs.
+
+    A matrix product is always set apart: `(a * b) @ W`, since Python would read `a * b @ W` from the left as well but a reader would not.
+    """
+    level = _BINARY[op]
+    if op == "**":
+        return Code(f"{left.at(ATOM)} ** {right.at(UNARY)}", level, op)
+    if level == COMPARE:
+        return Code(f"{left.at(BITS_OR)} {op} {right.at(BITS_OR)}", level, op)
+    first, second = left.at(level), right.at(level + 1)
+    if level == PRODUCT and left.level == PRODUCT and (op == "@") != (left.op == "@"):
+        first = f"({left.text})"
+    return Code(f"{first} {op} {second}", level, op)
+
+
+def minus(value: Code) -> Code:
+    """`-value`."""
+    return Code(f"-{value.at(UNARY)}", UNARY)
+
+
+def call(function: str, *args: Code | str, **named: Code | str) -> Code:
+    """`function(args, name=value)`."""
+    parts = [a.text if isinstance(a, Code) else a for a in args]
+    parts += [f"{k}={v.text if isinstance(v, Code) else v}" for k, v in named.items()]
+    return Code(f"{function}({', '.join(parts)})")
+
+
+def method(value: Code, name: str, *args: Code | str, **named: Code | str) -> Code:
+    """`value.name(args)`."""
+    return call(f"{value.atom}.{name}", *args, **named)
+
+
+def camel(name: str) -> str:
+    """`rg_lru` as a class name."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))

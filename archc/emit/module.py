@@ -1,0 +1,314 @@
+"""The text of model.py: units in order, each a class or a function, with the numbers that each takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from archc.elaborate.call import Call, Program, Stack
+from archc.emit.body import Body, python_name, tensor_parameters
+from archc.emit.code import Code
+from archc.emit.constants import constants
+from archc.emit.dialect import Dialect
+from archc.emit.fused import Fused, find
+from archc.emit.layout import axis_of
+from archc.emit.initial import initial_value
+from archc.emit.numbers import Numbers, Taken
+from archc.emit.rules import RULES
+from archc.emit.states import state_entries
+from archc.emit.units import Unit, Units, group
+from archc.ir.graph import Value, captures
+from archc.passes.precision import single_precision
+from archc.passes.weights import weight_names
+from archc.text import ast
+
+
+class Shape(Protocol):
+    """How a framework lays out classes: the part of a module that is not an expression."""
+
+    dialect: Dialect
+
+    def class_lines(self, text: ClassText) -> list[str]:
+        """A whole class."""
+
+    def model_lines(self, text: ModelText) -> list[str]:
+        """The class of the model itself."""
+
+
+@dataclass(eq=False)
+class ClassText:
+    """What a class is made of, as text: the backend puts it in order."""
+
+    unit: Unit
+    doc: str
+    taken: list[Taken]
+    computed: list[tuple[str, Code]]
+    kept: list[str]
+    weights: list[tuple[str, Code, bool]]
+    children: list[tuple[str, str]]
+    arguments: list[str]
+    lines: list[str]
+    states: list[tuple[str, str]]
+    results: int
+
+
+@dataclass(eq=False)
+class ModelText(ClassText):
+    """The model: a class with stacks of layers."""
+
+    program: Program
+    stacks: list[StackText]
+    constants: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class StackText:
+    """A stack of layers: constructors of one period (of `layer`), overrides by index, the streams, what blocks take besides."""
+
+    name: str
+    depth: str
+    pattern: list[str]
+    replaced: dict[int, str]
+    streams: tuple[str, ...]
+    extra: list[str]
+    units: list[Unit]
+    count: int
+
+    @property
+    def arguments(self) -> list[str]:
+        """What a layer is called with, without its part of the state."""
+        return [*self.streams, *self.extra, *(["pos"] if any(u.needs_pos for u in self.units) else [])]
+
+    @property
+    def has_state(self) -> bool:
+        """Whether any layer remembers something."""
+        return any(u.has_state for u in self.units)
+
+
+@dataclass(eq=False)
+class Module:
+    """One model while its file is written."""
+
+    program: Program
+    shape: Shape
+    context: int
+    units: Units = field(init=False)
+    fused: Fused = field(init=False)
+    finished: dict[Unit, Numbers] = field(default_factory=dict)
+    kernels: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.units = group(self.program)
+        self.fused = find(self.program)
+        single = single_precision(self.program.graph)
+        names = weight_names(self.program.graph)
+        self.model = frozenset(Numbers(self.units.of[self.program.root]).lets) | set(self.program.settings)
+        self.fp32 = frozenset(v.attrs["path"] for v, full in names.items() if set(full) <= single)
+
+    def blocks(self) -> list[list[str]]:
+        """The text of every unit."""
+        out = []
+        for unit in self.units.order:
+            if isinstance(unit.definition, ast.ModelDef):
+                out.append(self.shape.model_lines(self._model(unit)))
+            elif unit.is_class:
+                out.append(self.shape.class_lines(self._class(unit)))
+            else:
+                out.append(self._function(unit))
+        return out
+
+    # --- bodies --------------------------------------------------------------------------------------
+
+    def _body(self, unit: Unit, numbers: Numbers) -> Body:
+        return Body(unit, self.units, self.shape.dialect, RULES, self.fused, self.fp32, self.finished, numbers)
+
+    def _run(self, unit: Unit, numbers: Numbers) -> Body:
+        body = self._body(unit, numbers)
+        for name in tensor_parameters(unit):
+            bound = unit.first.arguments[name]
+            assert isinstance(bound, Value)
+            body.bind(bound, python_name(name))
+        if isinstance(unit.definition, ast.BlockDef):
+            assert unit.first.region is not None
+            for param in unit.first.region.params:
+                body.bind(param, python_name(param.label))
+            for value in self.captured(unit):
+                body.bind(value, python_name(value.label))
+        if isinstance(unit.definition, ast.ModelDef):
+            assert unit.first.region is not None
+            for value in unit.first.region.values:
+                if value.op in ("input", "pos"):
+                    body.bind(value, python_name(value.label))
+        body.run()
+        if isinstance(unit.definition, ast.BlockDef):
+            assert unit.first.region is not None
+            body.give_back([p.label for p in unit.first.region.params])
+        elif isinstance(unit.definition, ast.ModelDef) and not any(
+            isinstance(s, ast.Return) for s in unit.definition.body
+        ):
+            body.give_back([])
+        self.kernels.update(body.kernels)
+        return body
+
+    def captured(self, unit: Unit) -> list[Value]:
+        """Values of the model that a block uses: it takes them as arguments."""
+        found = dict.fromkeys(v for c in unit.calls if c.region is not None for v in captures(c.region))
+        return [v for v in found if v.op not in ("pos", "mask")]
+
+    def _function(self, unit: Unit) -> list[str]:
+        numbers = Numbers(unit, self.model)
+        body = self._run(unit, numbers)
+        numbers.close()
+        self.finished[unit] = numbers
+        taken = numbers.taken()
+        tensors = [python_name(n) for n in tensor_parameters(unit)]
+        arguments = [*tensors]
+        if unit.needs_pos:
+            arguments.append("pos")
+        if unit.has_state:
+            arguments.append("state=None")
+        lines: list[str] = []
+        for each in taken:
+            axis = self._axis_line(unit, each, tensors)
+            if axis is not None:
+                lines.append(axis)
+                numbers.read_off.add(each.name)
+        taken = numbers.taken()
+        arguments += [t.name if t.default is None else f"{t.name}={t.default}" for t in taken]
+        if unit.has_state and any(t.default is None for t in taken):
+            arguments.remove("state=None")
+            arguments.insert(len(tensors) + 1, "state")
+        lines += [f"{name} = {code.text}" for name, code in numbers.computed()]
+        if unit.has_state:
+            lines.append("old, new = state or {}, {}")
+        lines += body.lines
+        doc = unit.definition.doc.strip()
+        head = [f"def {unit.name}({', '.join(arguments)}):"]
+        head += docstring(doc, "    ")
+        return [*head, *(f"    {line}" for line in lines)]
+
+    def _axis_line(self, unit: Unit, each: Taken, tensors: list[str]) -> str | None:
+        """A size that a function can read off an argument."""
+        if each.param is not None:
+            return None
+        for name in tensor_parameters(unit):
+            bound = unit.first.arguments[name]
+            assert isinstance(bound, Value)
+            if each.name in bound.names:
+                return f"{each.name} = {python_name(name)}.shape[{axis_of(bound, each.name)}]"
+        return None
+
+    def _class(self, unit: Unit) -> ClassText:
+        numbers = Numbers(unit, self.model)
+        body = self._run(unit, numbers)
+        states = state_entries(body) if unit.has_state else []
+        weights = self._weights(unit, numbers)
+        children = self._children(unit, body)
+        if isinstance(unit.definition, ast.ModelDef):
+            self.finished[unit] = numbers
+            for stack in unit.first.stacks.values():
+                self._stack(unit, stack)
+        kept = list(numbers.needed["forward"])
+        numbers.close()
+        self.finished[unit] = numbers
+        return ClassText(
+            unit, unit.definition.doc.strip(), numbers.taken(), numbers.computed(), kept, weights, children,
+            self._inputs(unit), body.lines, states, len(unit.first.returned),
+        )  # fmt: skip
+
+    def _inputs(self, unit: Unit) -> list[str]:
+        names = [python_name(n) for n in tensor_parameters(unit)]
+        if isinstance(unit.definition, ast.BlockDef):
+            assert unit.first.region is not None
+            names = [python_name(p.label) for p in unit.first.region.params]
+            names += [python_name(v.label) for v in self.captured(unit)]
+        if unit.needs_pos:
+            names.append("pos")
+        return names
+
+    def _weights(self, unit: Unit, numbers: Numbers) -> list[tuple[str, Code, bool]]:
+        out = []
+        for name, weight in unit.first.weights.items():
+            body = self._body(unit, numbers)
+            body.place = "init"
+            value = unit.first.instance.weights[name]
+            out.append((weight.path.rsplit(".", 1)[-1], initial_value(body, name, value, weight), weight.frozen))
+        return out
+
+    def _children(self, unit: Unit, body: Body) -> list[tuple[str, str]]:
+        out: dict[str, str] = {}
+        for node, below in unit.first.calls.items():
+            child = self.units.of[below]
+            if child.is_class:
+                name = body.instance_name(node)
+                if name not in out:
+                    out[name] = self.construct(body, below, child)
+        return list(out.items())
+
+    def construct(self, body: Body, below: Call, child: Unit) -> str:
+        """A constructor call."""
+        return f"{child.name}({', '.join(body.number_arguments(below, child, 'init'))})"
+
+    # --- the model -----------------------------------------------------------------------------------
+
+    def _model(self, unit: Unit) -> ModelText:
+        text = self._class(unit)
+        stacks = [self._stack(unit, s) for s in unit.first.stacks.values()]
+        taken = self.finished[unit].taken()
+        return ModelText(
+            unit, text.doc, taken, self.finished[unit].computed(), text.kept, text.weights, text.children,
+            list(self.program.graph.inputs), text.lines, text.states, text.results, self.program, stacks,
+            constants(self.program, self.context),
+        )  # fmt: skip
+
+    def _stack(self, unit: Unit, stack: Stack) -> StackText:
+        numbers = self.finished[unit]
+        body = self._body(unit, numbers)
+        body.place = "init"
+        by_layer = [self._layer(body, stack, i) for i in range(len(stack.layers))]
+        pattern = by_layer[: stack.period]
+        replaced = {i: text for i, text in enumerate(by_layer) if text != pattern[i % stack.period]}
+        first = [self.units.of[c] for c in stack.calls]
+        depth = stack.node.args[len(stack.streams)].value
+        assert isinstance(depth, ast.Expr)
+        extra = list(dict.fromkeys(python_name(v.label) for u in first for v in self.captured(u)))
+        layers = stack.layers[0].prefix.rsplit(".", 1)[0]
+        text = StackText(
+            layers,
+            numbers.text(depth, "init").text,
+            pattern[: len(stack.layers)],
+            replaced,
+            stack.streams,
+            extra,
+            first,
+            len(stack.layers),
+        )
+        numbers.close()
+        return text
+
+    def _layer(self, body: Body, stack: Stack, index: int) -> str:
+        """The constructor of one layer; `layer` stands for its index."""
+        below = stack.calls[index]
+        unit = self.units.of[below]
+        given = body.block_arguments(stack, index)
+        out = []
+        for each in self.finished[unit].taken():
+            name = each.name
+            if each.param is None:
+                out.append("layer" if name == "layer" else body.numbers.symbol(name, "init").text)
+            elif name in given:
+                text = body.number_or_mask(given[name], below.arguments[name], "init")
+                out.append(f"{name}={text}")
+            elif each.default is None:
+                out.append(f"{name}={body.default_text(below, name)}")
+        return f"{unit.name}({', '.join(out)})"
+
+
+def docstring(doc: str, indent: str) -> list[str]:
+    """A doc text as the lines of a docstring."""
+    lines = doc.splitlines()
+    if not lines:
+        return []
+    if len(lines) == 1:
+        return [f'{indent}"""{lines[0]}"""']
+    return [f'{indent}"""{lines[0]}', *(f"{indent}{line}".rstrip() for line in lines[1:]), f'{indent}"""']

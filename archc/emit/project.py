@@ -1,0 +1,102 @@
+"""The whole emitted project: model.py from the call tree, kernels verbatim, the training files from their skeletons."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Protocol
+
+import jinja2
+
+from archc.elaborate.call import Program
+from archc.emit.artifact import Artifact
+from archc.emit.module import Module, Shape
+from archc.resources import kernel, paths, read
+from archc.text.format import format as canonical
+
+Backend = Literal["torch", "flax"]
+
+
+class Target(Protocol):
+    """A backend: how it lays out a module, and which kernel file has which function."""
+
+    name: Backend
+    shape: Shape
+    kernels: dict[str, str]
+
+    def header(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The lines before the first class: the doc of the file and the imports."""
+
+
+def project(program: Program, target: Target, context: int) -> tuple[Artifact, ...]:
+    """Every file of the output folder, formatted. A pure function of the program, the backend and archc's version."""
+    module = Module(program, target.shape, context)
+    blocks = module.blocks()
+    text = "\n\n\n".join("\n".join(lines) for lines in blocks)
+    files = {"model.py": "\n".join(target.header(module, [b for ls in blocks for b in ls])) + "\n\n\n" + text + "\n"}
+    files |= {f"kernels/{name}": kernel(target.name, name) for name in _kernel_files(target, module)}
+    files |= _skeletons(program, target, context)
+    return tuple(Artifact(p, t) for p, t in sorted(_formatted(files).items()))
+
+
+def _kernel_files(target: Target, module: Module) -> list[str]:
+    todo = list(dict.fromkeys(target.kernels[k] for k in module.kernels))
+    done: list[str] = []
+    while todo:
+        name = todo.pop()
+        if name in done:
+            continue
+        done.append(name)
+        for line in kernel(target.name, name).splitlines():
+            if line.startswith("from kernels."):
+                todo.append(line.split()[1].removeprefix("kernels.") + ".py")
+    return [*sorted(done), "__init__.py"]
+
+
+def _skeletons(program: Program, target: Target, context: int) -> dict[str, str]:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, loader=jinja2.FunctionLoader(_skeleton)
+    )
+    values = {"name": program.graph.name, "context": context, "backend": target.name}
+    out: dict[str, str] = {}
+    for path in paths("templates"):
+        folder, _, name = path.rpartition("/")
+        if folder in ("", target.name):
+            out[name.removesuffix(".j2")] = environment.get_template(path).render(values)
+    return out
+
+
+def _skeleton(path: str) -> str:
+    return read("templates", path)
+
+
+def _formatted(files: dict[str, str]) -> dict[str, str]:
+    """The Python files as ruff lays them out."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        names = [n for n in files if n.endswith(".py")]
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files[name], encoding="utf-8")
+        command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "120", "--no-cache", str(root)]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        return {n: (root / n).read_text(encoding="utf-8") if n in names else t for n, t in files.items()}
+
+
+def fingerprint(program: Program) -> str:
+    """sha256 of the canonical text of the spec and its imports."""
+    digest = hashlib.sha256()
+    for source in program.sources:
+        digest.update(canonical(source).encode())
+    return digest.hexdigest()
+
+
+def archc_version() -> str:
+    """The version that wrote a file."""
+    return version("archc")

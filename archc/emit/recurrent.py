@@ -1,0 +1,260 @@
+"""Rules of the ops that cross time: each becomes a statement that also hands on its part of the state."""
+
+from __future__ import annotations
+
+from archc.emit.body import Body, Rule
+from archc.emit.code import Code, call, infix, minus
+from archc.emit.fused import split_decay
+from archc.emit.layout import reindex
+from archc.ir.graph import Axis, Kind, Operand, Type, Value
+from archc.passes.scans import Factor, ScanClass
+
+
+def _conv(body: Body, value: Value) -> Code:
+    x, weight = value.operands
+    state = body.local_state(value)
+    text = f"{body.kernel('causal_conv')}({body.render(x).text}, {body.render(weight).text}, pos, {body.old(state)})"
+    return body.hoist(value, text, state)
+
+
+def _prev(body: Body, value: Value) -> Code:
+    state = body.local_state(value)
+    text = f"{body.kernel('prev')}({body.operand(value, 0).text}, pos, {body.old(state)})"
+    return body.hoist(value, text, state)
+
+
+def _scan(body: Body, value: Value) -> Code:
+    """A diagonal scan: the state itself is the result."""
+    state = body.local_state(value)
+    decay, entering = (_full(body, value, i) for i in range(2))
+    text = f"{body.kernel(value.op)}({decay.text}, {entering.text}, pos, {body.old(state)})"
+    return body.hoist(value, text, state)
+
+
+def _full(body: Body, value: Value, index: int) -> Code:
+    """A decay or an input with the axes of the state; the input must really have them all."""
+    arg = value.args[index]
+    if not isinstance(arg, Value):
+        return body.operand(value, index)
+    code = body.aligned(value, index)
+    if index == 0 and not arg.type.wide and arg.type.dtype == "real":
+        body.kernel("fp32")
+        code = call("fp32", code)
+    if index == 1 and (set(arg.names) != set(value.names) or arg.kind is not Kind.TOKEN):
+        other = value.args[0]
+        shape = body.aligned(value, 0) if isinstance(other, Value) else code
+        code = body.dialect.broadcast(code, infix("*", code, shape) if isinstance(other, Value) else code)
+    return code
+
+
+# --- scans with a fused read-out ---------------------------------------------------------------------
+
+
+def read_out(body: Body, value: Value, found: ScanClass) -> Code:
+    """The contraction of a scan's state: scan and read-out are one kernel."""
+    return _selective(body, value, found) if found.kind == "selective" else _chunked(body, value, found)
+
+
+def _product(body: Body, factors: tuple[Factor, ...], axes: tuple[Axis, ...]) -> Code:
+    """The product of factors, with exactly these axes."""
+    target = Type(Kind.TOKEN, axes)
+    out: Code | None = None
+    for factor in factors:
+        code = _factor(body, factor.operand, target)
+        if out is None:
+            out = code if factor.power == 1 else infix("/", Code("1"), code)
+        else:
+            out = infix("*" if factor.power == 1 else "/", out, code)
+    return out if out is not None else Code("1.0")
+
+
+def _factor(body: Body, operand: Operand, target: Type) -> Code:
+    if not isinstance(operand, Value):
+        return Code(repr(operand))
+    return reindex(body.render(operand), operand, target, body.dialect)
+
+
+def _signed(body: Body, factors: list[tuple[Value, int]], target: Type) -> Code:
+    out: Code | None = None
+    for value, _ in factors:
+        code = reindex(body.render(value), value, target, body.dialect)
+        out = code if out is None else infix("*", out, code)
+    assert out is not None
+    return out
+
+
+def _selective(body: Body, value: Value, found: ScanClass) -> Code:
+    split = split_decay(found)
+    assert split is not None
+    tokens, weights = split
+    sizes = found.scan.type.sizes
+    channels = tuple(Axis(n, sizes[n]) for n in found.heads)
+    states = tuple(Axis(n, sizes[n]) for n in found.key)
+    dt = _signed(body, tokens, Type(Kind.TOKEN, channels))
+    rates = _signed(body, weights, Type(Kind.WEIGHT, (*channels, *states)))
+    negative = sum(sign < 0 for _, sign in (*tokens, *weights)) % 2
+    if negative:
+        rates = minus(rates)
+    inner = tuple(f for g in ("head", "value") for f in found.factors[g])  # type: ignore[index]
+    x = _product(body, inner, channels)
+    keys = _product(body, found.factors["key"], states)
+    query = reindex(body.render(found.reads[0].query), found.reads[0].query, Type(Kind.TOKEN, states), body.dialect)
+    parts = [dt, rates, x, keys, query]
+    if len(channels) > 1:
+        parts = [body.dialect.flatten(p, len(channels), after) for p, after in zip(parts[:3], (0, 1, 0), strict=True)] + parts[3:]
+    state = body.local_state(found.scan)
+    text = f"{body.kernel('selective_scan')}({', '.join(p.text for p in parts)}, pos, {body.old(state)})"
+    return body.hoist(value, text, state)
+
+
+def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
+    """In groups of heads that share keys and queries: [B, T, groups, heads, key or value]."""
+    sizes = found.scan.type.sizes
+    query = found.reads[0].query
+    shared = [set(query.names)] + [
+        set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)
+    ]
+    groups = tuple(Axis(n, sizes[n]) for n in found.heads if all(n in s for s in shared))
+    heads = tuple(Axis(n, sizes[n]) for n in found.heads if Axis(n, sizes[n]) not in groups)
+    key = tuple(Axis(n, sizes[n]) for n in found.key)
+    inner = tuple(Axis(n, sizes[n]) for n in found.value)
+    per_key = found.kind == "chunked_key"
+    log = _log_decay(body, found)
+    decay = _heads(body, log, _log_names(found), groups, heads, key if per_key else ())
+    operand = found.log_decay.operand
+    if not isinstance(operand, Value) or operand.kind is Kind.WEIGHT:
+        axes = [_flat(body, groups), _flat(body, heads), *([_flat(body, key)] if per_key else [])]
+        decay = body.dialect.over_time(decay, body.like, axes)
+    keys = _heads(body, *_side(body, found.factors["key"], (*groups, *heads, *key)), groups, heads, key)
+    values = (*found.factors["head"], *found.factors["value"])
+    v = _heads(body, _product(body, values, (*groups, *heads, *inner)), (*groups, *heads, *inner), groups, heads, inner)
+    q = _heads(body, body.render(query), tuple(Axis(n, sizes[n]) for n in query.names), groups, heads, key)
+    state = body.local_state(found.scan)
+    name = body.kernel("chunked_key_scan" if per_key else "chunked_scan")
+    text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)})"
+    return _from_heads(body, value, text, state, groups, heads, inner)
+
+
+def _side(body: Body, factors: tuple[Factor, ...], order: tuple[Axis, ...]) -> tuple[Code, tuple[Axis, ...]]:
+    """A product of factors over the axes that they really have."""
+    names = {n for f in factors if isinstance(f.operand, Value) for n in f.operand.names}
+    axes = tuple(a for a in order if a.name in names)
+    return _product(body, factors, axes), axes
+
+
+def _log_names(found: ScanClass) -> tuple[Axis, ...]:
+    operand = found.log_decay.operand
+    return operand.type.axes if isinstance(operand, Value) else ()
+
+
+def _log_decay(body: Body, found: ScanClass) -> Code:
+    """The logarithm of the decay, in single precision."""
+    log = found.log_decay
+    if not isinstance(log.operand, Value):
+        return Code("0.0") if log.operand == 1 else call("math.log", Code(repr(log.operand)))
+    code = body.render(log.operand)
+    if not log.operand.type.wide:
+        body.kernel("fp32")
+        code = call("fp32", code)
+    if log.form != "exponent":
+        code = body.dialect.function(log.form, code)
+    if log.times != 1:
+        code = infix("*", Code(repr(log.times)), code)
+    decay = found.scan.args[0]
+    if log.form == "exponent" or log.operand.kind is Kind.WEIGHT or not isinstance(decay, Value) or not decay.label:
+        return code
+    name = f"log_{decay.label}"
+    body.line(f"{name} = {code.text}", log.operand)
+    return Code(name)
+
+
+def _flat(body: Body, axes: tuple[Axis, ...]) -> Code:
+    out: Code | None = None
+    for axis in axes:
+        code = body.size(axis.name, axis.size)
+        out = code if out is None else infix("*", out, code)
+    return out if out is not None else Code("1")
+
+
+def _heads(
+    body: Body, code: Code, have: tuple[Axis, ...], groups: tuple[Axis, ...], heads: tuple[Axis, ...], last: tuple[Axis, ...]
+) -> Code:
+    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it does not have."""
+    names = {a.name for a in have}
+    if not names:
+        return code
+    parts = [*(":" if a.name in names else "None" for a in (*groups, *heads)), *(":" for _ in last)]
+    if not groups:
+        parts.insert(0, "None")
+    if not heads:
+        parts.insert(len(groups) or 1, "None")
+    if any(p == "None" for p in parts):
+        code = Code(f"{code.atom}[{', '.join(['...', *_short(parts)])}]")
+    if len(heads) > 1:
+        code = body.dialect.flatten(code, len(heads), len(last))
+    if len(groups) > 1:
+        code = body.dialect.flatten(code, len(groups), 1 + len(last))
+    if len(last) > 1:
+        code = body.dialect.flatten(code, len(last))
+    return code
+
+
+def _short(parts: list[str]) -> list[str]:
+    while parts and parts[0] == ":":
+        parts = parts[1:]
+    return parts
+
+
+def _from_heads(
+    body: Body,
+    value: Value,
+    text: str,
+    state: str,
+    groups: tuple[Axis, ...],
+    heads: tuple[Axis, ...],
+    inner: tuple[Axis, ...],
+) -> Code:
+    code = body.hoist(value, text, state)
+    name = code.text
+    flat: list[tuple[int, tuple[Axis, ...]]] = []
+    if len(inner) > 1:
+        flat.append((-1, inner))
+    out = code
+    for place, axes in flat:
+        out = body.dialect.unflatten(out, place, [body.size(a.name, a.size) for a in axes])
+    if len(heads) != 1 or len(groups) != 1:
+        names = (*groups, *heads, *inner)
+        sizes = [body.size(a.name, a.size).text for a in names]
+        out = body.dialect.reshape_tail(code, sizes)
+    if out is not code:
+        body.lines[-1] = body.lines[-1].split("  # ")[0]
+        body.line(f"{name} = {out.text}", value)
+    if [a.name for a in (*groups, *heads, *inner)] != list(value.names):
+        have = Value(-1, "param", (), Type(Kind.TOKEN, (*groups, *heads, *inner)))
+        body.line(f"{name} = {reindex(code, have, value.type, body.dialect).text}", value)
+    return code
+
+
+# --- loops -------------------------------------------------------------------------------------------
+
+
+def _loop(body: Body, value: Value) -> Code:
+    """The body becomes a function of the weights, the tokens that it reads and the states."""
+    from archc.emit.loops import render_loop
+
+    return render_loop(body, value)
+
+
+def _loop_out(body: Body, value: Value) -> Code:
+    raise AssertionError(f"{value} is named by its loop")
+
+
+RECURRENT_RULES: dict[str, Rule] = {
+    "conv": _conv,
+    "prev": _prev,
+    "scan": _scan,
+    "maxscan": _scan,
+    "loop": _loop,
+    "loop_out": _loop_out,
+}
+

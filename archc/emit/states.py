@@ -1,0 +1,132 @@
+"""The empty state of a unit as text: one array for every op that crosses time, in the shape its kernel keeps."""
+
+from __future__ import annotations
+
+from archc.emit.body import Body
+from archc.emit.code import Code, infix
+from archc.emit.units import own_values
+from archc.ir.graph import Axis, Region, Value
+from archc.passes.attention import Attention
+from archc.passes.scans import ScanClass
+from archc.text import ast
+
+
+def state_entries(body: Body) -> list[tuple[str, str]]:
+    """Key and expression of every part of the state."""
+    out: dict[str, str] = {}
+    mine = set(own_values(body.call))
+    region = body.fused.regions[body.call]
+    for value in region.values:
+        if value in mine and value in region.live:
+            entry = _entry(body, value)
+            if entry is not None:
+                out.setdefault(*entry)
+        if value.op == "loop" and _is_mine(body, value):
+            out[f"loop_{_names(value)[0]}"] = _tuple([_zeros(body, _shape(body, p.type.axes), "wide") for p in value.attrs["body"].params])
+    for node, below in body.call.calls.items():
+        unit = body.units.of[below]
+        if not unit.has_state:
+            continue
+        name = body.instance_name(node)
+        if unit.is_class:
+            out[name] = f"self.{name}.init_state({', '.join(body.dialect.state_arguments)})"
+        else:
+            inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
+            out[name] = "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
+    return list(out.items())
+
+
+def _names(value: Value) -> list[str]:
+    return [str(s).rsplit(".", 1)[-1] for s in value.attrs["states"]]
+
+
+def _is_mine(body: Body, value: Value) -> bool:
+    return any(isinstance(s, ast.Loop) and s.span is value.origin.span for s in body.call.definition.body) and all(
+        str(s).startswith(body.call.instance.path) for s in value.attrs["states"]
+    )
+
+
+def _of_function(outer: Body, inner: Body, below) -> list[tuple[str, str]]:  # type: ignore[no-untyped-def]
+    """The states of a function are kept by its caller; sizes in the caller's words where it has them."""
+    region: Region = inner.fused.regions[below]
+    out = []
+    for value in region.values:
+        if value in below.nodes and value in region.live and value.op in ("prev", "conv", "scan", "maxscan"):
+            path = below.instance.path
+            key = str(value.attrs["state"]).removeprefix(path + ".")
+            shape = [_size(outer, Axis(below.renamed.get(a.name, a.name), a.size)) for a in value.type.axes]
+            out.append((key, _plain(outer, value, shape)))
+    return out
+
+
+def _entry(body: Body, value: Value) -> tuple[str, str] | None:
+    if value in body.fused.attention:
+        return "kv", _rings(body, body.fused.attention[value])
+    if value in body.fused.reads:
+        found = body.fused.reads[value]
+        return body.local_state(found.scan), _scan_state(body, found)
+    if value in body.fused.absorbed or value.op not in ("conv", "prev", "scan", "maxscan"):
+        return None
+    return body.local_state(value), _plain(body, value, _shape(body, value.type.axes))
+
+
+def _plain(body: Body, value: Value, shape: list[Code]) -> str:
+    if value.op == "conv":
+        taps = value.operands[1].type.sizes[value.attrs["taps"]]
+        count = infix("-", body.size(value.attrs["taps"], taps), Code("1"))
+        return _zeros(body, [count, *shape], "dtype")
+    if value.op == "prev":
+        return _zeros(body, shape, "dtype")
+    return _zeros(body, shape, "complex" if value.type.dtype == "complex" else "wide")
+
+
+def _scan_state(body: Body, found: ScanClass) -> str:
+    sizes = found.scan.type.sizes
+    if found.kind == "selective":
+        return _zeros(body, [_flat(body, found.heads, sizes), _flat(body, found.key, sizes)], "wide")
+    query = found.reads[0].query
+    shared = [set(query.names)] + [
+        set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)
+    ]
+    groups = tuple(n for n in found.heads if all(n in s for s in shared))
+    heads = tuple(n for n in found.heads if n not in groups)
+    parts = [_flat(body, p, sizes) for p in (groups, heads, found.key, found.value)]
+    return _zeros(body, parts, "wide")
+
+
+def _flat(body: Body, names: tuple[str, ...], sizes: dict[str, int]) -> Code:
+    out: Code | None = None
+    for name in names:
+        code = body.size(name, sizes[name])
+        out = code if out is None else infix("*", out, code)
+    return out if out is not None else Code("1")
+
+
+def _rings(body: Body, found: Attention) -> str:
+    from archc.emit.pairs import window_text
+
+    window = window_text(body, found)
+    slots = Code("context") if window is None else Code(f"min({window}, context)")
+    if window is not None and window.startswith("self.") and body.call.arguments.get(window[5:]) is found.weights.args[1]:
+        slots = Code(f"min({window} or context, context)")
+    sizes = {**found.key.type.sizes, **found.value.type.sizes}
+    groups = _flat(body, found.groups, sizes)
+    keys = _zeros(body, [slots, groups, _flat(body, found.over, sizes)], "dtype")
+    values = _zeros(body, [slots, groups, _flat(body, found.values, sizes)], "dtype")
+    return _tuple([keys, values])
+
+
+def _tuple(parts: list[str]) -> str:
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def _shape(body: Body, axes: tuple[Axis, ...]) -> list[Code]:
+    return [_size(body, a) for a in axes]
+
+
+def _size(body: Body, axis: Axis) -> Code:
+    return body.size(axis.name, axis.size)
+
+
+def _zeros(body: Body, shape: list[Code], how: str) -> str:
+    return body.dialect.zeros([Code("batch"), *shape], how).text

@@ -1,0 +1,162 @@
+"""Groups the calls of the call tree into units of text: one class or function per fn and shape of use.
+
+Two calls are one unit when they differ in nothing but the sizes and numbers that the text takes as arguments: the same definition, the same
+kinds and axes of arguments, the same callables, the same terms that vanish because an axis is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from archc.elaborate.bound import Axes, Bound, Builtin, Function, Num
+from archc.elaborate.call import Call, Program
+from archc.emit.code import camel
+from archc.ir.graph import Value
+from archc.text import ast
+
+TIME_OPS = frozenset({"conv", "prev", "scan", "maxscan", "loop", "keys"})
+POSITION_OPS = TIME_OPS | {"pos", "mask", "softmax_keys", "contract_keys", "reduce_keys", "queries"}
+
+
+@dataclass(eq=False)
+class Unit:
+    """One class or function of the output, and the calls that it serves; `first` is the one whose facts are rendered."""
+
+    name: str
+    first: Call
+    calls: list[Call] = field(default_factory=list)
+    is_class: bool = True
+    has_state: bool = False
+    needs_pos: bool = False
+
+    @property
+    def definition(self) -> ast.FnDef | ast.BlockDef | ast.ModelDef:
+        """What it was written as."""
+        return self.first.definition
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """All units of a program, each after the ones it uses."""
+
+    program: Program
+    order: tuple[Unit, ...]
+    of: Mapping[Call, Unit]
+
+
+def own_values(call: Call) -> list[Value]:
+    """The values that expressions of this very call made, not those of calls below it."""
+    return [v for v, node in call.nodes.items() if not (isinstance(node, ast.Call) and node in call.calls)]
+
+
+def _ops(call: Call) -> set[str]:
+    found = {v.op for v in own_values(call)}
+    if any(isinstance(b, Value) and b.op == "pos" for b in call.facts.values()):
+        found.add("pos")
+    if any(isinstance(s, ast.Loop) for s in call.definition.body):
+        found.add("loop")
+    return found
+
+
+def _below(call: Call) -> list[Call]:
+    return [*call.calls.values(), *(c for stack in call.stacks.values() for c in stack.distinct)]
+
+
+class _Grouping:
+    """Builds units bottom-up; remembers what it has answered."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.units: dict[object, Unit] = {}
+        self.of: dict[Call, Unit] = {}
+        self.order: list[Unit] = []
+        self.taken: dict[str, int] = {}
+
+    def visit(self, call: Call) -> Unit:
+        """The unit of a call, after those below it."""
+        for below in _below(call):
+            self.visit(below)
+        for stack in call.stacks.values():
+            self._alike([self.of[c] for c in stack.distinct])
+        key = (id(call.definition), *self._signature(call))
+        unit = self.units.get(key)
+        if unit is None:
+            unit = self._new(call)
+            self.units[key] = unit
+            self.order.append(unit)
+        unit.calls.append(call)
+        self.of[call] = unit
+        return unit
+
+    def _alike(self, units: list[Unit]) -> None:
+        """The blocks of one stack are called alike: all take the state and the positions if one does."""
+        has_state, needs_pos = any(u.has_state for u in units), any(u.needs_pos for u in units)
+        for unit in units:
+            unit.has_state, unit.needs_pos = has_state, needs_pos
+
+    def _new(self, call: Call) -> Unit:
+        below = [self.of[c] for c in _below(call)]
+        ops = _ops(call)
+        stateful = self.program.graph.kind == "model"
+        is_class = bool(call.weights) or any(u.is_class for u in below) or not isinstance(call.definition, ast.FnDef)
+        has_state = stateful and (bool(ops & TIME_OPS) or any(u.has_state for u in below))
+        needs_pos = bool(ops & POSITION_OPS) or any(u.needs_pos for u in below)
+        return Unit(self._name(call, is_class), call, [], is_class, has_state, needs_pos)
+
+    def _name(self, call: Call, is_class: bool) -> str:
+        base = camel(call.name) if is_class else call.name
+        count = self.taken.get(base, 0) + 1
+        self.taken[base] = count
+        if count == 1:
+            return base
+        return f"{base}{count}" if is_class else f"{base}_{count}"
+
+    def _signature(self, call: Call) -> tuple[object, ...]:
+        axes: dict[str, int] = {}
+        arguments = []
+        for param in call.definition.params:
+            key = param.name.text
+            bound = call.arguments.get(key)
+            computed = key in call.defaulted and not isinstance(param.default, ast.Number)
+            arguments.append((key, self._shape(bound, axes), computed and isinstance(bound, Num)))
+        empty = tuple(
+            v.attrs["into"] for v in own_values(call) if v.op == "slice" and v.attrs["size"] == 0
+        )
+        single = tuple(sorted(n for v in own_values(call) for n, s in v.type.sizes.items() if s == 0))
+        below = tuple(id(self.of[c]) for c in _below(call))
+        return (tuple(arguments), empty, single, below)
+
+    def _shape(self, bound: Bound | None, axes: dict[str, int]) -> object:
+        match bound:
+            case Value(op="mask"):
+                if bound.attrs["name"] in ("causal", "window"):
+                    return "keys"
+                return ("mask", bound.attrs["name"], bound.attrs["sizes"])
+            case Value():
+                names = tuple(axes.setdefault(n, len(axes)) for n in bound.names)
+                return (bound.kind, names, bound.type.dtype, bound.type.wide)
+            case Axes():
+                return tuple(axes.setdefault(n, len(axes)) for n in bound.names)
+            case Builtin():
+                return bound.name
+            case Function():
+                return id(bound.definition)
+            case Num():
+                return "number"
+        return None
+
+
+def group(program: Program) -> Units:
+    """The units of a program."""
+    grouping = _Grouping(program)
+    grouping.visit(program.root)
+    return Units(program, tuple(grouping.order), grouping.of)
+
+
+def is_number_mask(bound: Bound | None) -> bool:
+    """Whether an argument is a mask that travels as a number of keys: `causal` (None) or `window(n)`."""
+    return isinstance(bound, Value) and bound.op == "mask" and bound.attrs["name"] in ("causal", "window")
+
+
+__all__ = ["Unit", "Units", "group", "is_number_mask", "own_values"]

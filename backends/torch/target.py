@@ -1,0 +1,49 @@
+"""The PyTorch backend as the emitter sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.backends.torch.shape import TorchShape
+from archc.emit.header import header_lines, imported_kernels
+from archc.emit.module import Module
+from archc.emit.project import Backend
+
+KERNELS = {
+    "causal_conv": "conv.py",
+    "prev": "prev.py",
+    "scan": "scan.py",
+    "maxscan": "scan.py",
+    "selective_scan": "selective_scan.py",
+    "chunked_scan": "chunked_scan.py",
+    "chunked_key_scan": "chunked_scan.py",
+    "attention": "attention.py",
+    "loop": "loop.py",
+    "fp32": "numerics.py",
+    "inv_softplus": "numerics.py",
+    "over_rows": "pairs.py",
+    "remember": "pairs.py",
+    "softmax_keys": "pairs.py",
+}
+
+
+class TorchTarget:
+    """See `archc.emit.project.Target`."""
+
+    name: Backend = "torch"
+    shape = TorchShape()
+    kernels = KERNELS
+
+    def header(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The doc of the file and the imports that its text needs."""
+        text = "\n".join(used)
+        lines = header_lines(module)
+        if "math." in text:
+            lines += ["import math", ""]
+        lines.append("import torch")
+        if "F." in text:
+            lines.append("import torch.nn.functional as F")
+        lines.append("from torch import nn")
+        if "checkpoint(" in text:
+            lines.append("from torch.utils.checkpoint import checkpoint")
+        return [*lines, "", *imported_kernels(module, KERNELS)]
