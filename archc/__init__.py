@@ -1,1 +1,7 @@
-"""A declarative architecture compiler for sequence models."""
+"""A declarative architecture compiler: equations of one token in, PyTorch and Flax code and exact costs out."""
+
+from archc.api import check, compile, load, parse, report
+from archc.diagnostics import ArchError
+
+__all__ = ["ArchError", "check", "compile", "load", "parse", "report"]
+__version__ = "0.1.0"

@@ -53,13 +53,9 @@ def write(artifacts: Sequence[Artifact], folder: Path, *, force: bool = False) -
 
 
 def holds(artifacts: Sequence[Artifact], folder: Path) -> bool:
-    """Whether the folder is what `write` would leave: every artifact, with its very bytes, and nothing left of before."""
+    """Whether the folder is what `write` would leave: every artifact with its very bytes, nothing left of before."""
     expected = {a.path: _digest(a.text.encode("utf-8")) for a in artifacts}
-    if read_manifest(folder) != expected:
-        return False
-    return all(
-        (folder / path).is_file() and _digest((folder / path).read_bytes()) == expected[path] for path in expected
-    )
+    return read_manifest(folder) == expected and len(_unedited(folder)) == len(expected)
 
 
 def read_manifest(folder: Path) -> dict[str, str]:

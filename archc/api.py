@@ -1,0 +1,101 @@
+"""What Python programs and notebooks call: parse, check, compile, report, load.
+
+A spec is named as on the command line (`"griffin:tiny"`, `"./my.arch#other:2b"`), by a path, or given as its text (any
+string with a `{`). `settings` gives parameters of the model other values than its size does. Whatever a function needs
+is imported when it is called, so that `import archc` costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+if TYPE_CHECKING:
+    import torch
+    from flax import nnx
+
+    from archc.elaborate import Program
+    from archc.emit.artifact import Artifact
+    from archc.report.model import Report
+    from archc.specs_index import Setting, Settings
+    from archc.text import ast
+
+Backend = Literal["torch", "flax"]
+Spec = str | os.PathLike[str]
+
+
+def parse(spec: Spec) -> ast.File:
+    """The syntax tree of a spec, without its imports. Raises `ArchError` with every syntax error.
+
+    >>> [item.name.text for item in parse("fn double(x) { return 2 * x }").items]
+    ['double']
+    """
+    from archc.specs_index import find
+    from archc.text.parse import parse
+
+    return parse(find(spec).source)
+
+
+def check(spec: Spec, settings: Settings | None = None) -> Program:
+    """The checked program: graph and call tree. Raises `ArchError` with everything that is wrong.
+
+    >>> check("griffin:tiny").graph.outputs
+    ('logits',)
+    """
+    from archc.specs_index import program
+
+    return program(spec, settings)
+
+
+def report(
+    spec: Spec, settings: Settings | None = None, *, batch: int = 1, seq: int = 2048, context: int = 2048
+) -> Report:
+    """Parameters, FLOPs, caches, scans, attention and memory of a spec, as a pydantic model.
+
+    `batch` sequences of `seq` tokens are trained on at once; decoding is counted at a token that has `context` tokens
+    before it. Raises `ArchError`.
+    """
+    from archc.report.build import build
+    from archc.specs_index import program
+
+    return build(program(spec, settings), batch=batch, seq=seq, context=context)
+
+
+def compile(
+    spec: Spec,
+    *,
+    backend: Backend,
+    out: str | os.PathLike[str] | None = None,
+    settings: Settings | None = None,
+    force: bool = False,
+) -> tuple[Artifact, ...]:
+    """The files of a project that trains and generates; a pure function of the spec, the settings and archc's version.
+
+    Written into the folder `out` if one is given, whole or not at all (see `archc.emit.write.write`). Raises
+    `ArchError`.
+    """
+    from archc.emit.project import project
+    from archc.emit.write import write
+    from archc.specs_index import program
+
+    artifacts = project(program(spec, settings), backend)
+    if out is not None:
+        write(artifacts, Path(out), force=force)
+    return artifacts
+
+
+@overload
+def load(spec: Spec, backend: Literal["torch"] = "torch", *, seed: int = 0, **settings: Setting) -> torch.nn.Module: ...
+@overload
+def load(spec: Spec, backend: Literal["flax"], *, seed: int = 0, **settings: Setting) -> nnx.Module: ...
+def load(spec: Spec, backend: Backend = "torch", *, seed: int = 0, **settings: Setting) -> Any:
+    """An initialised model: called with integer tokens [B, T] it gives logits [B, T, vocab].
+
+    Other values for parameters are given by name: `load("griffin:tiny", width=256)`. The same seed gives the same
+    weights. Models of several specs and of both backends live side by side. Raises `ArchError`; ImportError where the
+    framework is not installed.
+    """
+    from archc.loading import instantiate
+
+    return instantiate(compile(spec, backend=backend, settings=settings), backend, seed)

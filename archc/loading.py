@@ -1,0 +1,64 @@
+"""A compiled project as a model in this process: its files in a temporary folder, its modules under private names."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import mkdtemp
+from types import ModuleType
+from typing import Any, Literal
+
+from archc.emit.artifact import Artifact
+from archc.emit.write import write
+
+_number = itertools.count()
+
+
+def instantiate(artifacts: Sequence[Artifact], backend: Literal["torch", "flax"], seed: int) -> Any:
+    """The `Model` of a project with its initial weights drawn from the seed; global random state stays as it was."""
+    module = import_project(artifacts)
+    if backend == "torch":
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return module.Model()
+    from flax import nnx
+
+    return module.Model(rngs=nnx.Rngs(seed))
+
+
+def import_project(artifacts: Sequence[Artifact]) -> ModuleType:
+    """Imports `model.py` of a project and all it imports from the project; each call makes modules of its own.
+
+    The files import one another by plain names (`from kernels.scan import scan`). While they are imported those names
+    stand for them; then they are filed in `sys.modules` under a name of their own, and what stood there before is back.
+    The files stay until the process ends, for tracebacks and `inspect`.
+    """
+    folder = Path(mkdtemp(prefix="archc-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write(artifacts, folder)
+    names = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
+    with _alone(folder, names, f"archc_loaded_{next(_number)}"):
+        return import_module("model")
+
+
+@contextmanager
+def _alone(folder: Path, names: set[str], private: str) -> Iterator[None]:
+    """Inside, top-level `names` are imported from the folder; afterwards they are what they were."""
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+            module = sys.modules.pop(name)
+            sys.modules[f"{private}.{name}"] = module
+        sys.modules.update(before)

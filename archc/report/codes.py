@@ -1,0 +1,82 @@
+"""All diagnostics by code: those of specs, and those of the commands themselves."""
+
+from __future__ import annotations
+
+from archc.text.codes import CODES as SYNTAX
+from archc.text.codes import Code
+
+COMMANDS: dict[str, Code] = {
+    "E601": Code(
+        "no such spec",
+        "Specs that come with archc are named without a path; 'archc specs' lists them. A file is named by its path,\n"
+        "which ends in .arch or holds a slash.",
+        "archc check grifin:tiny",
+        "archc check griffin:tiny\narchc check ./mine.arch",
+    ),
+    "E602": Code(
+        "no such file",
+        "The path leads to nothing. Behind the path may stand #model, where a file declares several, and :size.",
+        "archc check mine.arhc",
+        "archc check mine.arch#small:tiny",
+    ),
+    "E603": Code(
+        "a file cannot be read",
+        "Specs are UTF-8 text. The message says what the system answered, or which byte is no UTF-8.",
+        "",
+        "",
+    ),
+    "E604": Code(
+        "a setting cannot be read",
+        "--set takes the name of a parameter of the model, = and a number: 256, 1e-5, 256_000 or 2/3.",
+        "archc report griffin:tiny --set width",
+        "archc report griffin:tiny --set width=256 --set depth=9",
+    ),
+    "E605": Code(
+        "files in the way",
+        "archc replaces only what it wrote, as long as nobody changed it: the file .archc lists it. With --force it\n"
+        "overwrites the files in its way; all others, such as checkpoints, stay where they are.",
+        "archc compile griffin:tiny --backend torch -o ~/thesis",
+        "archc compile griffin:tiny --backend torch -o ~/thesis/griffin",
+    ),
+    "E606": Code(
+        "a folder cannot be put in place",
+        "The output is built beside the folder and put in its place as a whole. That cannot be done to the folder you\n"
+        "are in, to a file, or where a folder stands in place of a file.",
+        "archc compile griffin:tiny --backend torch -o .",
+        "archc compile griffin:tiny --backend torch -o griffin",
+    ),
+    "E607": Code(
+        "the system refused",
+        "A file could not be read or written: no permission, no space, no folder. What was there before is unchanged.",
+        "",
+        "",
+    ),
+    "E608": Code(
+        "the framework is not installed",
+        "Checking, reporting and compiling need no framework; training, generating and loading need\n"
+        "the one of the backend.",
+        "",
+        "pip install 'archc[torch]'\npip install 'archc[jax]'",
+    ),
+    "E609": Code(
+        "no run folder",
+        "generate takes the folder that a training wrote, or one of its checkpoints.",
+        "archc generate griffin:tiny",
+        "archc generate runs/griffin-tiny-torch",
+    ),
+    "E610": Code(
+        "no such code",
+        "Codes are an E and three digits, as the diagnostics show them.",
+        "archc explain 301",
+        "archc explain E301",
+    ),
+    "E611": Code(
+        "no such kind of picture",
+        "The ending of the file says what is drawn: .svg, .dot for Graphviz, .mmd for Mermaid, .json for the\n"
+        "graph itself.",
+        "archc graph griffin:tiny -o griffin.png",
+        "archc graph griffin:tiny -o griffin.svg",
+    ),
+}
+
+CODES: dict[str, Code] = SYNTAX | COMMANDS

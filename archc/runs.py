@@ -1,0 +1,72 @@
+"""Running what was compiled: the training and generation scripts of a run folder, in a process of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from archc.api import compile
+from archc.diagnostics import error
+from archc.specs_index import Settings
+
+_EXTRAS = {"torch": "torch", "flax": "jax", "jax": "jax"}
+_FRAMEWORK = re.compile(r"^(?:import|from) (torch|jax|flax)\b", re.MULTILINE)
+
+
+def train(
+    spec: str,
+    backend: Literal["torch", "flax"],
+    out: Path | None,
+    settings: Settings,
+    arguments: tuple[str, ...],
+    *,
+    force: bool = False,
+) -> int:
+    """Compiles into the run folder and runs its train.py with the arguments; its exit code.
+
+    An unchanged run folder is used as it is, so that `--resume` goes on where it stopped. `ArchError` as of `compile`,
+    E608 where the framework is not installed.
+    """
+    run = out or Path("runs") / _run_name(spec, backend, settings)
+    _require(backend)
+    compile(spec, backend=backend, out=run, settings=settings, force=force)
+    return _run(run / "train.py", arguments)
+
+
+def generate(run: Path, arguments: tuple[str, ...]) -> int:
+    """Runs the generate.py that belongs to a run folder or a checkpoint in it; its exit code. `ArchError` E609."""
+    if not run.exists():
+        raise error("E609", f"no run folder or checkpoint '{run}'")
+    for folder in (run, *run.resolve().parents[:2]):
+        script = folder / "generate.py"
+        if script.is_file():
+            found = _FRAMEWORK.search(script.read_text("utf-8"))
+            _require(found[1] if found else "torch")
+            return _run(script, (str(run), *arguments))
+    raise error("E609", f"'{run}' is no run folder: it has no generate.py", help="'archc train' makes run folders")
+
+
+def _run_name(spec: str, backend: str, settings: Settings) -> str:
+    values = [f"{name}={value}" for name, value in settings.items()]
+    name = re.sub(r"\.arch\b", "", Path(spec).name)
+    return re.sub(r"[^\w.=-]+", "-", "-".join([name, *values, backend]))
+
+
+def _require(framework: str) -> None:
+    if find_spec(framework) is None:
+        raise error("E608", f"{framework} is not installed", help=f"pip install 'archc[{_EXTRAS[framework]}]'")
+
+
+def _run(script: Path, arguments: tuple[str, ...]) -> int:
+    """Runs a script to its end. Ctrl-C reaches it by itself; it decides how to stop, and is waited for."""
+    process = subprocess.Popen([sys.executable, str(script), *arguments])
+    while True:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            continue
+        return status if status >= 0 else 128 - status
