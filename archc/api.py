@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
     from archc.elaborate import Program
     from archc.emit.artifact import Artifact
+    from archc.emit.project import Target
     from archc.report.model import Report
     from archc.specs_index import Setting, Settings
     from archc.text import ast
 
 Backend = Literal["torch", "flax"]
 Spec = str | os.PathLike[str]
+CONTEXT = 256
+"""Tokens in a training sequence, if nothing else is said."""
 
 
 def parse(spec: Spec) -> ast.File:
@@ -68,10 +71,12 @@ def compile(
     backend: Backend,
     out: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
+    context: int = CONTEXT,
     force: bool = False,
 ) -> tuple[Artifact, ...]:
-    """The files of a project that trains and generates; a pure function of the spec, the settings and archc's version.
+    """The files of a project that trains and generates: a pure function of the spec, the options and archc's version.
 
+    `context` is how many tokens a training sequence has, unless its config.toml or command line says otherwise.
     Written into the folder `out` if one is given, whole or not at all (see `archc.emit.write.write`). Raises
     `ArchError`.
     """
@@ -79,10 +84,20 @@ def compile(
     from archc.emit.write import write
     from archc.specs_index import program
 
-    artifacts = project(program(spec, settings), backend)
+    artifacts = project(program(spec, settings), _target(backend), context)
     if out is not None:
         write(artifacts, Path(out), force=force)
     return artifacts
+
+
+def _target(backend: Backend) -> Target:
+    if backend == "torch":
+        from archc.backends.torch.target import TorchTarget
+
+        return TorchTarget()
+    from archc.backends.flax.target import FlaxTarget
+
+    return FlaxTarget()
 
 
 @overload

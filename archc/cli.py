@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from archc.api import CONTEXT, Backend
 from archc.diagnostics import ArchError, as_json, error, render
 
-Backend = Literal["torch", "flax"]
 Format = Literal["text", "json"]
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ SpecArgument = Annotated[str, typer.Argument(metavar="SPEC[:SIZE]", help="a ship
 BackendOption = Annotated[Backend, typer.Option(help="the framework to write for")]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="another value for a parameter")]
 FormatOption = Annotated[Format, typer.Option(help="how diagnostics are written")]
+ContextOption = Annotated[int, typer.Option(min=1, help="tokens in a training sequence")]
 ForceOption = Annotated[bool, typer.Option("--force", help="overwrite files in the way; no other file is touched")]
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -109,6 +110,7 @@ def compile(
     backend: BackendOption,
     out: Annotated[Path, typer.Option("-o", "--out", help="the folder to write")],
     settings: SetOption = [],  # noqa: B006
+    context: ContextOption = CONTEXT,
     force: ForceOption = False,
     format: FormatOption = "text",
 ) -> None:
@@ -117,17 +119,19 @@ def compile(
     from archc.specs_index import parse_settings
 
     with told(format):
-        artifacts = compile(spec, backend=backend, out=out, settings=parse_settings(settings), force=force)
+        given = parse_settings(settings)
+        artifacts = compile(spec, backend=backend, out=out, settings=given, context=context, force=force)
         print(f"{len(artifacts)} files in {out}")
 
 
 @app.command(context_settings=PASS_THROUGH)
 def train(
-    context: typer.Context,
+    command: typer.Context,
     spec: SpecArgument,
     backend: BackendOption,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="the run folder [runs/SPEC-SIZE-BACKEND]")] = None,
     settings: SetOption = [],  # noqa: B006
+    context: ContextOption = CONTEXT,
     force: ForceOption = False,
 ) -> None:
     """Compile into a run folder and train there; more options go to its train.py (--steps 1000, --data PATH...)."""
@@ -135,20 +139,21 @@ def train(
     from archc.specs_index import parse_settings
 
     with told():
-        status = train(spec, backend, out, parse_settings(settings), tuple(context.args), force=force)
+        given = parse_settings(settings)
+        status = train(spec, backend, out, given, tuple(command.args), context=context, force=force)
     raise typer.Exit(status)
 
 
 @app.command(context_settings=PASS_THROUGH)
 def generate(
-    context: typer.Context,
+    command: typer.Context,
     run: Annotated[Path, typer.Argument(help="a run folder, or one of its checkpoints")],
 ) -> None:
     """Continue text with a trained model; options go to the run's generate.py (--prompt TEXT, --tokens 200)."""
     from archc.runs import generate
 
     with told():
-        status = generate(run, tuple(context.args))
+        status = generate(run, tuple(command.args))
     raise typer.Exit(status)
 
 

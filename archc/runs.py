@@ -7,9 +7,8 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
-from archc.api import compile
+from archc.api import Backend, compile
 from archc.diagnostics import error
 from archc.specs_index import Settings
 
@@ -19,11 +18,12 @@ _FRAMEWORK = re.compile(r"^(?:import|from) (torch|jax|flax)\b", re.MULTILINE)
 
 def train(
     spec: str,
-    backend: Literal["torch", "flax"],
+    backend: Backend,
     out: Path | None,
     settings: Settings,
     arguments: tuple[str, ...],
     *,
+    context: int,
     force: bool = False,
 ) -> int:
     """Compiles into the run folder and runs its train.py with the arguments; its exit code.
@@ -33,7 +33,7 @@ def train(
     """
     run = out or Path("runs") / _run_name(spec, backend, settings)
     _require(backend)
-    compile(spec, backend=backend, out=run, settings=settings, force=force)
+    compile(spec, backend=backend, out=run, settings=settings, context=context, force=force)
     return _run(run / "train.py", arguments)
 
 
