@@ -1,6 +1,7 @@
 """Training: it learns, resumes to the last bit, survives a kill at any moment and says in one line what is wrong."""
 
 import json
+import shutil
 import signal
 import tomllib
 
@@ -250,6 +251,16 @@ def test_a_folder_that_holds_a_training_is_not_trained_over(trained):
 )
 def test_a_resume_with_another_configuration_is_refused(trained, change, message):
     assert message in one_line(trained.train("--resume", *change))
+
+
+def test_a_resume_takes_the_optimizer_as_it_is_now_configured(project):
+    project.trained("--steps", 3)
+    shutil.copytree(project.folder / "checkpoints", project.folder / "other" / "checkpoints")
+    project.trained("--steps", 4, "--resume", "--weight-decay", 0)
+    project.trained("--steps", 4, "--resume", "--weight-decay", 0.5, "--out", project.folder / "other")
+    none, half = project.weights(4), project.weights(4, "other")
+    assert np.array_equal(none["scale"], half["scale"])
+    assert not np.array_equal(none["mean.W"], half["mean.W"])
 
 
 def test_a_resume_with_another_model_is_refused(project):
