@@ -18,7 +18,7 @@ from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused
 from archc.emit.layout import axis_of, legend, reindex
 from archc.emit.numbers import Numbers, Place, axis_order, literal
-from archc.emit.units import Unit, Units, is_number_mask
+from archc.emit.units import TIME_OPS, Unit, Units, is_number_mask
 from archc.ir.graph import Value, captures
 from archc.text import ast
 
@@ -174,7 +174,8 @@ class Body:
             name = python_name(self.statement.targets[0].text)
             bound = self.call.facts.get(self.statement.value)
             read = {n.text for n in self.statement.value.walk() if isinstance(n, ast.Name)}
-            if bound is value or self.statement.targets[0].text not in read:
+            alone = self.statement.targets[0].text not in read and self._crossings(self.statement) <= 1
+            if bound is value or alone:
                 return name
         taken = {t.text for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
         taken |= set(self.names.values()) | self.reserved_functions
@@ -182,6 +183,12 @@ class Body:
         while name in taken:
             name += "_out"
         return name
+
+    def _crossings(self, statement: ast.Let) -> int:
+        """How many parts of a statement get a line of their own."""
+        calls = [n for n in statement.value.walk() if isinstance(n, ast.Call)]
+        stateful = [c for c in calls if c in self.call.calls and self.units.of[self.call.calls[c]].has_state]
+        return len(stateful) + sum(c.callee.text in TIME_OPS or c.callee.text == "dot" for c in calls)
 
     @property
     def reserved_functions(self) -> set[str]:

@@ -49,7 +49,7 @@ def find(program: Program) -> Fused:
     matrices = {
         w
         for v in live_values(graph)
-        if v.op == "contract"
+        if v.op == "contract" and "made" in v.attrs
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }

@@ -138,7 +138,7 @@ class Module:
             assert unit.first.region is not None
             for value in unit.first.region.values:
                 if value.op in ("input", "pos"):
-                    body.bind(value, python_name(value.label))
+                    body.bind(value, value.label)
         body.run()
         if isinstance(unit.definition, ast.BlockDef):
             assert unit.first.region is not None
@@ -233,6 +233,7 @@ class Module:
             body.place = "init"
             value = unit.first.instance.weights[name]
             out.append((weight.path.rsplit(".", 1)[-1], initial_value(body, name, value, weight), weight.frozen))
+            self.kernels.update(body.kernels)
         return out
 
     def _children(self, unit: Unit, body: Body) -> list[tuple[str, str]]:

@@ -38,7 +38,8 @@ def project(program: Program, target: Target, context: int) -> tuple[Artifact, .
     module = Module(program, target.shape, context)
     blocks = module.blocks()
     text = "\n\n\n".join("\n".join(lines) for lines in blocks)
-    files = {"model.py": "\n".join(target.header(module, [b for ls in blocks for b in ls])) + "\n\n\n" + text + "\n"}
+    files = {"model.py": "\n".join(target.header(module, [b for ls in blocks for b in ls])) + "\n\n\n" + text}
+    files["model.py"] += f"\n\n\nModel = {module.units.of[program.root].name}\n"
     files |= {f"kernels/{name}": kernel(target.name, name) for name in _kernel_files(target, module)}
     files |= _skeletons(program, target, context)
     return tuple(Artifact(p, t) for p, t in sorted(_formatted(files).items()))

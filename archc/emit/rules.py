@@ -18,6 +18,9 @@ INFIX = {
 }  # fmt: skip
 
 
+OWN = frozenset({"inv_softplus"})
+
+
 def _infix(body: Body, value: Value) -> Code:
     return infix(INFIX[value.op], body.aligned(value, 0), body.aligned(value, 1))
 
@@ -27,6 +30,8 @@ def _logic(body: Body, value: Value) -> Code:
 
 
 def _unary(body: Body, value: Value) -> Code:
+    if value.op in OWN:
+        body.kernel(value.op)
     return body.dialect.function(value.op, body.operand(value, 0))
 
 
@@ -88,7 +93,7 @@ def _contract(body: Body, value: Value) -> Code:
 def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
     """`x @ W`, with the axes of x flattened before and those of the result split after."""
     over: tuple[str, ...] = value.attrs["over"]
-    made: tuple[str, ...] = value.attrs["made"]
+    made: tuple[str, ...] = value.attrs.get("made", ())
     kept = [n for n in made if n in left.names and n not in over]
     new = [n for n in made if n not in kept]
     stored = weight.names
@@ -115,8 +120,12 @@ def einsum(body: Body, value: Value, left: Value, right: Value, code: Code | Non
     """A contraction written in letters; tokens keep their leading axes by `...`."""
     letter = letters(dict.fromkeys((*left.names, *right.names)))
 
+    mixed = Kind.SEQ in (left.kind, right.kind) and Kind.TOKEN in (left.kind, right.kind)
+    token, sequence = ("bt", "b") if mixed else ("...", "...")
+    lead = {Kind.WEIGHT: "", Kind.SEQ: sequence, Kind.TOKEN: token, Kind.PAIR: "..."}
+
     def spell(names: tuple[str, ...], kind: Kind) -> str:
-        return ("..." if kind is not Kind.WEIGHT else "") + "".join(letter[n] for n in names)
+        return lead[kind] + "".join(letter[n] for n in names)
 
     spec = f"{spell(left.names, left.kind)},{spell(right.names, right.kind)}->{spell(value.names, value.kind)}"
     first = code if code is not None else _matched(body, left, value)
