@@ -10,7 +10,7 @@ from typing import Literal
 import networkx as nx
 
 from archc.ir.graph import Graph, Kind, Layer, Region, Value, regions_of
-from archc.ir.show import ranges
+from archc.ir.show import plan
 
 QUIET = ("rename", "fp32", "narrow", "stack_out", "loop_out", "weight", "pos", "index", "mask")
 SIGNS = {"add": "+", "sub": "-", "mul": "x", "div": "/", "contract": "@"}
@@ -43,9 +43,8 @@ def outline(graph: Graph) -> tuple[Panel, ...]:
             layers: tuple[Layer, ...] = value.attrs["layers"]
             for index, region in enumerate(regions_of(value)):
                 used = [x.index for x in layers if x.region is region]
-                word = "layer" if len(used) == 1 else "layers"
                 names = tuple(p.label for p in region.params)
-                panels.append(_panel(region, f"{region.name}: {word} {ranges(used)}", f"b{index}_", names))
+                panels.append(_panel(region, f"{region.name}: {plan(used)}", f"b{index}_", names))
     return tuple(panels)
 
 

@@ -46,7 +46,12 @@ def _use(value: Value, region: Region, order: dict[Value, int]) -> str:
     if value.op == "loop":
         return f"body of loop %{order[value]}"
     layers: tuple[Layer, ...] = value.attrs["layers"]
-    return f"layers {ranges([layer.index for layer in layers if layer.region is region])} of %{order[value]}"
+    return f"{plan([layer.index for layer in layers if layer.region is region])} of %{order[value]}"
+
+
+def plan(layers: list[int]) -> str:
+    """Which layers: `layer 3`, `layers 0-2, 4`."""
+    return f"layer{'' if len(layers) == 1 else 's'} {ranges(layers)}"
 
 
 def ranges(numbers: list[int]) -> str:

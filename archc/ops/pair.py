@@ -12,7 +12,7 @@ from archc.ops.base import Attrs, Infer, Misfit, Op, called, join, join_dtype, r
 from archc.ops.cost import Work
 from archc.ops.frame import FORGOTTEN, Array, Evaluate, Frame, fitted, place, positions, sum_of_products
 from archc.ops.memory import Memory
-from archc.ops.reduce import FOLD, softmax_where
+from archc.ops.reduce import extreme, softmax_where
 from archc.ops.support import Found, Support
 
 MASKS = {"causal": (), "everything": (), "window": ("n",), "near": ("n",), "prefix": ("n",), "dilated": ("n", "step")}
@@ -124,9 +124,7 @@ def _over_keys(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array
     array, seen = np.broadcast_arrays(operands[0], _seen(frame, frame.visible(source), source))
     axes = (2, *positions(source, value.attrs["over"]))
     if value.attrs["fn"] in ("max", "min"):
-        none = -np.inf if value.attrs["fn"] == "max" else np.inf
-        out = FOLD[value.attrs["fn"]](array, axis=axes, where=seen, initial=none)
-        return np.where(np.isfinite(out), out, 0)
+        return extreme(value.attrs["fn"], array, axes, seen)
     total = np.sum(array, axis=axes, where=seen)
     if value.attrs["fn"] == "sum":
         return np.asarray(total)

@@ -116,7 +116,7 @@ OPS = (
     _op("mul", _same, _arithmetic(np.multiply), support.meets),
     _op("minimum", _same, _arithmetic(np.minimum), support.joins),
     _op("maximum", _same, _arithmetic(np.maximum), support.joins),
-    _op("div", _real, _of_reals(np.divide), support.keeps),
+    _op("div", _real, _of_reals(np.divide), support.quotient),
     _op("pow", _real, _of_reals(np.power), support.power),
     _op("eq", _truth, np.equal, support.everywhere),
     _op("ne", _truth, np.not_equal, support.everywhere),

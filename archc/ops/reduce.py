@@ -60,11 +60,18 @@ FOLD: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean, "max": 
 
 def softmax_where(scores: Array, where: Array, axes: tuple[int, ...]) -> Array:
     """exp(s) / sum exp(s) over the places where `where` is true, zero elsewhere; all zero if there is no such place."""
-    scores, where = np.broadcast_arrays(scores, where)
+    scores, where = np.broadcast_arrays(np.asarray(scores, np.float64), where)
     top = np.max(scores, axis=axes, keepdims=True, where=where, initial=-np.inf)
     weights = np.where(where, np.exp(np.where(where, scores - np.where(np.isfinite(top), top, 0), 0)), 0)
     total = weights.sum(axis=axes, keepdims=True)
     return np.asarray(weights / np.where(total == 0, 1, total))
+
+
+def extreme(fn: str, array: Array, axes: tuple[int, ...], where: Array) -> Array:
+    """The maximum or minimum of the chosen elements, in their own element type; 0 where none is chosen."""
+    none = -np.inf if fn == "max" else np.inf
+    out = FOLD[fn](array.astype(np.float64), axis=axes, where=where, initial=none)
+    return np.asarray(np.where(np.isfinite(out), out, 0).astype(array.dtype))
 
 
 def _folded(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:

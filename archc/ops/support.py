@@ -78,6 +78,12 @@ def joins(value: Value, found: Found) -> Support:
     return out
 
 
+def quotient(value: Value, found: Found) -> Support:
+    """`a / b` is zero where a is, unless b is masked as well: 0 / 0 is not."""
+    masked = found[1] is not None and found[1] != EVERYWHERE
+    return EVERYWHERE if masked else _of(value.args[0], found[0])
+
+
 def power(value: Value, found: Found) -> Support:
     """`x ^ n` is zero where x is, if n is a positive number."""
     exponent = value.args[1]

@@ -12,7 +12,7 @@ from archc.ops.base import Attrs, Flow, Infer, Misfit, Op, called, join, require
 from archc.ops.cost import Work
 from archc.ops.frame import Array, Evaluate, Frame, fit, fitted, place, positions
 from archc.ops.memory import Memory
-from archc.ops.reduce import FOLD
+from archc.ops.reduce import FOLD, extreme
 
 
 def _token(value: Operand, what: str) -> Value:
@@ -168,8 +168,7 @@ def _over_time(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array
     axes = (1, *positions(source, value.attrs["over"]))
     real = np.broadcast_to(_spread(frame.pos >= 0, operands[0]), operands[0].shape)
     if value.attrs["fn"] in ("max", "min"):
-        none = -np.inf if value.attrs["fn"] == "max" else np.inf
-        return np.asarray(FOLD[value.attrs["fn"]](operands[0], axis=axes, where=real, initial=none))
+        return extreme(value.attrs["fn"], operands[0], axes, real)
     return np.asarray(FOLD[value.attrs["fn"]](operands[0], axis=axes, where=real))
 
 
