@@ -8,8 +8,8 @@ from archc.elaborate.frame import Frame, Poisoned
 from archc.ir.graph import Axis, Value
 from archc.text import ast
 
-RESERVED = frozenset({"keys", "time"})
-"""What `over =` calls the position of the key and time: no axis has these names."""
+RESERVED = {"keys": "all keys of a query", "time": "the whole sequence"}
+"""What `over =` knows besides axes: no axis has these names."""
 
 
 def axis_names(node: ast.Expr, frame: Frame) -> Axes:
@@ -54,7 +54,10 @@ def side(axes: tuple[ast.AxisRef, ...], frame: Frame, repeats: bool = False) -> 
 def _not_reserved(axis: ast.AxisRef, frame: Frame) -> None:
     if axis.name in RESERVED:
         frame.fail(
-            "E313", f"an axis cannot be called '{axis.name}'", axis, help=f"'over = {axis.name}' has its meaning"
+            "E313",
+            f"an axis cannot be called '{axis.name}'",
+            axis,
+            help=f"'over = {axis.name}' means {RESERVED[axis.name]}",
         )
 
 
@@ -80,6 +83,8 @@ def axis_size(name: str, node: ast.Node, frame: Frame, near: Value | None = None
     if near is not None and base in near.names:
         return near.type.sizes[base]
     found = axis_in_scope(base, node, frame)
+    if found is None and bound is not None and not isinstance(bound, Axes):
+        frame.number(bound, node, f"the size of '{name}'")
     if found is None:
         hint = closest(base, frame.scope.visible())
         frame.fail(

@@ -82,6 +82,9 @@ CROSSING = frozenset(
 )
 
 
+_ONE_TOKEN = {"loop": ("the body of a loop", "compute it before the loop"), "init": ("an initial value", "")}
+
+
 @dataclass(eq=False)
 class Shelf:
     """What one elaboration shares: counters, diagnostics, finished weights.
@@ -207,8 +210,8 @@ class Frame:
         """Adds a value to the region. Raises the op's objection, placed at the node."""
         attrs = attrs or {}
         if op in CROSSING and self.builder.name in ("loop", "init"):
-            where = "the body of a loop computes one token" if self.builder.name == "loop" else "an initial value"
-            self.fail("E238", f"{where}: nothing in it crosses time", node, help="compute it before")
+            place, help = _ONE_TOKEN[self.builder.name]
+            self.fail("E238", f"'{op.split('_')[0]}' crosses time, which {place} does not", node, help=help)
         try:
             kind = INFER[op](args, attrs)
         except Misfit as misfit:

@@ -142,8 +142,6 @@ def share(statement: ast.Shared, frame: Frame) -> None:
     for arg in call.args:
         if arg.name is None:
             frame.fail("E112", "'shared' binds named arguments only", arg, help="write name = value")
-    if call.label is not None:
-        frame.fail("E113", "'shared' names its instance itself", call.label)
     given, _ = arguments(call, target.definition.params, target.definition, frame)
     for key, bound in given.items():
         if isinstance(bound, Axes | Value) and not (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -49,8 +49,10 @@ class Library:
         for model in models:
             if model.name.text == name:
                 return model
-        hint = closest(name, [m.name.text for m in models])
-        raise error("E120", f"'{self.source.name}' has no model '{name}'" + (f"; {hint}" if hint else ""))
+        known = [m.name.text for m in models]
+        hint = closest(name, known)
+        message = f"'{self.source.name}' has no model '{name}'" + (f"; {hint}" if hint else "")
+        raise error("E120", message, help=f"it has: {', '.join(known)}")
 
     def scope(self) -> Scope:
         """The fns that the file sees: its own, then those of the files it imports, then std.
@@ -160,7 +162,11 @@ class _Reader:
     def _open(self, each: ast.Import, path: Path) -> None:
         assert self.root is not None
         source = Source(path.relative_to(self.root).as_posix(), _text(each, path))
-        parsed = parse(source)
+        try:
+            parsed = parse(source)
+        except ArchError as failed:
+            note = Note("imported here", each.span)
+            raise ArchError(replace(d, notes=(*d.notes, note)) for d in failed.diagnostics) from None
         self.known[path] = parsed
         self.sources.append(source)
         self._follow(parsed, path.parent)

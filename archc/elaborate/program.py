@@ -38,6 +38,7 @@ def elaborate(
     root.region = region
     root.results = root.returned = values
     finish_weights(builder, region, frame)
+    names.report_unused(definition, frame, outputs)
     _raise(shelf, library)
     inputs = tuple(v.attrs["name"] for v in builder.values if v.op == "input")
     graph = Graph(definition.name.text, definition.kind, region, inputs, outputs, shelf.weights)
@@ -56,12 +57,10 @@ def _run(definition: ast.ModelDef, frame: Frame) -> tuple[tuple[str, ...], tuple
     if frame.shelf.diagnostics:
         return (), ()
     try:
-        outputs, values = _outputs(result, definition, frame)
+        return _outputs(result, definition, frame)
     except ArchError as failed:
         frame.shelf.report(failed)
         return (), ()
-    names.report_unused(definition, frame, outputs)
-    return outputs, values
 
 
 def _raise(shelf: Shelf, library: Library) -> None:

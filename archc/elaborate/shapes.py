@@ -76,7 +76,7 @@ def join(given: Given) -> Value:
     if given.arrow.left is None:
         return given.add("stack_axis", *values, into=right[0])
     if len(left) != len(values):
-        given.frame.fail("E223", f"{len(values)} values, but {len(left)} axes to join", given.arrow)
+        given.frame.fail("E223", f"{len(values)} values are joined along as many axes, not {len(left)}", given.arrow)
     return given.add("concat", *values, pieces=left, into=right[0])
 
 

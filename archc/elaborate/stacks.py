@@ -233,11 +233,11 @@ def _layer(
     functions.bind(made, scope, inner, place, inner)
     inner.walker.body(definition.body, inner)
     results = tuple(_carried(n, p, scope, inner) for n, p in zip(labels, builder.params, strict=True))
-    names.report_unused(definition, inner, labels)
     region = builder.finish(results)
     made.region = region
     made.results = made.returned = results
     finish_weights(builder, region, inner)
+    names.report_unused(definition, inner, labels)
     return region, made, "layer" in scope.used
 
 
