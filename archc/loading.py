@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 from archc.emit.artifact import Artifact
@@ -38,11 +38,12 @@ def import_project(artifacts: Sequence[Artifact]) -> ModuleType:
     """Imports `model.py` of a project and all it imports from the project; each call makes modules of its own.
 
     The files import one another by plain names (`from kernels.scan import scan`). While they are imported those names
-    stand for them; then they are filed in `sys.modules` under a name of their own, and what stood there before is back.
-    The files stay until the process ends, for tracebacks and `inspect`.
+    stand for them; then they get names of their own, and what stood there before is back. The files stay until the
+    process ends, for tracebacks and `inspect`.
     """
-    folder = Path(mkdtemp(prefix="archc-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    scratch = Path(mkdtemp(prefix="archc-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    folder = scratch / "project"
     write(artifacts, folder)
     names = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
     with _alone(folder, names, f"archc_loaded_{next(_number)}"):
@@ -59,6 +60,14 @@ def _alone(folder: Path, names: set[str], private: str) -> Iterator[None]:
     finally:
         sys.path.remove(str(folder))
         for name in [name for name in sys.modules if name.partition(".")[0] in names]:
-            module = sys.modules.pop(name)
-            sys.modules[f"{private}.{name}"] = module
+            _rename(sys.modules.pop(name), f"{private}.{name}")
         sys.modules.update(before)
+
+
+def _rename(module: ModuleType, name: str) -> None:
+    """Files a module, and what it defines, under another name, so that pickling and `inspect` find them again."""
+    for value in vars(module).values():
+        if isinstance(value, type | FunctionType) and value.__module__ == module.__name__:
+            value.__module__ = name
+    module.__name__ = name
+    sys.modules[name] = module

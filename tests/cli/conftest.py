@@ -1,21 +1,39 @@
-"""Runs the command as a user does: in a process of its own, from a folder of its own."""
+"""Runs the command from a folder of its own, in this process: starting another takes longer than most tests."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from archc.cli import main
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a finished command left. An exception that is not `SystemExit` would have failed the test."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
 
 
 @pytest.fixture
-def archc(tmp_path: Path) -> Run:
-    def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-c", "from archc.cli import main; main()", *arguments]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+def archc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["archc", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return Done(int(end.value.code or 0), out, err)
 
     return run
