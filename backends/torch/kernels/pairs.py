@@ -153,8 +153,9 @@ class Rows:
         """The softmax over keys, computed in at least single precision, in the dtype of the scores; zero elsewhere."""
         seen = self._seen(scores, where)
         wide = torch.promote_types(scores.dtype, torch.float32)
-        p = torch.softmax(torch.where(seen, scores, torch.finfo(scores.dtype).min), -1, dtype=wide)
-        return torch.where(seen, p, 0).to(scores.dtype)
+        hidden = torch.zeros_like(seen, dtype=wide).masked_fill(~seen, torch.finfo(wide).min / 2)  # a sum stays finite
+        p = torch.softmax(scores + hidden, -1)
+        return (p * seen).to(scores.dtype)
 
     def select(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         """The pair value x inside the document and the mask, zero elsewhere."""

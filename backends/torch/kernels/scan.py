@@ -21,7 +21,10 @@ def scan(a: Tensor | complex, u: Tensor, pos: Tensor, state: Tensor | None = Non
     if pos.dim() == 2:
         decay = torch.where(_over_axes(pos == 0, u), 0, decay)
     start = None if state is None or pos.dim() == 1 else state.to(wide)
-    h = _Scan.apply(decay.expand(u.shape), u.to(wide), start)
+    if u.shape[1] > 1:
+        h = _Scan.apply(decay.expand(u.shape), u.to(wide), start)
+    else:
+        h = u.to(wide) if start is None else torch.addcmul(u.to(wide), decay, start[:, None])
     y = h if wide.is_complex else h.to(u.dtype)
     return y, None if state is None else h[:, -1]
 

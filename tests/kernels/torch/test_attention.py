@@ -64,7 +64,7 @@ def test_values_and_gradients(time: int, window: int | None, packing: str) -> No
 
 
 def test_masks_of_many_queries_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.attention.MASKED_QUERIES", 16)
+    monkeypatch.setitem(attention.__globals__, "MASKED_QUERIES", 16)
     q, k, v = inputs(50, value_size=12, shared=1)
     pos = documents(50, 3)
     assert_same((attention(q, k, v, pos, scale=0.7)[0],), (slow_attention(q, k, v, pos, None, 0.7),))
