@@ -54,7 +54,7 @@ def read_ring(ring: jax.Array, pos: jax.Array, count: int) -> jax.Array:
 
 
 def write_ring(ring: jax.Array, x: jax.Array, pos: jax.Array) -> jax.Array:
-    """The ring [B, W, *axes] with the tokens x [B, T, *axes] at slot `position mod W`: of those with one slot, the last.
+    """The ring [B, W, *axes] with the last tokens of x [B, T, *axes] at slot `position mod W`.
 
     Slots are counted back from the last position; tokens of earlier documents land in slots that are never seen.
     """

@@ -1,4 +1,4 @@
-"""Linear recurrences with a matrix state, in chunks of tokens: within a chunk as matrix products, between chunks by state.
+"""Linear recurrences with a matrix state, in chunks: matrix products inside a chunk, states only between chunks.
 
 The decay is one number per head (`chunked_scan`: Mamba-2, RetNet; Dao and Gu 2024, arXiv:2405.21060, section 6) or one
 per key (`chunked_key_scan`: gated linear attention, RWKV-6, HGRN-2; Yang et al. 2023, arXiv:2312.06635, section 4).
@@ -41,7 +41,7 @@ def chunked_key_scan(
     pos: jax.Array,
     state: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """S[t] = diag(exp(log_a[t])) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t]: as `chunked_scan`, with one decay per key.
+    """S[t] = diag(exp(log_a[t])) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t]: the same with one decay per key.
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
@@ -126,7 +126,7 @@ def _key_chunk(
 
 
 def _key_scores(total: jax.Array, k: jax.Array, q: jax.Array) -> jax.Array:
-    """The sums over keys of q[i] exp(total[i] - total[j]) k[j], [B, G, H, Q, Q], for j not after i; else anything finite.
+    """The sums over keys of q[i] exp(total[i] - total[j]) k[j] for j not after i: [B, G, H, Q, Q], else zero.
 
     Between spans the exponential is split at the start of the span of i, so that no factor exceeds one whatever the
     decay; within a span it is taken pair by pair.

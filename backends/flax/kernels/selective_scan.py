@@ -1,4 +1,4 @@
-"""The selective scan of Mamba (Gu and Dao 2023, arXiv:2312.00752, equation 2): a state per channel, read out at each token.
+"""The selective scan of Mamba (Gu and Dao 2023, arXiv:2312.00752): a state per channel, read out at each token.
 
 The state [B, N, C] exists for the present token and at the start of every STEPS tokens; the backward pass computes the
 states in between again. Time is walked in place, with the channels innermost.
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 STEPS = 32  # tokens whose states the backward pass holds at a time
 Arrays = tuple[jax.Array, ...]
+Sums = tuple[jax.Array, jax.Array, Arrays]
 
 
 def selective_scan(
@@ -49,8 +50,8 @@ def _forward(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array) -> tup
 
     def token(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         h, y = carry
-        dt, x, B, C = _at(t, tokens)
-        h = _decay(A, dt, _at(t, (keep,))[0], h) + x[:, None] * B[:, :, None]
+        dt, x, B, C, go = _at(t, (*tokens, keep))
+        h = _decay(A, dt, go, h) + x[:, None] * B[:, :, None]
         return h, _put(y, t, jnp.sum(h * C[:, :, None], 1))
 
     def block(n: jax.Array, carry: Arrays) -> Arrays:
@@ -79,33 +80,25 @@ def _backward(
     dy, e = gradients
     time = keep.shape[1]
 
-    def block(i: jax.Array, carry: tuple[jax.Array, jax.Array, Arrays]) -> tuple[jax.Array, jax.Array, Arrays]:
+    def block(i: jax.Array, carry: Sums) -> Sums:
         n = starts.shape[0] - 1 - i
         first, last = n * STEPS, jnp.minimum(time, (n + 1) * STEPS) - 1
+        decayed = _again(A, tokens, keep, starts[n], first, last)
 
-        def again(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            h, decayed = carry
-            dt, x, B, _ = _at(t, tokens)
-            h = _decay(A, dt, _at(t, (keep,))[0], h)
-            decayed = jax.lax.dynamic_update_index_in_dim(decayed, h, t - first, 0)
-            return h + x[:, None] * B[:, :, None], decayed
-
-        def token(i: jax.Array, carry: tuple[jax.Array, jax.Array, Arrays]) -> tuple[jax.Array, jax.Array, Arrays]:
+        def token(i: jax.Array, carry: Sums) -> Sums:
             e, dA, grads = carry
             t = last - i
-            dt, x, B, C = _at(t, tokens)
-            go, d = _at(t, (keep, dy))
+            dt, x, B, C, go, d = _at(t, (*tokens, keep, dy))
             h = jax.lax.dynamic_index_in_dim(decayed, t - first, 0, keepdims=False)
             g = e + d[:, None] * C[:, :, None]
             turned = g * h  # the gradient of dt A
-            now = (jnp.sum(turned * A, 1), jnp.sum(g * B[:, :, None], 1))
-            now += (jnp.sum(g * x[:, None], 2), jnp.sum((h + x[:, None] * B[:, :, None]) * d[:, None], 2))
-            e = _decay(A, dt, go, g)
-            return e, dA + jnp.sum(turned * dt[:, None], 0), tuple(map(_put, grads, [t] * 4, now))
+            ddt, dx = jnp.sum(turned * A, 1), jnp.sum(g * B[:, :, None], 1)
+            dB, dC = jnp.sum(g * x[:, None], 2), jnp.sum((h + x[:, None] * B[:, :, None]) * d[:, None], 2)
+            grads = tuple(_put(z, t, now) for z, now in zip(grads, (ddt, dx, dB, dC), strict=True))
+            return _decay(A, dt, go, g), dA + jnp.sum(turned * dt[:, None], 0), grads
 
-        decayed = jnp.zeros((STEPS, *e.shape), e.dtype)
-        _, decayed = jax.lax.fori_loop(first, last + 1, again, (starts[n], decayed))
-        return jax.lax.fori_loop(0, last + 1 - first, token, carry)
+        result: Sums = jax.lax.fori_loop(0, last + 1 - first, token, carry)
+        return result
 
     zeros = tuple(map(jnp.zeros_like, tokens))
     e, dA, grads = jax.lax.fori_loop(0, starts.shape[0], block, (e, jnp.zeros_like(A), zeros))
@@ -113,6 +106,20 @@ def _backward(
 
 
 _scan.defvjp(_save, _backward)
+
+
+def _again(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
+    """exp(dt A) h[t-1] of the tokens first to last, [STEPS, B, N, C], from h before the first."""
+
+    def token(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        h, decayed = carry
+        dt, x, B, _, go = _at(t, (*tokens, keep))
+        h = _decay(A, dt, go, h)
+        decayed = jax.lax.dynamic_update_index_in_dim(decayed, h, t - first, 0)
+        return h + x[:, None] * B[:, :, None], decayed
+
+    decayed: jax.Array = jax.lax.fori_loop(first, last + 1, token, (h, jnp.zeros((STEPS, *h.shape), h.dtype)))[1]
+    return decayed
 
 
 def _decay(A: jax.Array, dt: jax.Array, keep: jax.Array, h: jax.Array) -> jax.Array:
@@ -125,4 +132,5 @@ def _at(t: jax.Array, arrays: Arrays) -> Arrays:
 
 
 def _put(x: jax.Array, t: jax.Array, value: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(x, value, t, 1)
+    result: jax.Array = jax.lax.dynamic_update_index_in_dim(x, value, t, 1)
+    return result

@@ -1,5 +1,6 @@
 """Loads the kernels as a generated project sees them, and compares them with loops in NumPy."""
 
+import functools
 import importlib
 import itertools
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 Tree = Any
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def mixed() -> np.ndarray:
-    """Positions of 37 tokens in two streams: on with a document, three more, one of a single token; padding on the left."""
+    """Positions of 37 tokens: a document goes on and three follow, one of a single token; padding, then two."""
     time = np.arange(37)
     first = np.select([time < 9, time < 10, time < 31], [time + 5, time - 9, time - 10], time - 31)
     return np.stack([first, np.where(time < 24, time - 3, time - 24)])
@@ -69,7 +71,7 @@ def agree(rng: np.random.Generator) -> Callable[..., None]:
         masks = [True] * len(expected) if counts is None else jax.tree.leaves(counts)
         weights = [np.where(mask, rng.normal(size=x.shape), 0) for x, mask in zip(expected, masks, strict=True)]
 
-        @jax.jit
+        @quick
         def run(*arrays: jax.Array) -> tuple[Tree, Tree]:
             values, pull = jax.vjp(lambda *x: jax.tree.leaves(kernel(*x)), *arrays)
             return values, pull([jax.numpy.asarray(w, v.dtype) for w, v in zip(weights, values, strict=True)])
@@ -96,16 +98,29 @@ def slope(oracle: Callable[..., Tree], arrays: tuple, n: int, direction: np.ndar
 
 
 @pytest.fixture
+def compiled() -> Callable[..., Callable[..., Tree]]:
+    return quick
+
+
+@pytest.fixture
 def in_chunks() -> Callable[..., Tree]:
     """Runs `op(*tokens, pos, state) -> (y, state)` over pieces of 5, 1, 1, 14, 1 ... tokens, handing the state on."""
 
     def run(op: Callable[..., Tree], tokens: tuple, pos: np.ndarray, state: Tree) -> tuple[Tree, Tree]:
-        ends = [0, 5, 6, 7, 21, 22, 36, 37]
         pos, parts = np.broadcast_to(pos, (2, 37)), []
-        op = jax.jit(op)
-        for i, j in itertools.pairwise(ends):
-            y, state = op(*(x[:, i:j] for x in tokens), pos[:, i:j], state)
+        for i, j in itertools.pairwise([0, 5, 6, 7, 21, 22, 36, 37]):
+            y, state = op(*(x[:, i:j] for x in tokens), jax.numpy.asarray(pos[:, i:j]), state)
             parts.append(y)
         return jax.tree.map(lambda *x: jax.numpy.concatenate(x, 1), *parts), state
+
+    return run
+
+
+@pytest.fixture
+def pieces(in_chunks: Callable[..., Tree]) -> Callable[..., Tree]:
+    """`in_chunks`, compiled."""
+
+    def run(op: Callable[..., Tree], tokens: tuple, pos: np.ndarray, state: Tree) -> Tree:
+        return quick(lambda tokens, state: in_chunks(op, tokens, pos, state))(tokens, state)
 
     return run

@@ -61,10 +61,10 @@ def test_pieces_are_the_whole(kernels, small_blocks, in_chunks, agree, tokens, m
 
 
 @pytest.mark.parametrize("size", [50, 6])
-def test_a_prompt_fills_the_rings(kernels, tokens, size):
+def test_a_prompt_fills_the_rings(kernels, compiled, tokens, size):
     """Whole documents from pos [T] leave the rings that single tokens leave."""
     q, k, v = (jnp.asarray(x) for x in tokens)
-    op = jax.jit(partial(kernels.attention.attention, window=6, scale=0.7))
+    op = compiled(partial(kernels.attention.attention, window=6, scale=0.7))
     y, filled = op(q, k, v, jnp.arange(37), rings(size))
     state, parts = rings(size), []
     for t in range(37):
@@ -74,17 +74,17 @@ def test_a_prompt_fills_the_rings(kernels, tokens, size):
     jax.tree.map(np.testing.assert_array_equal, filled, state)
 
 
-def test_a_query_without_keys_gives_zero_and_no_gradient(kernels, tokens):
+def test_a_query_without_keys_gives_zero_and_no_gradient(kernels, compiled, tokens):
     pos = np.broadcast_to(np.arange(37) - 37, (2, 37))
     op = partial(kernels.attention.attention, pos=pos, scale=1.0)
-    value, gradients = jax.jit(jax.value_and_grad(lambda *x: op(*x)[0].sum(), (0, 1, 2)))(*tokens)
+    value, gradients = compiled(jax.value_and_grad(lambda *x: op(*x)[0].sum(), (0, 1, 2)))(*tokens)
     assert value == 0
     assert all(not g.any() for g in gradients)
 
 
-def test_half_precision_takes_its_softmax_in_single(kernels, tokens):
+def test_half_precision_takes_its_softmax_in_single(kernels, compiled, tokens):
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in tokens)
-    op = jax.jit(partial(kernels.attention.attention, scale=0.7))
+    op = compiled(partial(kernels.attention.attention, scale=0.7))
     y, state = op(q, k, v, jnp.arange(37), rings(40, jnp.bfloat16))
     assert {y.dtype, state[0].dtype, state[1].dtype} == {jnp.dtype(jnp.bfloat16)}
     exact = attention_loop(*(np.asarray(x, float) for x in (q, k, v)), np.arange(37), None, 0.7)

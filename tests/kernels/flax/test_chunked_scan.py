@@ -24,7 +24,7 @@ def matrix_loop(log_a, k, v, q, S, pos):
 
 @pytest.fixture
 def arrays(rng):
-    """log_a per head and key (some decays leave nothing, some everything), k, v, q, S; keys and queries shared by heads."""
+    """log_a per head and key (some leave nothing, some everything), k, v, q, S; k and q shared by the heads."""
     log_a = -np.exp(rng.normal(size=(2, 37, 2, 3, 5), scale=3))
     shapes = [(2, 37, 2, 1, 5), (2, 37, 2, 3, 4), (2, 37, 2, 1, 5), (2, 2, 3, 5, 4)]
     return (np.maximum(log_a, -60), *(rng.normal(size=shape) for shape in shapes))
@@ -55,9 +55,9 @@ def test_heads_may_have_their_own_keys(agree, case, rng, mixed):
     )
 
 
-def test_pieces_are_the_whole(in_chunks, case, mixed):
+def test_pieces_are_the_whole(pieces, case, mixed):
     op, arrays = case
-    y, S = in_chunks(op, arrays[:4], mixed, arrays[4])
+    y, S = pieces(op, arrays[:4], mixed, arrays[4])
     want, last = matrix_loop(*arrays, mixed)
     seen = mixed >= 0
     np.testing.assert_allclose(y[seen], want[seen], rtol=1e-9, atol=1e-12)
@@ -65,23 +65,23 @@ def test_pieces_are_the_whole(in_chunks, case, mixed):
 
 
 @pytest.mark.parametrize("name", NAMES.values())
-def test_no_decay_is_too_strong_in_single_precision(kernels, rng, name):
+def test_no_decay_is_too_strong_in_single_precision(kernels, compiled, rng, name):
     """Decays of zero and one side by side, in chunks as shipped."""
     k, q, v = (rng.normal(size=(1, 150, 1, 1, 4)).astype(np.float32) for _ in range(3))
     log_a = np.where(rng.uniform(size=(1, 150, 1, 1, 4)) < 0.3, -np.inf, -1e-3).astype(np.float32)
     log_a = log_a if name == "chunked_key_scan" else log_a[..., 0]
     op = getattr(kernels.chunked_scan, name)
     loss = lambda log_a, k, v, q: op(log_a, k, v, q, jnp.arange(150))[0]  # noqa: E731
-    y, pull = jax.jit(lambda *x: jax.vjp(loss, *x))(log_a, k, v, q)
+    y, pull = compiled(lambda *x: jax.vjp(loss, *x))(log_a, k, v, q)
     want = matrix_loop(log_a, k, v, q, np.zeros((1, 1, 1, 4, 4)), np.arange(150))[0]
     np.testing.assert_allclose(y, want, rtol=2e-3, atol=2e-3)
     assert all(np.isfinite(g).all() for g in pull(y))
 
 
-def test_half_precision_is_summed_in_single(kernels):
+def test_half_precision_is_summed_in_single(kernels, compiled):
     one = jnp.ones((1, 200, 1, 1, 1), jnp.bfloat16)
     log_a = jnp.full((1,), -0.001, jnp.float32)
-    op = jax.jit(kernels.chunked_scan.chunked_scan)
+    op = compiled(kernels.chunked_scan.chunked_scan)
     y, S = op(log_a, one, one, one, jnp.arange(200), jnp.zeros((1, 1, 1, 1, 1), jnp.float32))
     assert (y.dtype, S.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(S.item(), np.sum(np.exp(-0.001 * np.arange(200))), rtol=1e-5)

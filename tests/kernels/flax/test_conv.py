@@ -23,12 +23,12 @@ def prev_loop(x, pos, state):
 
 
 @pytest.mark.parametrize("taps", [1, 4])
-def test_the_convolution_is_the_loop(kernels, agree, in_chunks, rng, pos, taps):
+def test_the_convolution_is_the_loop(kernels, agree, pieces, rng, pos, taps):
     x, w, state = rng.normal(size=(2, 37, 3)), rng.normal(size=(taps, 3)), rng.normal(size=(2, taps - 1, 3))
     op = kernels.conv.causal_conv
     agree(lambda x, w, s: op(x, w, jnp.asarray(pos), s), lambda x, w, s: conv_loop(x, w, pos, s), (x, w, state))
-    pieces = in_chunks(lambda x, pos, s: op(x, w, pos, s), (x,), pos, state)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), pieces, conv_loop(x, w, pos, state))
+    found = pieces(lambda x, pos, s: op(x, w, pos, s), (x,), pos, state)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), found, conv_loop(x, w, pos, state))
 
 
 def test_a_sequence_shorter_than_the_taps(kernels, rng):
@@ -45,10 +45,9 @@ def test_the_convolution_sums_in_single_precision(kernels):
     assert y[0, 3, 0] == 2  # 256 + 1 is 256 in bfloat16
 
 
-def test_prev_is_the_loop(kernels, agree, in_chunks, rng, pos):
+def test_prev_is_the_loop(kernels, agree, pieces, rng, pos):
     x, state = rng.normal(size=(2, 37, 3)), rng.normal(size=(2, 3))
     op = kernels.prev.prev
     agree(lambda x, s: op(x, jnp.asarray(pos), s), lambda x, s: prev_loop(x, pos, s), (x, state))
-    pieces = in_chunks(op, (x,), pos, state)
-    jax.tree.map(np.testing.assert_array_equal, pieces, prev_loop(x, pos, state))
+    jax.tree.map(np.testing.assert_array_equal, pieces(op, (x,), pos, state), prev_loop(x, pos, state))
     np.testing.assert_array_equal(op(jnp.asarray(x), jnp.asarray(pos))[0], prev_loop(x, pos, 0 * state)[0])

@@ -44,7 +44,7 @@ def test_the_maxscan_is_the_loop(kernels, agree, rng, pos):
 
 
 @pytest.mark.parametrize("name", ["scan", "maxscan"])
-def test_the_tree_is_the_loop(kernels, monkeypatch, rng, pos, name):
+def test_the_tree_is_the_loop(kernels, compiled, monkeypatch, rng, pos, name):
     """What runs on an accelerator, forward and backward, gives what runs on a CPU."""
     op = getattr(kernels.scan, name)
     arrays = (rng.uniform(-1, 0.9, size=(2, 37, 3)), rng.normal(size=(2, 37, 3)), rng.normal(size=(2, 3)))
@@ -53,19 +53,18 @@ def test_the_tree_is_the_loop(kernels, monkeypatch, rng, pos, name):
         values, pull = jax.vjp(lambda a, u, h: op(a, u, jnp.asarray(pos), h), *arrays)
         return values, pull(jax.tree.map(jnp.cos, values))
 
-    loop = jax.jit(results)(*arrays)
+    loop = compiled(results)(*arrays)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, cpu: default(*args))
-    tree = jax.jit(lambda *x: results(*x))(*arrays)
+    tree = compiled(lambda *x: results(*x))(*arrays)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), loop, tree)
 
 
 @pytest.mark.parametrize("name", ["scan", "maxscan"])
-def test_pieces_are_the_whole(kernels, in_chunks, rng, pos, name):
+def test_pieces_are_the_whole(kernels, pieces, rng, pos, name):
     op = getattr(kernels.scan, name)
     a, u, h = rng.uniform(-1, 0.9, size=(2, 37, 3)), rng.normal(size=(2, 37, 3)), rng.normal(size=(2, 3))
-    pos = np.broadcast_to(pos, (2, 37))
-    whole = op(a, u, pos, h)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), in_chunks(op, (a, u), pos, h), whole)
+    whole = {"scan": scan_loop, "maxscan": maxscan_loop}[name](a, u, pos, h)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), pieces(op, (a, u), pos, h), whole)
 
 
 def test_without_a_state_nothing_comes_before(kernels, rng):

@@ -30,23 +30,23 @@ def test_the_selective_scan_is_the_loop(kernels, monkeypatch, agree, arrays, pos
     agree(lambda *x: op(*x[:5], at, x[5]), lambda *x: selective_loop(*x, pos), arrays)
 
 
-def test_pieces_are_the_whole(kernels, in_chunks, arrays, mixed):
+def test_pieces_are_the_whole(kernels, pieces, arrays, mixed):
     dt, A, x, B, C, h = arrays
     op = lambda dt, x, B, C, pos, h: kernels.selective_scan.selective_scan(dt, A, x, B, C, pos, h)  # noqa: E731
-    pieces = in_chunks(op, (dt, x, B, C), mixed, h)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), pieces, selective_loop(*arrays, mixed))
+    found = pieces(op, (dt, x, B, C), mixed, h)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), found, selective_loop(*arrays, mixed))
 
 
-def test_half_precision_is_summed_in_single(kernels):
+def test_half_precision_is_summed_in_single(kernels, compiled):
     one = jnp.ones((1, 200, 1), jnp.bfloat16)
-    op = jax.jit(kernels.selective_scan.selective_scan)
+    op = compiled(kernels.selective_scan.selective_scan)
     A = jnp.full((1, 1), -0.001, jnp.float32)
     y, state = op(one, A, one, one, one, jnp.arange(200), jnp.zeros((1, 1, 1), jnp.float32))
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(state[0, 0, 0], np.sum(np.exp(-0.001 * np.arange(200))), rtol=1e-5)
 
 
-def test_without_a_state_nothing_comes_before(kernels, arrays, mixed):
-    y, state = jax.jit(kernels.selective_scan.selective_scan)(*arrays[:5], mixed)
+def test_without_a_state_nothing_comes_before(kernels, compiled, arrays, mixed):
+    y, state = compiled(kernels.selective_scan.selective_scan)(*arrays[:5], mixed)
     assert state is None
     np.testing.assert_allclose(y, selective_loop(*arrays[:5], 0 * arrays[5], mixed)[0], rtol=1e-10)
