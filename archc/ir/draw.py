@@ -9,6 +9,7 @@ from typing import Literal
 
 import networkx as nx
 
+from archc.ir.calls import call_of, callee, depth
 from archc.ir.graph import Graph, Kind, Layer, Region, Value, regions_of
 from archc.ir.show import plan
 
@@ -52,7 +53,7 @@ def _panel(region: Region, title: str, key: str, outputs: tuple[str, ...]) -> Pa
     panel = Panel(title)
     boxes: dict[Value, str] = {}
     groups: dict[object, str] = {}
-    depth = len(region.params[0].origin.calls) if region.params else 0
+    level = depth(region)
 
     def new(label: str, shape: Shape, detail: str = "") -> str:
         name = f"{key}{len(panel.boxes)}"
@@ -65,11 +66,11 @@ def _panel(region: Region, title: str, key: str, outputs: tuple[str, ...]) -> Pa
         if value in region.params or value.op == "input":
             boxes[value] = new(value.label or value.attrs["name"], "end", _axes(value))
             continue
-        if len(value.origin.calls) > depth and value.op not in ("stack_out", "stack"):
-            call = value.origin.calls[depth]
+        call = call_of(value, level)
+        if call is not None and value.op not in ("stack_out", "stack"):
             name = groups.get(call)
             if name is None:
-                name = groups[call] = new(call.text.split("(")[0].strip(), "call", "")
+                name = groups[call] = new(callee(call), "call", "")
             boxes[value] = name
         elif value.op in QUIET:
             before = [boxes[v] for v in value.operands if v in boxes]

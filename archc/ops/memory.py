@@ -9,7 +9,6 @@ from archc.ir.graph import Axis, Value
 
 What = Literal["keys", "conv", "prev", "scan", "maxscan", "loop"]
 Stored = Literal["compute", "fp32", "complex", "int", "bool"]
-RUNNING = ("scan", "maxscan", "loop_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,12 @@ def nothing(value: Value) -> tuple[Memory, ...]:
 
 
 def stored(value: Value) -> Stored:
-    """The precision in which a value is kept: running values and single-precision values in single precision."""
-    source = value
-    while source.op in ("rename", "fp32"):
-        source = source.operands[0]
+    """The precision in which a token is kept: that in which it is computed."""
     if value.type.dtype == "complex":
         return "complex"
     if value.type.dtype in ("int", "bool"):
         return "int" if value.type.dtype == "int" else "bool"
-    return "fp32" if value.type.wide or source.op in RUNNING else "compute"
+    return "fp32" if value.type.wide else "compute"
 
 
 def lifted(value: Value) -> tuple[Memory, ...]:

@@ -8,19 +8,20 @@ the matrix units'.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from archc.ir.calls import call_of, callee, depth
 from archc.ir.graph import Graph, Kind, Region, Value, regions_of
 from archc.ops.cost import Work
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.caches import reach
 from archc.passes.scans import classify, inside
+from archc.passes.weights import weight_names
 from archc.passes.workload import Pairs, Workload
-
-SOURCES = ("pos", "input", "index", "random", "mask")
 
 
 @dataclass(frozen=True)
@@ -41,42 +42,80 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The cost of one layer (`layers.3`), or of what is outside of a stack (the empty string)."""
+class Part:
+    """The work of one fn that a block calls; `backward` is zero unless training."""
 
-    layer: str
-    block: str
-    forward: Cost
-    backward: Cost
+    forward: Cost = Cost()
+    backward: Cost = Cost()
 
-
-@dataclass(frozen=True)
-class Flops:
-    """The cost of a workload, layer by layer. `backward` is zero unless training."""
-
-    workload: Workload
-    rows: tuple[Row, ...]
-
-    @property
-    def forward(self) -> Cost:
-        """The forward pass of all tokens of the workload (decoding: of one token of every sequence)."""
-        return sum((r.forward for r in self.rows), Cost())
-
-    @property
-    def backward(self) -> Cost:
-        """The backward pass."""
-        return sum((r.backward for r in self.rows), Cost())
+    def __add__(self, other: Part) -> Part:
+        return Part(self.forward + other.forward, self.backward + other.backward)
 
     @property
     def total(self) -> Cost:
         """Forward and backward."""
         return self.forward + self.backward
 
+
+@dataclass(frozen=True)
+class Row:
+    """The work of one layer (`layers.3`), or of what is outside of a stack (the empty string).
+
+    `parts`: by the name of the fn that the block calls; what is written in the block itself under the empty string.
+    """
+
+    layer: str
+    block: str
+    parts: Mapping[str, Part]
+
+    @property
+    def whole(self) -> Part:
+        """All parts together."""
+        return sum(self.parts.values(), Part())
+
+    @property
+    def forward(self) -> Cost:
+        """The forward pass."""
+        return self.whole.forward
+
+    @property
+    def backward(self) -> Cost:
+        """The backward pass; zero unless training."""
+        return self.whole.backward
+
+
+@dataclass(frozen=True)
+class Flops:
+    """The work of a workload, layer by layer."""
+
+    workload: Workload
+    rows: tuple[Row, ...]
+
+    @property
+    def whole(self) -> Part:
+        """All rows together: of all tokens of the workload (decoding: of one token of every sequence)."""
+        return sum((row.whole for row in self.rows), Part())
+
+    @property
+    def forward(self) -> Cost:
+        """The forward pass."""
+        return self.whole.forward
+
+    @property
+    def backward(self) -> Cost:
+        """The backward pass; zero unless training."""
+        return self.whole.backward
+
+    @property
+    def total(self) -> Cost:
+        """Forward and backward."""
+        return self.whole.total
+
     @property
     def per_token(self) -> Cost:
         """Forward and backward, divided by the tokens."""
-        tokens = self.workload.tokens
-        return Cost(self.total.matrix / tokens, self.total.vector / tokens, self.total.scan / tokens)
+        total, tokens = self.total, self.workload.tokens
+        return Cost(total.matrix / tokens, total.vector / tokens, total.scan / tokens)
 
 
 def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops:
@@ -86,33 +125,24 @@ def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops
     fused: set[Value] = set()
     for found in classify(graph).values():
         fused |= inside(found)
-    moving = needs_gradient(graph)
-    rows: list[Row] = []
+    moving = needs_gradient(graph) if workload.mode == "train" else set[Value]()
+    rows: dict[str, Row] = {}
+    levels: dict[str, int] = {}
     for region, prefixes in graph.regions():
-        forward, backward = Cost(), Cost()
+        level = levels.setdefault(prefixes[0], depth(region))  # the body of a loop belongs to the layer it is in
+        parts: dict[str, Part] = {}
         for value in region.values:
-            if value not in region.live or value in region.params:
-                continue
-            work = OPS[value.op].flops(value)
-            cost = _times(work, _count(value, work, workload, spans, count), value in fused)
-            forward += cost
-            if workload.mode == "train":
-                backward += _backward(value, cost, moving)
-        rows += [Row(prefix, region.name, forward, backward) for prefix in prefixes]
-    return Flops(workload, _merged(rows))
-
-
-def _merged(rows: list[Row]) -> tuple[Row, ...]:
-    """Loop bodies belong to the layer they are in."""
-    by_layer: dict[str, Row] = {}
-    for row in rows:
-        known = by_layer.get(row.layer)
-        by_layer[row.layer] = (
-            row
-            if known is None
-            else Row(row.layer, known.block, known.forward + row.forward, known.backward + row.backward)
-        )
-    return tuple(by_layer.values())
+            if value in region.live and value not in region.params:
+                work = OPS[value.op].flops(value)
+                forward = _times(work, _count(value, work, workload, spans, count), value in fused)
+                call = call_of(value, level)
+                name = "" if call is None else callee(call)
+                parts[name] = parts.get(name, Part()) + Part(forward, _backward(value, forward, moving))
+        for prefix in prefixes:
+            outer = rows.get(prefix, Row(prefix, region.name, {}))
+            both = {n: outer.parts.get(n, Part()) + parts.get(n, Part()) for n in {**outer.parts, **parts}}
+            rows[prefix] = Row(prefix, outer.block, both)
+    return Flops(workload, tuple(rows.values()))
 
 
 def _count(value: Value, work: Work, workload: Workload, spans: dict[Value, Support], pairs: Any) -> Any:
@@ -144,23 +174,19 @@ def _backward(value: Value, forward: Cost, moving: set[Value]) -> Cost:
 
 def needs_gradient(graph: Graph) -> set[Value]:
     """The values through which a gradient flows to a trained weight."""
-    frozen = {w.path for _, weights in graph.weights.items() for w in weights if w.frozen}
+    held = {name for name, weight in graph.named_weights().items() if weight.frozen}
+    trained = {value for value, names in weight_names(graph).items() if not held.issuperset(names)}
     moving: set[Value] = set()
-    _moving(graph.main, moving, frozen)
+    _moving(graph.main, moving, trained)
     return moving
 
 
-def _moving(region: Region, moving: set[Value], frozen: set[str]) -> None:
+def _moving(region: Region, moving: set[Value], trained: set[Value]) -> None:
     moving.update(region.params)
     for value in region.values:
         inner = regions_of(value)
         for each in inner:
-            _moving(each, moving, frozen)
-        if value.op == "weight":
-            trained = value.attrs["path"] not in frozen
-        elif value.type.dtype in ("int", "bool") or value.op in SOURCES:
-            trained = False
-        else:
-            trained = bool(inner) or any(v in moving for v in value.operands)
-        if trained:
+            _moving(each, moving, trained)
+        whole = value.type.dtype in ("int", "bool")
+        if value in trained or bool(inner) or (not whole and any(v in moving for v in value.operands)):
             moving.add(value)

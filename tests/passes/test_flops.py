@@ -125,5 +125,16 @@ def test_rows_are_the_layers_and_sum_to_the_whole(tiny: Callable[[str], Graph]) 
     found = flops(tiny("recurrent_nets"), Workload(time=8))
     assert [r.layer for r in found.rows] == ["", "layers.0", "layers.1"]
     assert found.total.matrix == sum(r.forward.matrix + r.backward.matrix for r in found.rows)
-    # a GRU: six products of 48 x 48 or 64 x 48, and the way back to the width
-    assert found.rows[1].forward.matrix == 8 * 2 * (3 * 64 * 48 + 3 * 48 * 48 + 48 * 64)
+    # a GRU: six products of 48 x 48 or 64 x 48 (half of them in the loop), and the way back to the width
+    gru = found.rows[1].parts
+    assert gru["gru"].forward.matrix == 8 * 2 * (3 * 64 * 48 + 3 * 48 * 48)
+    assert gru[""].forward.matrix == 8 * 2 * 48 * 64
+
+
+def test_parts_are_the_calls_of_a_block(spec: Callable[..., Graph]) -> None:
+    found = flops(spec("llama"), Workload(time=1, mode="forward"))
+    parts = found.rows[1].parts
+    assert set(parts) == {"", "rms_norm", "attention", "swiglu"}
+    assert parts["swiglu"].forward.matrix == 352_321_536  # 6 * width * hidden
+    assert parts["attention"].forward.matrix == 83_886_080 + 4 * 4096
+    assert parts[""].forward.matrix == 0
