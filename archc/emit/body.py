@@ -19,7 +19,7 @@ from archc.emit.fused import Fused
 from archc.emit.layout import axis_of, legend, reindex
 from archc.emit.numbers import Numbers, Place, axis_order, literal
 from archc.emit.units import TIME_OPS, Unit, Units, is_number_mask
-from archc.ir.graph import Value, captures
+from archc.ir.graph import Kind, Value, captures
 from archc.text import ast
 
 RESERVED = frozenset({"self", "state", "old", "new", "pos", "math", "torch", "jax", "jnp", "nn", "nnx", "F", "fp32", "rows"})
@@ -49,6 +49,9 @@ class Body:
     kernels: dict[str, None] = field(default_factory=dict)
     statement: ast.Stmt | None = None
     place: Place = "forward"
+    in_rows: bool = False
+    bundles: dict[ast.Call, str] = field(default_factory=dict)
+    lifted: dict[Value, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.results = {
@@ -153,7 +156,7 @@ class Body:
 
     def hoist(self, value: Value, text: str, state: str, name: str = "") -> Code:
         """Puts an op that crosses time on a line of its own; gives back the name of its value."""
-        name = self._temporary(value, name or state)
+        name = self.temporary(value, name or state)
         stored = f'new["{state}"]'
         self.line(f"{name}, {stored} = {text}" if self.unit.has_state else f"{name}, _ = {text}", value)
         self.bind(value, name)
@@ -169,7 +172,8 @@ class Body:
         name = str(value.attrs["state"])
         return name.removeprefix(path + ".") if path else name
 
-    def _temporary(self, value: Value, state: str) -> str:
+    def temporary(self, value: Value, state: str) -> str:
+        """A name for a value on a line of its own: that of the statement if it is free, else a given one."""
         if isinstance(self.statement, ast.Let):
             name = python_name(self.statement.targets[0].text)
             bound = self.call.facts.get(self.statement.value)
@@ -179,9 +183,11 @@ class Body:
                 return name
         taken = {t.text for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
         taken |= set(self.names.values()) | self.reserved_functions
-        name = python_name(state)
+        name = base = python_name(state)
+        count = 1
         while name in taken:
-            name += "_out"
+            count += 1
+            name = f"{base}_{count}"
         return name
 
     def _crossings(self, statement: ast.Let) -> int:
@@ -201,7 +207,7 @@ class Body:
             self.statement = statement
             match statement:
                 case ast.Let():
-                    self._let(statement)
+                    self.let(statement)
                 case ast.Loop():
                     self.rules["loop"](self, self._loop_value(statement))
                 case ast.Return():
@@ -214,11 +220,30 @@ class Body:
         region = self.fused.regions[self.call]
         return next(v for v in region.values if v.op == "loop" and v.origin.span is statement.span)
 
-    def _let(self, statement: ast.Let) -> None:
+    def let_pairs(self, statement: ast.Let) -> None:
+        """A statement that names a pair, inside of its program."""
+        bound = self.call.facts[statement.value]
+        assert isinstance(bound, Value)
+        if bound.op == "mask":
+            return
+        name = python_name(statement.targets[0].text)
+        self.line(f"{name} = {self.render(bound).text}", bound)
+        self.bind(bound, name)
+
+    def remembered(self, lift: Value) -> str:
+        """The remembered tokens of a lift to keys."""
+        return self.lifted[lift]
+
+    def is_number_mask(self, value: Value) -> bool:
+        """Whether a mask travels as a number of keys."""
+        return is_number_mask(value)
+
+    def let(self, statement: ast.Let) -> None:
+        """A statement that names what it computes."""
         bound = self.call.facts[statement.value]
         names = [python_name(t.text) for t in statement.targets]
         if isinstance(bound, Value):
-            if bound in self.fused.absorbed or bound.op == "mask":
+            if bound in self.fused.absorbed or bound.kind is Kind.PAIR:
                 return
             if bound in self.names and self.names[bound] != names[0]:
                 self.line(f"{names[0]} = {self.names[bound]}", bound)
@@ -324,7 +349,7 @@ class Body:
         below = self.call.calls[node]
         value = below.results[index]
         assert isinstance(value, Value)
-        if not unit.has_state:
+        if not unit.has_state or unit.takes_rows:
             return Code(text) if len(below.results) == 1 else Code(f"{text}[{index}]")
         return self.hoist(value, text, self.instance_name(node))
 
@@ -336,6 +361,9 @@ class Body:
         """A call of another unit."""
         below = self.call.calls[node]
         unit = self.units.of[below]
+        if unit.takes_rows:
+            pairs = [self.argument(below, k).text for k in tensor_parameters(unit) if _is_pair(below, k)]
+            return f"self.{self.instance_name(node)}({', '.join([*pairs, self.bundles[node], 'rows'])})", unit
         args = [self.argument(below, key).text for key in tensor_parameters(unit)]
         if unit.needs_pos:
             args.append("pos")
@@ -410,6 +438,11 @@ class Body:
             assert isinstance(arg.value, ast.Expr)
             return self.numbers.text(arg.value, place).text
         return self.numbers.text(node, place).text
+
+
+def _is_pair(below: Call, key: str) -> bool:
+    bound = below.arguments[key]
+    return isinstance(bound, Value) and bound.kind is Kind.PAIR
 
 
 def tensor_parameters(unit: Unit) -> list[str]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from archc.elaborate.call import Call, Program
 from archc.ir.graph import Region, Value
+from archc.ops.support import Support
 from archc.passes.attention import Attention, attentions
+from archc.passes.caches import reach
 from archc.passes.scans import ScanClass, classify, inside
 from archc.passes.support import live_values
 
@@ -17,13 +19,15 @@ KERNELS = frozenset({"selective", "chunked", "chunked_key"})
 @dataclass(frozen=True, eq=False)
 class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
-    line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts."""
+    line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how far the
+    keys of a pair can lie."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
     absorbed: frozenset[Value]
     regions: Mapping[Call, Region]
     matrices: frozenset[Value]
+    spans: Mapping[Value, Support]
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
@@ -53,7 +57,7 @@ def find(program: Program) -> Fused:
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }
-    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices))
+    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph))
 
 
 def runs_fused(found: ScanClass) -> bool:

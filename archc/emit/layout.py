@@ -13,12 +13,12 @@ TAIL = {Kind.WEIGHT: (), Kind.SEQ: (), Kind.TOKEN: (), Kind.PAIR: ("T", "S")}
 LETTERS = "acdefghijklmnopqrsuvwxy"
 
 
-def letters(names: Iterable[str]) -> dict[str, str]:
+def letters(names: Iterable[str], avoid: str = "btz") -> dict[str, str]:
     """A letter for each axis: one of its own name if it can be had."""
     out: dict[str, str] = {}
     for name in names:
-        own = [c for c in name.lower() if c.isalpha() and c not in "btz"]
-        out[name] = next(c for c in (*own, *LETTERS) if c not in out.values())
+        own = [c for c in name.lower() if c.isalpha() and c not in avoid]
+        out[name] = next(c for c in (*own, *LETTERS) if c not in out.values() and c not in avoid)
     return out
 
 

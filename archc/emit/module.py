@@ -14,6 +14,7 @@ from archc.emit.fused import Fused, find
 from archc.emit.layout import axis_of
 from archc.emit.initial import initial_value
 from archc.emit.numbers import Numbers, Taken
+from archc.emit.pairs import pair_parameters, split_unit, token_parameters
 from archc.emit.rules import RULES
 from archc.emit.states import state_entries
 from archc.emit.units import Unit, Units, group
@@ -50,14 +51,16 @@ class ClassText:
     lines: list[str]
     states: list[tuple[str, str]]
     results: int
+    tokens: list[str] = field(default_factory=list)
+    token_arguments: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class ModelText(ClassText):
     """The model: a class with stacks of layers."""
 
-    program: Program
-    stacks: list[StackText]
+    program: Program = field(kw_only=True)
+    stacks: list[StackText] = field(kw_only=True)
     constants: list[str] = field(default_factory=list)
 
 
@@ -138,7 +141,7 @@ class Module:
             assert unit.first.region is not None
             for value in unit.first.region.values:
                 if value.op in ("input", "pos"):
-                    body.bind(value, value.label)
+                    body.bind(value, "pos" if value.op == "pos" else python_name(value.label))
         body.run()
         if isinstance(unit.definition, ast.BlockDef):
             assert unit.first.region is not None
@@ -200,7 +203,17 @@ class Module:
 
     def _class(self, unit: Unit) -> ClassText:
         numbers = Numbers(unit, self.model)
-        body = self._run(unit, numbers)
+        tokens: list[str] = []
+        if unit.takes_rows:
+            body = self._body(unit, numbers)
+            for name in tensor_parameters(unit):
+                bound = unit.first.arguments[name]
+                assert isinstance(bound, Value)
+                body.bind(bound, python_name(name))
+            tokens, _ = split_unit(body)
+            self.kernels.update(body.kernels)
+        else:
+            body = self._run(unit, numbers)
         states = state_entries(body) if unit.has_state else []
         weights = self._weights(unit, numbers)
         children = self._children(unit, body)
@@ -213,7 +226,7 @@ class Module:
         self.finished[unit] = numbers
         return ClassText(
             unit, unit.definition.doc.strip(), numbers.taken(), numbers.computed(), kept, weights, children,
-            self._inputs(unit), body.lines, states, len(unit.first.returned),
+            self._inputs(unit), body.lines, states, len(unit.first.returned), tokens, self._token_inputs(unit),
         )  # fmt: skip
 
     def _inputs(self, unit: Unit) -> list[str]:
@@ -222,9 +235,14 @@ class Module:
             assert unit.first.region is not None
             names = [python_name(p.label) for p in unit.first.region.params]
             names += [python_name(v.label) for v in self.captured(unit)]
+        if unit.takes_rows:
+            return [*map(python_name, pair_parameters(unit.first)), "tokens", "rows"]
         if unit.needs_pos:
             names.append("pos")
         return names
+
+    def _token_inputs(self, unit: Unit) -> list[str]:
+        return [*map(python_name, token_parameters(unit.first)), "pos"] if unit.takes_rows else []
 
     def _weights(self, unit: Unit, numbers: Numbers) -> list[tuple[str, Code, bool]]:
         out = []
@@ -258,8 +276,8 @@ class Module:
         taken = self.finished[unit].taken()
         return ModelText(
             unit, text.doc, taken, self.finished[unit].computed(), text.kept, text.weights, text.children,
-            list(self.program.graph.inputs), text.lines, text.states, text.results, self.program, stacks,
-            constants(self.program, self.context),
+            [python_name(n) for n in self.program.graph.inputs], text.lines, text.states, text.results, program=self.program,
+            stacks=stacks, constants=constants(self.program, self.context),
         )  # fmt: skip
 
     def _stack(self, unit: Unit, stack: Stack) -> StackText:
@@ -302,7 +320,16 @@ class Module:
                 out.append(f"{name}={text}")
             elif each.default is None:
                 out.append(f"{name}={body.default_text(below, name)}")
-        return f"{unit.name}({', '.join(out)})"
+        return f"{unit.name}({', '.join(keywords_last(out, [t.name for t in self.finished[unit].taken()]))})"
+
+
+def keywords_last(arguments: list[str], names: list[str]) -> list[str]:
+    """After the first keyword argument every argument is one."""
+    out: list[str] = []
+    for name, text in zip(names, arguments, strict=False):
+        named = any("=" in o for o in out) and not text.startswith(f"{name}=")
+        out.append(f"{name}={text}" if named else text)
+    return out
 
 
 def docstring(doc: str, indent: str) -> list[str]:

@@ -86,7 +86,8 @@ def _formatted(files: dict[str, str]) -> dict[str, str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(files[name], encoding="utf-8")
         command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "120", "--no-cache", str(root)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True)
+        assert done.returncode == 0, done.stderr
         return {n: (root / n).read_text(encoding="utf-8") if n in names else t for n, t in files.items()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
 from archc.emit.units import own_values
@@ -23,13 +25,19 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
                 out.setdefault(*entry)
         if value.op == "loop" and _is_mine(body, value):
             out[f"loop_{_names(value)[0]}"] = _tuple([_zeros(body, _shape(body, p.type.axes), "wide") for p in value.attrs["body"].params])
+    rings = _pair_rings(body)
+    if rings is not None:
+        out["keys"] = rings
     for node, below in body.call.calls.items():
         unit = body.units.of[below]
         if not unit.has_state:
             continue
         name = body.instance_name(node)
         if unit.is_class:
-            out[name] = f"self.{name}.init_state({', '.join(body.dialect.state_arguments)})"
+            arguments = list(body.dialect.state_arguments)
+            if unit.takes_rows and not body.unit.takes_rows:
+                arguments[1] = _slots(body).text
+            out[name] = f"self.{name}.init_state({', '.join(arguments)})"
         else:
             inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
             out[name] = "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
@@ -103,7 +111,7 @@ def _flat(body: Body, names: tuple[str, ...], sizes: dict[str, int]) -> Code:
 
 
 def _rings(body: Body, found: Attention) -> str:
-    from archc.emit.pairs import window_text
+    from archc.emit.attend import window_text
 
     window = window_text(body, found)
     slots = Code("context") if window is None else Code(f"min({window}, context)")
@@ -114,6 +122,31 @@ def _rings(body: Body, found: Attention) -> str:
     keys = _zeros(body, [slots, groups, _flat(body, found.over, sizes)], "dtype")
     values = _zeros(body, [slots, groups, _flat(body, found.values, sizes)], "dtype")
     return _tuple([keys, values])
+
+
+def _pair_rings(body: Body) -> str | None:
+    """One ring for every token that a pair program of this unit lifts to keys."""
+    region = body.fused.regions[body.call]
+    mine = set(own_values(body.call))
+    plain = {v for a in body.fused.attention.values() for v in (a.key, a.value)}
+    lifts = [v for v in region.values if v.op == "keys" and v in mine and v in region.live and v.operands[0].op != "pos"]
+    lifts = [v for v in lifts if v.operands[0] not in plain]
+    if not lifts:
+        return None
+    tokens = dict.fromkeys(v.operands[0] for v in lifts)
+    slots = Code("context") if body.unit.takes_rows else _slots(body)
+    return _tuple([_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens])
+
+
+def _slots(body: Body) -> Code:
+    """How many tokens the pair programs of this unit remember."""
+    region = body.fused.regions[body.call]
+    spans = [body.fused.spans[v] for v in region.values if v.op == "keys" and v in body.fused.spans]
+    for key, bound in body.call.arguments.items():
+        if isinstance(bound, Value) and body.is_number_mask(bound):
+            return Code(f"min({body.numbers.symbol(key, 'forward').text} or context, context)")
+    back = max((s.back for s in spans), default=inf)
+    return Code("context") if back == inf else Code(f"min({int(back)}, context)")
 
 
 def _tuple(parts: list[str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from archc.elaborate.bound import Axes, Bound, Builtin, Function, Num
 from archc.elaborate.call import Call, Program
 from archc.emit.code import camel
-from archc.ir.graph import Value
+from archc.ir.graph import Kind, Value
 from archc.text import ast
 
 TIME_OPS = frozenset({"conv", "prev", "scan", "maxscan", "loop", "keys"})
@@ -21,7 +21,10 @@ POSITION_OPS = TIME_OPS | {"pos", "mask", "softmax_keys", "contract_keys", "redu
 
 @dataclass(eq=False)
 class Unit:
-    """One class or function of the output, and the calls that it serves; `first` is the one whose facts are rendered."""
+    """One class or function of the output, and the calls that it serves; `first` is the one whose facts are rendered.
+
+    `takes_rows`: it maps pairs to pairs and lifts tokens itself, so it is cut into a part per token and a part per block of queries.
+   """
 
     name: str
     first: Call
@@ -29,6 +32,7 @@ class Unit:
     is_class: bool = True
     has_state: bool = False
     needs_pos: bool = False
+    takes_rows: bool = False
 
     @property
     def definition(self) -> ast.FnDef | ast.BlockDef | ast.ModelDef:
@@ -99,10 +103,12 @@ class _Grouping:
         below = [self.of[c] for c in _below(call)]
         ops = _ops(call)
         stateful = self.program.graph.kind == "model"
-        is_class = bool(call.weights) or any(u.is_class for u in below) or not isinstance(call.definition, ast.FnDef)
+        pairs = any(isinstance(b, Value) and b.kind is Kind.PAIR and b.op != "mask" for b in call.arguments.values())
+        takes_rows = pairs and (bool(ops & {"queries", "keys", "mask"}) or any(u.takes_rows for u in below))
+        is_class = takes_rows or bool(call.weights) or any(u.is_class for u in below) or not isinstance(call.definition, ast.FnDef)
         has_state = stateful and (bool(ops & TIME_OPS) or any(u.has_state for u in below))
         needs_pos = bool(ops & POSITION_OPS) or any(u.needs_pos for u in below)
-        return Unit(self._name(call, is_class), call, [], is_class, has_state, needs_pos)
+        return Unit(self._name(call, is_class), call, [], is_class, has_state, needs_pos, takes_rows)
 
     def _name(self, call: Call, is_class: bool) -> str:
         base = camel(call.name) if is_class else call.name

@@ -26,7 +26,11 @@ class TorchShape:
         if text.doc:
             lines.append("")
         lines += self._init(text, signature(text.taken), [])
-        lines += ["", *self._forward(text, "forward", [*text.arguments, *(["state=None"] if text.unit.has_state else [])])]
+        if text.unit.takes_rows:
+            lines += ["", *self._tokens(text), "", *self._pairs(text)]
+        else:
+            state = ["state=None"] if text.unit.has_state else []
+            lines += ["", *self._forward(text, "forward", [*text.arguments, *state])]
         if text.unit.has_state:
             lines += ["", *self._init_state(text)]
         return lines
@@ -51,6 +55,17 @@ class TorchShape:
         if text.unit.has_state:
             lines.append(INDENT + "old, new = state or {}, {}")
         lines += [INDENT + line for line in text.lines]
+        return [(INDENT + line).rstrip() for line in lines]
+
+    def _tokens(self, text: ClassText) -> list[str]:
+        state = ["state=None"] if text.unit.has_state else []
+        lines = [f"def tokens({', '.join(['self', *text.token_arguments, *state])}):"]
+        if text.unit.has_state:
+            lines.append(INDENT + "old, new = state or {}, {}")
+        return [INDENT + line for line in [*lines, *(INDENT + line for line in text.tokens)]]
+
+    def _pairs(self, text: ClassText) -> list[str]:
+        lines = [f"def forward({', '.join(['self', *text.arguments])}):", *(INDENT + line for line in text.lines)]
         return [INDENT + line for line in lines]
 
     def _init_state(self, text: ClassText) -> list[str]:

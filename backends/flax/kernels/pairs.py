@@ -135,9 +135,9 @@ class Rows:
         """The query itself and what came before it."""
         return self.distance >= 0
 
-    def window(self, n: int) -> jax.Array:
-        """The last n keys, the query itself included."""
-        return (self.distance >= 0) & (self.distance < n)
+    def window(self, n: int | None) -> jax.Array:
+        """The last n keys, the query itself included; None: all that came before."""
+        return self.causal() if n is None else self.causal() & (self.distance < n)
 
     def near(self, n: int) -> jax.Array:
         """Up to n keys to either side."""
