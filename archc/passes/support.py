@@ -9,6 +9,8 @@ from archc.ir.graph import Graph, Kind, Value
 from archc.ops.support import CAUSAL, EVERYWHERE, Support
 from archc.ops.table import OPS
 
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
 
 def live_values(graph: Graph) -> Iterator[Value]:
     """Every value that a result depends on, in all regions, outermost first; each once."""
@@ -93,6 +95,8 @@ def _reasons(value: Value, found: dict[Value, Support]) -> Iterator[Note]:
             yield Note(f"this mask admits later keys: {_named(each)}", each.origin.span)
         elif each.op == "softmax_keys" and len(each.args) == 1:
             yield Note("this softmax has no mask", each.origin.span)
+        elif each.op in COMPARISONS:
+            yield Note("this comparison may be true at later keys: say ... and causal", each.origin.span)
         elif each.op not in ("queries", "keys") and not _would_be_causal(each, found):
             yield Note("zeros of the mask do not stay zero here", each.origin.span)
         else:

@@ -46,6 +46,10 @@ def test_a_mask_that_reaches_the_sum_proves_causality(mixer: Callable[[str], Gra
         ("p = softmax(s, over = keys, where = near(2))", "this mask admits later keys: near(2)"),
         ("p = softmax(s, over = keys, where = not causal)", "zeros of the mask do not stay zero here"),
         ("p = exp(where(causal, s, 0))", "zeros of the mask do not stay zero here"),
+        (
+            "p = softmax(s, over = keys, where = queries(pos) >= keys(pos))",
+            "this comparison may be true at later keys: say ... and causal",
+        ),
         ("p = where(causal, s, 0) / where(causal, s, 0)", "zeros of the mask do not stay zero here"),
         ("p = softmax(s, over = keys, where = causal) + 1", "zeros of the mask do not stay zero here"),
         ("p = softmax(s, over = keys, where = causal or prefix(3))", "this mask admits later keys: prefix(3)"),
