@@ -218,7 +218,7 @@ class Body:
 
     def _loop_value(self, statement: ast.Loop) -> Value:
         region = self.fused.regions[self.call]
-        return next(v for v in region.values if v.op == "loop" and v.origin.span is statement.span)
+        return next(v for v in region.values if v.op == "loop" and v.origin.span == statement.span)
 
     def let_pairs(self, statement: ast.Let) -> None:
         """A statement that names a pair, inside of its program."""

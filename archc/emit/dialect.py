@@ -92,6 +92,9 @@ class Dialect(Protocol):
     def over_time(self, value: Code, like: Code, sizes: Sequence[Code]) -> Code:
         """A value without time, repeated to [B, T, sizes] with the batch and time of another."""
 
+    def start(self, value: Code, like: Code, sizes: Sequence[Code]) -> Code:
+        """A number or a weight as the start of a state: [B, sizes], in at least single precision."""
+
     state_arguments: tuple[str, ...]
 
     def filled(self, sizes: Sequence[Code], number: Code) -> Code:

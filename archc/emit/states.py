@@ -49,7 +49,7 @@ def _names(value: Value) -> list[str]:
 
 
 def _is_mine(body: Body, value: Value) -> bool:
-    return any(isinstance(s, ast.Loop) and s.span is value.origin.span for s in body.call.definition.body) and all(
+    return any(isinstance(s, ast.Loop) and s.span == value.origin.span for s in body.call.definition.body) and all(
         str(s).startswith(body.call.instance.path) for s in value.attrs["states"]
     )
 

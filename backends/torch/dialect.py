@@ -150,6 +150,14 @@ class TorchDialect:
             return Code(f"torch.full(({shape}), {value.text}, device={like.atom}.device)")
         return Code(f"{value.atom}.expand({shape})")
 
+    def start(self, value: Code, like: Code, sizes: Sequence[Code]) -> Code:
+        """A number or a weight as the start of a state: [B, sizes], in at least single precision."""
+        shape = ", ".join(["len(" + like.text + ")", *(s.text for s in sizes)])
+        wide = f"torch.promote_types({like.atom}.dtype, torch.float32)"
+        if value.text.lstrip("-").isdigit():
+            return Code(f"{like.atom}.new_full(({shape}), {value.text}, dtype={wide})")
+        return Code(f"{value.atom}.expand({shape}).to({wide})")
+
     def filled(self, sizes: Sequence[Code], number: Code) -> Code:
         """A new weight full of one number."""
         shape = ", ".join(s.text for s in sizes)
