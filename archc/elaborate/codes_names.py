@@ -105,6 +105,13 @@ NAMES: dict[str, Code] = {
         "x = one: rms_norm(x)\nx = one: rms_norm(x)",
         "x = one: rms_norm(x)\nx = two: rms_norm(x)",
     ),
+    "E117": Code(
+        "a fn in an initial value",
+        "Initial values are made of the builtins that work element by element, of random numbers, index(axis) and\n"
+        "layer.",
+        "x = x * g[width]\ninit g = softcap(1, 2)",
+        "x = x * g[width]\ninit g = 2 * tanh(0.5)",
+    ),
     "E118": Code(
         "a statement after return",
         "What stands behind return would not be computed. init, tied, frozen, size and declarations may.",

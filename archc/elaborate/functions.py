@@ -66,6 +66,8 @@ def apply(target: Function | SharedFunction, node: ast.Call, frame: Frame) -> Bo
     name = definition.name.text
     if len(frame.sites) > DEEPEST:
         frame.fail("E108", f"'{name}' calls itself without end", node, help="a spec has no recursion")
+    if frame.builder.name == "init":
+        frame.fail("E117", f"'{name}' is called in an initial value", node, help="write it with builtins")
     instance = _instance(target, node, frame)
     given, nodes = arguments(node, definition.params, definition, frame)
     if isinstance(target, SharedFunction):
