@@ -141,7 +141,7 @@ def _recur(kind: _Recurrence, a: Tensor, u: Tensor, h: Tensor, out: Tensor, reve
     In blocks side by side: reading a and u twice costs less than the launches of one operation per step.
     """
     length = u.shape[1]
-    block = round((length / 3) ** 0.5) if length >= 16 else 1  # 2 block + length / block operations
+    block = round((length / 3) ** 0.5) if length >= 16 else 1  # 3 block + length / block operations
     blocks = length // block
     cut = length % block if reverse else blocks * block  # the rest of the walk, shorter than a block, comes last
     main, rest = (slice(cut, None), slice(0, cut)) if reverse else (slice(0, cut), slice(cut, None))
