@@ -2,6 +2,7 @@
 
 from archc.api import check, compile, load, parse, report
 from archc.diagnostics import ArchError
+from archc.version import VERSION
 
 __all__ = ["ArchError", "check", "compile", "load", "parse", "report"]
-__version__ = "0.1.0"
+__version__ = VERSION

@@ -15,6 +15,7 @@ from archc.passes.scans import classify
 from archc.passes.workload import Workload
 from archc.report import model
 from archc.report.layers import Layers, layers, pattern
+from archc.version import VERSION
 
 CONVENTIONS = (
     "parameters: trained elements, tied weights once; non-embedding is without looked-up tables and an untied head",
@@ -30,8 +31,6 @@ CONVENTIONS = (
 
 def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2048) -> model.Report:
     """The report of a program for a workload: training on batch x seq tokens, decoding after `context` tokens."""
-    from archc import __version__
-
     graph = program.graph
     kinds = layers(graph)
     training = Workload(batch=batch, time=seq)
@@ -40,7 +39,7 @@ def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2
         name=graph.name,
         size=program.size,
         kind=graph.kind,
-        archc=__version__,
+        archc=VERSION,
         settings={name: float(number.value) for name, number in program.settings.items()},
         layers=kinds.order,
         pattern=pattern(kinds.order),

@@ -1,9 +1,28 @@
-"""All diagnostics by code: those of specs, and those of the commands themselves."""
+"""All diagnostics by code: those of specs, of the proof of causality, and of the commands themselves."""
 
 from __future__ import annotations
 
+from archc.elaborate.codes import CODES as MEANING
 from archc.text.codes import CODES as SYNTAX
 from archc.text.codes import Code
+
+PROOF: dict[str, Code] = {
+    "E501": Code(
+        "a token reads later tokens",
+        "A model predicts the next token, so no value may depend on tokens after its own. A sum over keys is causal\n"
+        "where one of its factors is zero on later keys; the notes show the masks that let them through. Encoders may\n"
+        "look ahead.",
+        "p = softmax(s, over = keys, where = everything)",
+        "p = softmax(s, over = keys, where = causal)",
+    ),
+    "E502": Code(
+        "a reduction over the whole sequence",
+        "A reduction over time reads every token, later ones too, and cannot be decoded token by\n"
+        "token. Encoders may do it.",
+        "y = mean(x, over = time)",
+        "y = scan(decay = 0.9, input = x)",
+    ),
+}
 
 COMMANDS: dict[str, Code] = {
     "E601": Code(
@@ -79,4 +98,4 @@ COMMANDS: dict[str, Code] = {
     ),
 }
 
-CODES: dict[str, Code] = SYNTAX | COMMANDS
+CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS
