@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from archc.elaborate import Program
     from archc.emit.artifact import Artifact
     from archc.emit.project import Target
-    from archc.report.model import Report
+    from archc.reports.model import Report
     from archc.specs_index import Setting, Settings
     from archc.text import ast
 
@@ -59,7 +59,7 @@ def report(
     `batch` sequences of `seq` tokens are trained on at once; decoding is counted at a token that has `context` tokens
     before it. Raises `ArchError`.
     """
-    from archc.report.build import build
+    from archc.reports.build import build
     from archc.specs_index import program
 
     return build(program(spec, settings), batch=batch, seq=seq, context=context)

@@ -75,7 +75,7 @@ def check(
     format: FormatOption = "text",
 ) -> None:
     """Check specs: everything that is wrong, or a summary."""
-    from archc.report.summary import summary
+    from archc.reports.summary import summary
     from archc.specs_index import parse_settings, program
 
     with told(format):
@@ -95,8 +95,8 @@ def report(
     format: FormatOption = "text",
 ) -> None:
     """Report parameters, work, caches, scans, attention and memory."""
-    from archc.report.build import build
-    from archc.report.text import tables
+    from archc.reports.build import build
+    from archc.reports.text import tables
     from archc.specs_index import parse_settings, program
 
     with told("json" if as_data else format):
@@ -160,7 +160,7 @@ def generate(
 @app.command()
 def specs() -> None:
     """List the specs that come with archc, their sizes and what they are."""
-    from archc.report.listing import listing
+    from archc.reports.listing import listing
 
     with told():
         print(listing())
@@ -188,7 +188,7 @@ def graph(
     settings: SetOption = [],  # noqa: B006
 ) -> None:
     """Draw the graph of a spec."""
-    from archc.report.pictures import draw
+    from archc.reports.pictures import draw
     from archc.specs_index import parse_settings, program
 
     with told():
@@ -200,7 +200,7 @@ def explain(
     code: Annotated[str, typer.Argument(metavar="CODE", help="the code of a diagnostic: E301")],
 ) -> None:
     """Explain a diagnostic, with a wrong and a right example."""
-    from archc.report.explain import explanation
+    from archc.reports.explain import explanation
 
     with told():
         print(explanation(code))

@@ -27,7 +27,7 @@ LAYERS = (
     ("emit",),
     ("backends",),
     ("specs_index", "formatting"),
-    ("report",),
+    ("reports",),
     ("api", "loading"),
     ("runs",),
     ("cli", "__init__"),
@@ -93,8 +93,8 @@ def test_the_compiler_imports_no_framework() -> None:
     program = """
 import sys
 import archc
-from archc.report.text import tables
-from archc.report.pictures import draw
+from archc.reports.text import tables
+from archc.reports.pictures import draw
 program = archc.check("griffin:tiny")
 tables(archc.report("griffin:tiny"))
 draw(program.graph, ".svg")

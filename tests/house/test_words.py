@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from archc.diagnostics import Source
-from archc.report.codes import CODES, COMMANDS
+from archc.reports.codes import CODES, COMMANDS
 from archc.resources import paths, read
 from archc.text.parse import parse
 

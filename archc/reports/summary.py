@@ -5,8 +5,8 @@ from __future__ import annotations
 from archc.elaborate import Program
 from archc.passes.caches import caches
 from archc.passes.params import params
-from archc.report.layers import layers, pattern
-from archc.report.units import in_bytes
+from archc.reports.layers import layers, pattern
+from archc.reports.units import in_bytes
 
 SHORT, LONG = 2**20, 2**21
 """Two contexts longer than any window, to see what grows."""

@@ -13,8 +13,8 @@ from archc.passes.memory import memory
 from archc.passes.params import params
 from archc.passes.scans import classify
 from archc.passes.workload import Workload
-from archc.report import model
-from archc.report.layers import Layers, layers, pattern
+from archc.reports import model
+from archc.reports.layers import Layers, layers, pattern
 from archc.version import VERSION
 
 CONVENTIONS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from archc.report.model import Memory, Report, TensorParams, Work
-from archc.report.units import in_bytes, large
+from archc.reports.model import Memory, Report, TensorParams, Work
+from archc.reports.units import in_bytes, large
 
 Cells = Sequence[str]
 

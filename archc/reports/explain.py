@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import indent
 
 from archc.diagnostics import closest, error
-from archc.report.codes import CODES
+from archc.reports.codes import CODES
 
 
 def explanation(code: str) -> str:
