@@ -20,6 +20,7 @@ from archc.emit.layout import axis_of, legend, reindex
 from archc.emit.numbers import Numbers, Place, axis_order, literal
 from archc.emit.units import TIME_OPS, Unit, Units, is_number_mask
 from archc.ir.graph import Kind, Value, captures
+from archc.passes.norms import Norm
 from archc.text import ast
 
 RESERVED = frozenset({"self", "state", "old", "new", "pos", "math", "torch", "jax", "jnp", "nn", "nnx", "F", "fp32", "rows"})
@@ -74,11 +75,32 @@ class Body:
             return Code(self.names[value])
         if value in self.results:
             return self._call(*self.results[value])
+        if self.dialect.own_norms and value in self.fused.norms:
+            return self._norm(self.fused.norms[value])
         if value.op in ("narrow", "fp32") or value not in self.call.nodes:
             named = self._alias(value)
             if named is not None:
                 return named
         return self.rules[value.op](self, value)
+
+    def _norm(self, norm: Norm) -> Code:
+        """The framework's own norm."""
+        sizes = norm.input.type.sizes
+        scale, shift = (self._norm_weight(w, norm) for w in (norm.scale, norm.shift))
+        eps = self.operand(norm.total, 1)
+        text = self.dialect.norm(
+            norm.kind, self.render(norm.input), [self.size(n, sizes[n]) for n in norm.over], scale, shift, eps
+        )
+        return text
+
+    def _norm_weight(self, weight: Value | None, norm: Norm) -> Code | None:
+        if weight is None:
+            return None
+        code = self.render(weight)
+        if norm.input.type.wide and weight.attrs["path"] not in self.fp32:
+            self.kernel("fp32")
+            return Code(f"fp32({code.text})")
+        return code
 
     def _alias(self, value: Value) -> Code | None:
         """The name of what a fn gave back, for the value it computed inside."""
@@ -243,7 +265,7 @@ class Body:
         bound = self.call.facts[statement.value]
         names = [python_name(t.text) for t in statement.targets]
         if isinstance(bound, Value):
-            if bound in self.fused.absorbed or bound.kind is Kind.PAIR:
+            if bound in self.fused.absorbed or bound.kind is Kind.PAIR or self._in_norm(bound):
                 return
             if bound in self.names and self.names[bound] != names[0]:
                 self.line(f"{names[0]} = {self.names[bound]}", bound)
@@ -255,6 +277,9 @@ class Body:
             self.bind(bound, names[0])
         elif isinstance(bound, tuple):
             self._unpack(statement, bound, names)
+
+    def _in_norm(self, value: Value) -> bool:
+        return self.dialect.own_norms and any(value in n.inside for n in self.fused.norms.values())
 
     def _unpack(self, statement: ast.Let, bound: tuple[Bound, ...], names: list[str]) -> None:
         values = [b for b in bound if isinstance(b, Value)]

@@ -14,6 +14,13 @@ class Dialect(Protocol):
     name: str
     method: str
 
+    own_norms: bool
+
+    def norm(
+        self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
+    ) -> Code:
+        """The framework's own norm over the last axes, if `own_norms`; `kind` is rms or layer."""
+
     def weight(self, name: str) -> Code:
         """A weight of this module."""
 

@@ -10,6 +10,7 @@ from archc.ir.graph import Region, Value
 from archc.ops.support import Support
 from archc.passes.attention import Attention, attentions
 from archc.passes.caches import reach
+from archc.passes.norms import Norm, norms
 from archc.passes.scans import ScanClass, classify, inside
 from archc.passes.support import live_values
 
@@ -20,7 +21,7 @@ KERNELS = frozenset({"selective", "chunked", "chunked_key"})
 class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
     line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how far the
-    keys of a pair can lie."""
+    keys of a pair can lie, `norms` what a framework's own norm computes."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -28,6 +29,7 @@ class Fused:
     regions: Mapping[Call, Region]
     matrices: frozenset[Value]
     spans: Mapping[Value, Support]
+    norms: Mapping[Value, Norm]
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
@@ -57,7 +59,7 @@ def find(program: Program) -> Fused:
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }
-    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph))
+    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph))
 
 
 def runs_fused(found: ScanClass) -> bool:

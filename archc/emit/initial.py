@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+from archc.elaborate.bound import Num
 from archc.emit.body import Body
 from archc.emit.code import Code, call, infix
 from archc.emit.layout import reindex
 from archc.emit.numbers import literal
-from archc.elaborate.bound import Num
 from archc.ir.graph import Axis, Value, Weight
 from archc.text import ast
 

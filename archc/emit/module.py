@@ -11,8 +11,8 @@ from archc.emit.code import Code
 from archc.emit.constants import constants
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused, find
-from archc.emit.layout import axis_of
 from archc.emit.initial import initial_value
+from archc.emit.layout import axis_of
 from archc.emit.numbers import Numbers, Taken
 from archc.emit.pairs import pair_parameters, split_unit, token_parameters
 from archc.emit.rules import RULES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed

@@ -29,6 +29,16 @@ class TorchDialect:
     method = "forward"
     state_arguments = ("batch", "context", "dtype", "device")
 
+    own_norms = True
+
+    def norm(
+        self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
+    ) -> Code:
+        """`F.rms_norm`, `F.layer_norm`: statistics in single precision, the result like the input."""
+        shape = "(" + ", ".join(s.text for s in sizes) + ("," if len(sizes) == 1 else "") + ")"
+        weights = {k: v for k, v in (("weight", scale), ("bias", shift)) if v is not None}
+        return call(f"F.{kind}_norm", value, shape, **weights, eps=eps)
+
     def weight(self, name: str) -> Code:
         """A weight of this module."""
         return Code(f"self.{name}")
