@@ -1,0 +1,52 @@
+"""The Flax backend as the emitter sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.backends.flax.shape import FlaxShape
+
+from archc.emit.header import header_lines, imported_kernels
+from archc.emit.module import Module
+from archc.emit.project import Backend
+
+KERNELS = {
+    "causal_conv": "conv.py",
+    "prev": "prev.py",
+    "scan": "scan.py",
+    "maxscan": "scan.py",
+    "selective_scan": "selective_scan.py",
+    "chunked_scan": "chunked_scan.py",
+    "chunked_key_scan": "chunked_scan.py",
+    "attention": "attention.py",
+    "loop": "loop.py",
+    "fp32": "numerics.py",
+    "inv_softplus": "numerics.py",
+    "over_rows": "pairs.py",
+    "remember": "pairs.py",
+    "softmax_keys": "pairs.py",
+    "unflatten": "axes.py",
+    "Frozen": "frozen.py",
+    "Layers": "layers.py",
+    "places": "layers.py",
+}
+WRITTEN = ("unflatten", "Frozen", "Layers", "places")  # by the dialect and the shape, not by a rule
+
+
+class FlaxTarget:
+    """See `archc.emit.project.Target`."""
+
+    name: Backend = "flax"
+    shape = FlaxShape()
+    kernels = KERNELS
+
+    def header(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The doc of the file and the imports that its text needs."""
+        text = "\n".join(used)
+        module.kernels.update(dict.fromkeys(name for name in WRITTEN if f"{name}(" in text))
+        lines = header_lines(module)
+        if "math." in text:
+            lines += ["import math", ""]
+        if "jax." in text:
+            lines.append("import jax")
+        return [*lines, "import jax.numpy as jnp", "from flax import nnx", "", *imported_kernels(module, KERNELS)]
