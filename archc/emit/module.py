@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Protocol
 
+from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
 from archc.emit.body import Body, python_name, tensor_parameters
 from archc.emit.code import Code
@@ -99,13 +101,18 @@ class Module:
     fused: Fused = field(init=False)
     finished: dict[Unit, Numbers] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
+    model: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.units = group(self.program)
         self.fused = find(self.program)
         single = single_precision(self.program.graph)
         names = weight_names(self.program.graph)
-        self.model = frozenset(Numbers(self.units.of[self.program.root]).lets) | set(self.program.settings)
+        facts = self.program.root.facts
+        self.model = {name: n.whole is not None for name, n in self.program.settings.items()}
+        for name, node in Numbers(self.units.of[self.program.root]).lets.items():
+            number = facts.get(node)
+            self.model[name] = not isinstance(number, Num) or number.whole is not None
         self.fp32 = frozenset(v.attrs["path"] for v, full in names.items() if set(full) <= single)
 
     def blocks(self) -> list[list[str]]:
@@ -334,7 +341,7 @@ def keywords_last(arguments: list[str], names: list[str]) -> list[str]:
 
 def docstring(doc: str, indent: str) -> list[str]:
     """A doc text as the lines of a docstring."""
-    lines = doc.splitlines()
+    lines = [part for line in doc.splitlines() for part in (wrap(line, 120 - len(indent) - 6) or [""])]
     if not lines:
         return []
     if len(lines) == 1:

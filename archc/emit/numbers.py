@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -37,10 +38,11 @@ def written(node: ast.Number) -> str:
 @dataclass(eq=False)
 class Numbers:
     """The numbers of one unit: `needed` grows while its text is rendered; `read_off` are sizes that a function finds in
-    the shape of an argument, `model` the numbers that the model has (blocks see them)."""
+    the shape of an argument, `model` the numbers that the model has
+    and whether they are whole (blocks see them)."""
 
     unit: Unit
-    model: frozenset[str] = frozenset()
+    model: Mapping[str, bool] = field(default_factory=dict)
     needed: dict[Place, dict[str, None]] = field(default_factory=lambda: {"init": {}, "forward": {}})
     lets: dict[str, ast.Expr] = field(default_factory=dict)
     read_off: set[str] = field(default_factory=set)
@@ -172,7 +174,7 @@ class Numbers:
                 numbers = [c.arguments.get(name) for c in self.unit.calls]
                 whole = all(isinstance(n, Num) and n.whole is not None for n in numbers)
                 return Taken(name, "int" if whole else "float", default, param)
-        return Taken(name, "int", None, None)
+        return Taken(name, "int" if self.model.get(name, True) else "float", None, None)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ import jinja2
 from archc.elaborate.call import Program
 from archc.emit.artifact import Artifact
 from archc.emit.module import Module, Shape
+from archc.passes.caches import caches
+from archc.passes.flops import flops
+from archc.passes.params import params
+from archc.passes.workload import Workload
 from archc.resources import kernel, paths, read
 from archc.text.format import format as canonical
 
@@ -28,6 +32,8 @@ class Target(Protocol):
     name: Backend
     shape: Shape
     kernels: dict[str, str]
+    framework: str
+    requirements: str
 
     def header(self, module: Module, used: Sequence[str]) -> list[str]:
         """The lines before the first class: the doc of the file and the imports."""
@@ -63,13 +69,37 @@ def _skeletons(program: Program, target: Target, context: int) -> dict[str, str]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, loader=jinja2.FunctionLoader(_skeleton)
     )
-    values = {"name": program.graph.name, "context": context, "backend": target.name}
+    values = _values(program, target, context)
     out: dict[str, str] = {}
     for path in paths("templates"):
         folder, _, name = path.rpartition("/")
         if folder in ("", target.name):
             out[name.removesuffix(".j2")] = environment.get_template(path).render(values)
     return out
+
+
+def _values(program: Program, target: Target, context: int) -> dict[str, object]:
+    """What the skeletons ask for."""
+    graph = program.graph
+    counted = params(graph)
+    train = flops(graph, Workload(1, context, context, "train")).per_token
+    numbers = [("parameters", f"{counted.total:,}"), ("of which embeddings", f"{counted.embedding:,}")]
+    numbers.append((f"FLOPs per token, forward and backward, at {context:,} tokens", f"{train.total:,.0f}"))
+    if graph.kind == "model":
+        held = sum(c.bytes(context) for c in caches(graph))
+        numbers.append((f"state of a decoder after {context:,} tokens, in bf16", f"{held:,} bytes per sequence"))
+    return {
+        "name": graph.name + (f":{program.size}" if program.size else ""),
+        "doc": program.model.doc.strip() or f"The model {graph.name}.",
+        "numbers": numbers,
+        "version": archc_version(),
+        "framework": target.framework,
+        "requirements": target.requirements,
+        "context": context,
+        "parameters": f"{counted.total:_}",
+        "inputs": len(graph.inputs),
+        "decodes": graph.kind == "model",
+    }
 
 
 def _skeleton(path: str) -> str:

@@ -111,7 +111,7 @@ class TorchShape:
         first = "[0]" if text.unit.has_state else ""
         lines = [
             f"def forward(self, {inputs}, pos=None):",
-            f'    """{inputs} {shapes} to {out}; pos [B, T] restarts at 0 where a packed document begins."""',
+            f'    """{inputs} {shapes} to {out}. pos [B, T]: 0 where a packed document begins."""',
             "    if pos is None:",
             "        pos = torch.arange(tokens.shape[1], device=tokens.device)",
             f"    return self.run({inputs}, pos){first}",

@@ -33,6 +33,8 @@ class TorchTarget:
     name: Backend = "torch"
     shape = TorchShape()
     kernels = KERNELS
+    framework = "PyTorch"
+    requirements = "torch safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
     def header(self, module: Module, used: Sequence[str]) -> list[str]:
         """The doc of the file and the imports that its text needs."""
