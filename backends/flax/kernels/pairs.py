@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from kernels.attention import read_ring, write_ring
 
+PARTS = 4  # of a long causal sequence without a window: part n reads only the keys before its end
 Arrays = tuple[jax.Array, ...]
 
 
@@ -62,26 +63,46 @@ def over_rows(
     """Run a program for blocks of queries and join its values [B, Tq, *axes] to [B, T, *axes].
 
     program: it may close over arrays, and runs again in the backward pass, so that the pairs of one block at a time
-    are kept; it is traced once, for blocks of one size (the last one takes some queries of the one before it again).
+    are kept; blocks are of one size and traced once (the last one takes some queries of the one before it again).
     before, after: how many keys behind and ahead of a query can matter to it (None: all); a window of n is
     before = n - 1, a causal program has after = 0.
     """
     time = keys.pos.shape[-1]
     if keys.ring is not None or time <= block:
         return program(Rows(keys, 0, time, 0, keys.count))
-    past, reach = keys.count - time, keys.count
-    if before is not None and after is not None:
-        reach = min(keys.count, before + block + after)
+    growing = before is None and after is not None
+    part = -(-time // (PARTS * block)) * block if growing else time
+    parts = []
+    for first in range(0, time, part):
+        end = min(first + part, time)
+        stop = keys.count if after is None else min(keys.count, keys.count - time + end + after)
+        parts.append(_blocks(program, keys, (first, end), stop, before, after, min(block, end - first)))
+    return jnp.concatenate(parts, 1)
+
+
+def _blocks(
+    program: Callable[["Rows"], jax.Array],
+    keys: Keys,
+    queries: tuple[int, int],
+    stop: int,
+    before: int | None,
+    after: int | None,
+    block: int,
+) -> jax.Array:
+    """The values of the queries first to end, in blocks of one size; they need no keys from `stop` on."""
+    first, end = queries
+    reach = stop if before is None or after is None else min(stop, before + block + after)
+    past = keys.count - keys.pos.shape[-1]
 
     @jax.checkpoint
     def rows(first: jax.Array) -> jax.Array:
-        start = 0 if before is None else jnp.clip(past + first - before, 0, keys.count - reach)
+        start = 0 if before is None else jnp.clip(past + first - before, 0, stop - reach)
         return program(Rows(keys, first, block, start, reach))
 
-    count = -(-time // block)
-    parts = jax.lax.map(rows, jnp.minimum(jnp.arange(count) * block, time - block))  # [count, B, block, *axes]
-    done = jnp.moveaxis(parts[:-1], 0, 1).reshape(parts.shape[1], -1, *parts.shape[3:])
-    return jnp.concatenate([done, parts[-1][:, count * block - time :]], 1)
+    count = -(-(end - first) // block)
+    values = jax.lax.map(rows, jnp.minimum(first + jnp.arange(count) * block, end - block))  # [count, B, block, *axes]
+    done = jnp.moveaxis(values[:-1], 0, 1).reshape(values.shape[1], -1, *values.shape[3:])
+    return jnp.concatenate([done, values[-1][:, count * block - (end - first) :]], 1)
 
 
 class Rows:

@@ -41,9 +41,16 @@ def rings(size, dtype=float):
 
 
 @pytest.mark.parametrize("window", [None, 1, 6, 50])
-def test_attention_in_blocks_is_the_loop(kernels, small_blocks, agree, tokens, pos, window):
-    op = partial(kernels.attention.attention, pos=jnp.asarray(pos), window=window, scale=0.7)
-    agree(lambda *x: op(*x)[0], lambda *x: attention_loop(*x, pos, window, 0.7), tokens)
+def test_attention_in_blocks_is_the_loop(kernels, small_blocks, agree, tokens, mixed, window):
+    op = partial(kernels.attention.attention, pos=jnp.asarray(mixed), window=window, scale=0.7)
+    agree(lambda *x: op(*x)[0], lambda *x: attention_loop(*x, mixed, window, 0.7), tokens)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_whole_documents_need_no_positions(kernels, small_blocks, compiled, tokens, window):
+    op = partial(kernels.attention.attention, window=window, scale=0.7)
+    want = attention_loop(*tokens, np.arange(37), window, 0.7)
+    np.testing.assert_allclose(compiled(lambda *x: op(*x, jnp.arange(37))[0])(*tokens), want, rtol=1e-9)
 
 
 def test_attention_in_one_block_is_the_loop(kernels, agree, tokens, mixed):

@@ -30,11 +30,11 @@ DECAYS = {"token": (2, 37, 3, 2), "weight": (3, 2), "head": (2, 37, 3, 1), "step
 
 
 @pytest.mark.parametrize("shape", DECAYS.values(), ids=DECAYS)
-def test_the_scan_is_the_loop(kernels, agree, rng, pos, shape):
+def test_the_scan_is_the_loop(kernels, agree, rng, mixed, shape):
     a = np.exp(-np.exp(rng.normal(size=shape, scale=3)))  # from no decay at all to nothing left
     u, h = rng.normal(size=(2, 37, 3, 2)), rng.normal(size=(2, 3, 2))
-    op, at = kernels.scan.scan, jnp.asarray(pos)
-    agree(lambda a, u, h: op(a, u, at, h), lambda a, u, h: scan_loop(a, u, pos, h), (a, u, h))
+    op, at = kernels.scan.scan, jnp.asarray(mixed)
+    agree(lambda a, u, h: op(a, u, at, h), lambda a, u, h: scan_loop(a, u, mixed, h), (a, u, h))
 
 
 def test_the_maxscan_is_the_loop(kernels, agree, rng, pos):
@@ -60,11 +60,11 @@ def test_the_tree_is_the_loop(kernels, compiled, monkeypatch, rng, pos, name):
 
 
 @pytest.mark.parametrize("name", ["scan", "maxscan"])
-def test_pieces_are_the_whole(kernels, pieces, rng, pos, name):
+def test_pieces_are_the_whole(kernels, pieces, rng, mixed, name):
     op = getattr(kernels.scan, name)
     a, u, h = rng.uniform(-1, 0.9, size=(2, 37, 3)), rng.normal(size=(2, 37, 3)), rng.normal(size=(2, 3))
-    whole = {"scan": scan_loop, "maxscan": maxscan_loop}[name](a, u, pos, h)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), pieces(op, (a, u), pos, h), whole)
+    whole = {"scan": scan_loop, "maxscan": maxscan_loop}[name](a, u, mixed, h)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), pieces(op, (a, u), mixed, h), whole)
 
 
 def test_without_a_state_nothing_comes_before(kernels, rng):
@@ -76,18 +76,20 @@ def test_without_a_state_nothing_comes_before(kernels, rng):
     np.testing.assert_array_equal(kernels.scan.maxscan(f, u, pos)[0], np.maximum.accumulate(u, 1))
 
 
-def test_a_complex_decay_turns_the_state(kernels, rng):
+def test_a_complex_decay_turns_the_state(kernels, compiled, rng):
     a = (0.9 * np.exp(1j * rng.normal(size=3))).astype(np.complex128)
     u = rng.normal(size=(2, 9, 3))
     pos = np.stack([np.arange(9), np.arange(9) % 4])
-    h = kernels.scan.scan(a, jnp.asarray(u), jnp.asarray(pos))[0]
+    h = compiled(kernels.scan.scan)(a, u, pos)[0]
     np.testing.assert_allclose(h, scan_loop(a, u, pos, np.zeros((2, 3)))[0], rtol=1e-12)
 
     def loss(angle, u, scan):
         return jnp.sum(jnp.cos(scan(0.9 * jnp.exp(1j * angle), u).real))
 
     angle, step = jnp.asarray(rng.normal(size=3)), 1e-6
-    found = jax.grad(loss)(angle, jnp.asarray(u), lambda a, u: kernels.scan.scan(a, u, jnp.asarray(pos))[0])
+    found = compiled(
+        jax.grad(lambda angle: loss(angle, u, lambda a, u: kernels.scan.scan(a, jnp.asarray(u), jnp.asarray(pos))[0]))
+    )(angle)
     for n in range(3):
         moved = [np.array(angle), np.array(angle)]
         moved[0][n] += step
@@ -96,12 +98,12 @@ def test_a_complex_decay_turns_the_state(kernels, rng):
         np.testing.assert_allclose(found[n], (up - down) / (2 * step), rtol=1e-6)
 
 
-def test_half_precision_is_summed_in_single(kernels, rng):
+def test_half_precision_is_summed_in_single(kernels, compiled):
     a, u = jnp.asarray(np.full((1, 200, 1), 0.999), jnp.bfloat16), jnp.ones((1, 200, 1), jnp.bfloat16)
-    h, state = kernels.scan.scan(jnp.float32(0.999), u, jnp.arange(200), jnp.zeros((1, 1), jnp.float32))
+    h, state = compiled(kernels.scan.scan)(jnp.float32(0.999), u, jnp.arange(200), jnp.zeros((1, 1), jnp.float32))
     assert (h.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(state[0, 0], (1 - 0.999**200) / 0.001, rtol=1e-5)
-    gradient = jax.grad(lambda a: kernels.scan.scan(a, u, jnp.arange(200))[0].sum().astype(jnp.float32))(a)
+    gradient = compiled(jax.grad(lambda a: kernels.scan.scan(a, u, jnp.arange(200))[0].sum().astype(jnp.float32)))(a)
     assert gradient.dtype == jnp.bfloat16
 
 
