@@ -11,11 +11,10 @@ from archc.ir.graph import Axis, Graph, Kind, Region, Value
 from archc.ops.memory import Memory, Stored, What
 from archc.ops.support import EVERYWHERE, NOWHERE, Support
 from archc.ops.table import OPS
-from archc.passes.support import live_values, seen, supports
+from archc.passes.support import REDUCTIONS, live_values, seen, supports
 from archc.passes.workload import least
 
 BYTES: dict[Stored, int] = {"fp32": 4, "complex": 8, "int": 4, "bool": 1}
-REDUCTIONS = ("contract_keys", "reduce_keys")
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,8 @@ def reach(graph: Graph) -> dict[Value, Support]:
                 if operand.kind is Kind.PAIR and not _is_mask(operand):
                     root = find(operand)
                     span[root] = span.get(root, NOWHERE).join(seen(value, found))
+        if value.op == "softmax_keys":  # its denominator is a sum over keys
+            span[find(value)] = span.get(find(value), NOWHERE).join(found[value])
     return {v: span.get(find(v), EVERYWHERE) for v in pairs if v.kind is Kind.PAIR and not _is_mask(v)}
 
 

@@ -9,6 +9,7 @@ from archc.ir.graph import Graph, Kind, Value
 from archc.ops.support import CAUSAL, EVERYWHERE, Support
 from archc.ops.table import OPS
 
+REDUCTIONS = ("contract_keys", "reduce_keys")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
 
@@ -42,29 +43,34 @@ def seen(value: Value, found: dict[Value, Support]) -> Support:
 def check_causal(graph: Graph) -> dict[Value, Support]:
     """The supports, if the graph is causal; graphs of encoders may look ahead.
 
-    Raises `ArchError`: E501 for a sum over keys that can see later tokens (with notes at the masks that let it), E502
-    for a reduction over time.
+    Raises `ArchError`: E501 for a sum or a softmax over keys that can see later tokens (with notes at the masks that
+    let it), E502 for a reduction over time. A softmax must be causal by itself: its denominator is a sum over keys.
     """
     found = supports(graph)
     if graph.kind == "encoder":
         return found
     problems: list[Diagnostic] = []
+    explained: set[Value] = set()
     for value in live_values(graph):
-        if value.op in ("contract_keys", "reduce_keys") and not seen(value, found).causal:
-            problems.append(_sees_ahead(value, found))
+        if value.op in REDUCTIONS and not seen(value, found).causal:
+            problems.append(_sees_ahead(value, "sum", found, explained))
         if value.op == "reduce_time":
             problems.append(_over_time(value))
+    for value in live_values(graph):
+        if value.op == "softmax_keys" and not found[value].causal and value not in explained:
+            problems.append(_sees_ahead(value, "softmax", found, explained))
     if problems:
         raise ArchError(problems)
     return found
 
 
-def _sees_ahead(value: Value, found: dict[Value, Support]) -> Diagnostic:
+def _sees_ahead(value: Value, word: str, found: dict[Value, Support], explained: set[Value]) -> Diagnostic:
+    todo = [value] if word == "softmax" else list(value.operands)
     return Diagnostic(
         "E501",
-        "not causal: this sum over keys can see later tokens",
+        f"not causal: this {word} over keys can see later tokens",
         value.origin.span,
-        (*_reasons(value, found), *_trail(value)),
+        (*_reasons(todo, found, explained), *_trail(value)),
         help="give the softmax a causal mask (where = causal or window(n)), multiply by one, or declare an encoder",
     )
 
@@ -83,14 +89,15 @@ def _trail(value: Value) -> tuple[Note, ...]:
     return tuple(Note("called from here", call) for call in reversed(value.origin.calls))
 
 
-def _reasons(value: Value, found: dict[Value, Support]) -> Iterator[Note]:
-    """The masks that admit later keys, and the ops that turn zeros into something else."""
-    todo, known = list(value.operands), set[Value]()
+def _reasons(todo: list[Value], found: dict[Value, Support], explained: set[Value]) -> Iterator[Note]:
+    """The masks that admit later keys, and the ops that turn zeros into something else; adds what it has walked."""
+    known: set[Value] = set()
     while todo:
         each = todo.pop()
         if each in known or each not in found or found[each].causal:
             continue
         known.add(each)
+        explained.add(each)
         if each.op == "mask":
             yield Note(f"this mask admits later keys: {_named(each)}", each.origin.span)
         elif each.op == "softmax_keys" and len(each.args) == 1:

@@ -86,6 +86,16 @@ def test_all_keys_that_meet_in_a_pair_are_kept_for_the_widest_sum(mixer: Callabl
     assert {c.tokens for c in caches(graph)} == {7}
 
 
+def test_a_softmax_needs_all_the_keys_of_its_denominator(mixer: Callable[[str], Graph]) -> None:
+    graph = mixer(
+        ATTEND.format(
+            "p = softmax(s, over = keys, where = window(9)) * where(window(3), 1, 0)\n"
+            "return dot(p, keys(x), over = keys)"
+        )
+    )
+    assert {c.tokens for c in caches(graph)} == {9}
+
+
 def test_keys_of_separate_pairs_are_bounded_separately(mixer: Callable[[str], Graph]) -> None:
     graph = mixer(
         "p = where(window(3), keys(x), 0)\nr = where(window(7), keys(2 * x), 0)\n"

@@ -115,9 +115,9 @@ def test_a_sweep_is_one_call(spec: Callable[..., Graph]) -> None:
     graph = spec("griffin", "tiny")
     times = np.array([16, 128, 1000])
     for attention in ("full", "masked"):
-        swept = flops(graph, Workload(batch=2, time=times, attention=attention)).total  # type: ignore[arg-type]
+        swept = flops(graph, Workload(batch=2, time=times, attention=attention)).total
         for index, time in enumerate(times.tolist()):
-            one = flops(graph, Workload(batch=2, time=time, attention=attention)).total  # type: ignore[arg-type]
+            one = flops(graph, Workload(batch=2, time=time, attention=attention)).total
             assert (swept.matrix[index], swept.vector[index], swept.scan[index]) == (one.matrix, one.vector, one.scan)
 
 

@@ -31,7 +31,7 @@ ATTEND = """
         "p = where(causal, s, 0)",
         "p = relu(where(dilated(2, 3), s, 0)) * exp(s)",
         "p = tanh(softmax(s, over = keys, where = causal)) / 2 + where(window(2), 1, 0)",
-        "p = softmax(s, over = keys, where = everything) * causal",
+        "p = softmax(s, over = keys, where = causal) * softmax(s, over = keys, where = window(3))",
     ],
 )
 def test_a_mask_that_reaches_the_sum_proves_causality(mixer: Callable[[str], Graph], line: str) -> None:
@@ -99,3 +99,20 @@ def test_supports_are_intervals_of_distances(mixer: Callable[[str], Graph]) -> N
     assert found["dilated(3, 4)"] == Support(9, 0)
     assert found["p"] == Support(9, 0)
     assert found["s"] == Support(inf, inf)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "p = softmax(s, over = keys, where = everything) * causal",
+        "p = softmax(softmax(s, over = keys, where = near(1)), over = keys, where = causal)",
+    ],
+)
+def test_the_denominator_of_a_softmax_must_be_causal_itself(mixer: Callable[[str], Graph], line: str) -> None:
+    with pytest.raises(ArchError) as caught:
+        check_causal(mixer(ATTEND.format(line)))
+    (found,) = caught.value.diagnostics
+    assert found.message == "not causal: this softmax over keys can see later tokens"
+    assert found.span is not None
+    assert found.span.text.startswith("softmax(s, over = keys, where = ")
+    assert any(n.message.startswith("this mask admits later keys") for n in found.notes)
