@@ -22,7 +22,7 @@ def test_layers_may_be_scanned_and_computed_again(kernels, compiled, monkeypatch
 
     def unrolled(weights, x):
         for n in range(3):
-            x, _ = layer(x, jax.tree.map(lambda w: w[n], weights))
+            x, _ = layer(x, jax.tree.map(lambda w, n=n: w[n], weights))
         return jnp.sum(jnp.sin(x))
 
     x = rng.normal(size=(2, 37, 4))
