@@ -96,6 +96,9 @@ class Dialect(Protocol):
     def reshape_tail(self, value: Code, sizes: Sequence[str]) -> Code:
         """[B, T, ...] with other axes after time."""
 
+    def move_axes(self, value: Code, places: str, targets: str) -> Code:
+        """Axes to other places, as tuples in text."""
+
     def over_time(self, value: Code, like: Code, sizes: Sequence[Code]) -> Code:
         """A value without time, repeated to [B, T, sizes] with the batch and time of another."""
 

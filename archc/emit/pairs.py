@@ -304,9 +304,9 @@ def _letters(body: Body, value: Value, result: str) -> Code:
         for operand in value.operands:
             specs.append(("..." if operand.kind is Kind.PAIR else "") + spell(operand.names))
             code = body.render(operand)
-            codes.append(Code(f"{code.atom}.movedim((-2, -1), (1, 2))") if operand.kind is Kind.PAIR else code)
+            codes.append(body.dialect.move_axes(code, "(-2, -1)", "(1, 2)") if operand.kind is Kind.PAIR else code)
         out = body.dialect.einsum(f"{','.join(specs)}->...{spell(value.names)}", *codes)
-        return Code(f"{out.text}.movedim((1, 2), (-2, -1))")
+        return body.dialect.move_axes(out, "(1, 2)", "(-2, -1)")
     return body.dialect.einsum(f"{','.join(specs)}->{result.format(spell(value.names))}", *codes)
 
 

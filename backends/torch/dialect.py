@@ -100,6 +100,10 @@ class TorchDialect:
         """[B, T, ...] with other axes after time."""
         return method(value, "reshape", f"*{value.atom}.shape[:2]", *sizes)
 
+    def move_axes(self, value: Code, places: str, targets: str) -> Code:
+        """Axes to other places."""
+        return method(value, "movedim", places, targets)
+
     def reduce(self, name: str, value: Code, axes: Sequence[int]) -> Code:
         """`sum`, `mean`, `max`, `min` over axes."""
         return method(value, {"max": "amax", "min": "amin"}.get(name, name), _dims(axes))
