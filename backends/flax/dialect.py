@@ -34,6 +34,13 @@ class FlaxDialect:
     name = "flax"
     method = "__call__"
     state_arguments = ("batch", "context", "dtype")
+    own_norms = False
+
+    def norm(
+        self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
+    ) -> Code:
+        """JAX has no norms: they are written out, and XLA fuses them."""
+        raise AssertionError(f"a {kind} norm has no name in JAX")
 
     own_norms = False
 
@@ -100,6 +107,10 @@ class FlaxDialect:
         """[B, T, ...] with other axes after time."""
         return method(value, "reshape", f"*{value.atom}.shape[:2]", *sizes)
 
+    def move_axes(self, value: Code, places: str, targets: str) -> Code:
+        """Axes to other places."""
+        return call("jnp.moveaxis", value, places, targets)
+
     def reduce(self, name: str, value: Code, axes: Sequence[int]) -> Code:
         """`sum`, `mean`, `max`, `min` over axes."""
         return method(value, name, _axes(axes))
@@ -158,6 +169,14 @@ class FlaxDialect:
         if value.text.replace(".", "").isdigit() or value.text.startswith("math."):
             return call("jnp.full", shape, value)
         return call("jnp.broadcast_to", value, shape)
+
+    def start(self, value: Code, like: Code, sizes: Sequence[Code]) -> Code:
+        """A number or a weight as the start of a state: [B, sizes], in at least single precision."""
+        shape = f"({', '.join([f'len({like.text})', *(s.text for s in sizes)])},)"
+        wide = f"jnp.promote_types({like.atom}.dtype, jnp.float32)"
+        if value.text.lstrip("-").isdigit():
+            return call("jnp.full", shape, value, wide)
+        return method(call("jnp.broadcast_to", value, shape), "astype", wide)
 
     def filled(self, sizes: Sequence[Code], number: Code) -> Code:
         """A new weight full of one number."""

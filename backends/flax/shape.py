@@ -34,8 +34,10 @@ class FlaxShape:
         if text.doc:
             lines.append("")
         lines += self._init(text, signature(text.taken), [])
-        arguments = [*text.arguments, *(["state=None"] if text.unit.has_state else [])]
-        lines += ["", *self._forward(text, "__call__", arguments)]
+        if text.unit.takes_rows:
+            lines += ["", *self._tokens(text), "", *self._pairs(text)]
+        else:
+            lines += ["", *self._forward(text, "__call__", _with_state(text, text.arguments))]
         if text.unit.has_state:
             lines += ["", *self._init_state(text)]
         return lines
@@ -54,6 +56,16 @@ class FlaxShape:
         if text.unit.has_state:
             lines.append(INDENT + "old, new = state or {}, {}")
         lines += [INDENT + line for line in text.lines]
+        return [(INDENT + line).rstrip() for line in lines]
+
+    def _tokens(self, text: ClassText) -> list[str]:
+        lines = [f"def tokens({', '.join(['self', *_with_state(text, text.token_arguments)])}):"]
+        if text.unit.has_state:
+            lines.append(INDENT + "old, new = state or {}, {}")
+        return [INDENT + line for line in [*lines, *(INDENT + line for line in text.tokens)]]
+
+    def _pairs(self, text: ClassText) -> list[str]:
+        lines = [f"def __call__({', '.join(['self', *text.arguments])}):", *(INDENT + line for line in text.lines)]
         return [INDENT + line for line in lines]
 
     def _init_state(self, text: ClassText) -> list[str]:
@@ -72,10 +84,7 @@ class FlaxShape:
         extra = [line for stack in text.stacks for line in self._layers(stack)]
         lines += self._init(text, signature(text.taken, "remat: bool = False", "unroll: bool = False"), extra)
         lines += ["", *self._public(text)]
-        lines += [
-            "",
-            *self._forward(text, "run", [*text.arguments, "pos", *(["state=None"] if text.unit.has_state else [])]),
-        ]
+        lines += ["", *self._forward(text, "run", _with_state(text, [*text.arguments, "pos"]))]
         for stack in text.stacks:
             lines += ["", *self._run_layers(stack)]
         if text.unit.has_state:
@@ -103,7 +112,7 @@ class FlaxShape:
         first = "[0]" if text.unit.has_state else ""
         lines = [
             f"def __call__(self, {inputs}, pos=None):",
-            f'    """{inputs} {shapes} to {out}; pos [B, T] restarts at 0 where a packed document begins."""',
+            f'    """{inputs} {shapes} to {out}. pos [B, T]: 0 where a packed document begins."""',
             "    if pos is None:",
             "        pos = jnp.arange(tokens.shape[1])",
             f"    return self.run({inputs}, pos){first}",
@@ -112,7 +121,7 @@ class FlaxShape:
             lines += [
                 "",
                 f"def step(self, {inputs}, state):",
-                '    """The next tokens [B, T] after a state (T >= 1): their logits [B, T, vocab] and the state after."""',
+                '    """The next tokens [B, T] after a state (T >= 1): logits [B, T, vocab] and the new state."""',
                 '    pos = state["pos"][:, None] + jnp.arange(tokens.shape[1])',
                 f"    logits, new = self.run({inputs}, pos, state)",
                 '    return logits, new | {"pos": pos[:, -1] + 1}',
@@ -150,6 +159,10 @@ class FlaxShape:
             "    }",
         ]
         return [INDENT + line for line in lines]
+
+
+def _with_state(text: ClassText, arguments: list[str]) -> list[str]:
+    return [*arguments, *(["state=None"] if text.unit.has_state else [])]
 
 
 def uses_layer(stack: StackText) -> bool:

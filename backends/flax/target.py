@@ -39,6 +39,8 @@ class FlaxTarget:
     name: Backend = "flax"
     shape = FlaxShape()
     kernels = KERNELS
+    framework = "Flax"
+    requirements = "flax jax optax orbax-checkpoint safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
     def header(self, module: Module, used: Sequence[str]) -> list[str]:
         """The doc of the file and the imports that its text needs."""
