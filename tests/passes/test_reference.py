@@ -148,7 +148,7 @@ def test_weights_must_be_the_graph_s(tiny: Callable[[str], Graph]) -> None:
         Reference(graph, {**weights, "V": np.zeros(3)})
 
 
-def test_initial_values_follow_the_text(tiny: Callable[[str], Graph], spec: Callable[..., Graph]) -> None:
+def test_initial_values_follow_the_text(tiny: Callable[[str], Graph]) -> None:
     griffin = initial_weights(tiny("griffin"), 3)
     # lambda is such that a^2 is uniform in [0.9^2, 0.999^2] with a = exp(-softplus(lambda))
     a = np.exp(-np.logaddexp(0, griffin["layers.0.rg_lru.lambda_"]))
@@ -157,7 +157,8 @@ def test_initial_values_follow_the_text(tiny: Callable[[str], Graph], spec: Call
     assert np.std(a**2) == pytest.approx((0.999**2 - 0.9**2) / np.sqrt(12), rel=0.15)
     assert np.std(griffin["layers.0.rg_lru.W_x"]) == pytest.approx(1 / np.sqrt(192), rel=0.05)
     assert np.std(griffin["layers.0.rg_lru.W_r"]) == pytest.approx(1 / np.sqrt(64), rel=0.05)
-    assert np.std(griffin["layers.0.rg_lru.w_conv"]) == pytest.approx(1 / np.sqrt(4), rel=0.1)
+    falcon = initial_weights(tiny("falcon_mamba"), 3)
+    assert np.std(falcon["layers.0.mixer.w_conv"]) == pytest.approx(1 / np.sqrt(4), rel=0.1)
     assert not griffin["layers.0.rg_lru.b_x"].any()
     assert (griffin["rms_norm.scale"] == 1).all()
     mamba = initial_weights(tiny("mamba"), 3)
