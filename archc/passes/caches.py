@@ -11,7 +11,8 @@ from archc.ir.graph import Axis, Graph, Kind, Region, Value
 from archc.ops.memory import Memory, Stored, What
 from archc.ops.support import EVERYWHERE, NOWHERE, Support
 from archc.ops.table import OPS
-from archc.passes.support import REDUCTIONS, live_values, seen, supports
+from archc.passes.support import REDUCTIONS as REDUCTIONS
+from archc.passes.support import live_values, seen, supports
 from archc.passes.workload import least
 
 BYTES: dict[Stored, int] = {"fp32": 4, "complex": 8, "int": 4, "bool": 1}
