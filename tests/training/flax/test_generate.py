@@ -1,5 +1,7 @@
 """Generation: the same seed, the same text; the same text alone and in a batch; nothing drawn that was cut off."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,12 @@ def test_greedy_text_is_what_the_whole_sequence_says(trained, load):
     whole = np.int32([*prompt, *found])[None]
     logits = nnx.jit(lambda model: model(whole))(model)
     assert found == logits[0, len(prompt) - 1 : -1, :256].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_cache_of_all_tokens_is_told_from_a_state_of_fixed_size(load, grows):
+    model = SimpleNamespace(init_state=lambda batch, context, dtype: jnp.zeros((batch, context if grows else 7), dtype))
+    assert load("generate").state_grows(model) is grows
 
 
 def draws(load, **options: object) -> set[int]:
