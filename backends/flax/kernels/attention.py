@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 Rings = tuple[jax.Array, jax.Array]
-BLOCK = 256  # queries at a time
+BLOCK = 256  # queries at a time, fewer for a short window
 PARTS = 4  # of a long sequence without a window: part n reads only the keys before its end
 
 
@@ -115,7 +115,7 @@ def _in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window:
         return None, _attend(q, keys, values, seen, scale)
 
     time = q.shape[1]
-    _, y = jax.lax.scan(block, None, _cut(q, pos))
+    _, y = jax.lax.scan(block, None, _cut(_size(window), q, pos))
     return _join(y, time)
 
 
@@ -141,28 +141,36 @@ def _in_blocks_backward(
         return (_add_at(start, sums[0], grads[0]), _add_at(start, sums[1], grads[1])), dq
 
     acc = jnp.promote_types(q.dtype, jnp.float32)
-    (dk, dv), dq = jax.lax.scan(block, (jnp.zeros(k.shape, acc), jnp.zeros(v.shape, acc)), _cut(q, pos, dy))
+    (dk, dv), dq = jax.lax.scan(
+        block, (jnp.zeros(k.shape, acc), jnp.zeros(v.shape, acc)), _cut(_size(window), q, pos, dy)
+    )
     return _join(dq, time), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 _in_blocks.defvjp(_in_blocks_forward, _in_blocks_backward)
 
 
+def _size(window: int | None) -> int:
+    """Queries in a block: about as many as a window has keys, so that not much more than needed is computed."""
+    return BLOCK if window is None else min(BLOCK, -(-window // 64) * 64)
+
+
 def _reach(n: jax.Array, pos: jax.Array, old: int, time: int, window: int | None) -> tuple[jax.Array, jax.Array]:
     """Where the keys of block n start, and which of them its queries see."""
-    keys = old + time if window is None else min(old + time, BLOCK + window - 1)
-    first = old + n * BLOCK
-    start = jnp.clip(first + BLOCK - keys, 0, old + time - keys)
+    size = _size(window)
+    keys = old + time if window is None else min(old + time, size + window - 1)
+    first = old + n * size
+    start = jnp.clip(first + size - keys, 0, old + time - keys)
     return start, _seen(pos, first, start, keys, window)
 
 
-def _cut(q: jax.Array, pos: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
-    """Block numbers, and arrays with a time axis cut into blocks [n, B, BLOCK, ...]; the last block is filled up."""
-    count = -(-q.shape[1] // BLOCK)
+def _cut(size: int, q: jax.Array, pos: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
+    """Block numbers, and arrays with a time axis cut into blocks [n, B, size, ...]; the last block is filled up."""
+    count = -(-q.shape[1] // size)
 
     def cut(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, count * BLOCK - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], count, BLOCK, *x.shape[2:]), 1, 0)
+        x = jnp.pad(x, [(0, 0), (0, count * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
     return jnp.arange(count), cut(q), cut(pos[None] if pos.ndim == 1 else pos), *(cut(x) for x in more)
 

@@ -106,7 +106,7 @@ def test_a_window_reads_its_keys_only(kernels):
     shapes = [jax.ShapeDtypeStruct((1, time, *axes), jnp.float32) for axes in [(1, 1, 4), (1, 4), (1, 4)]]
     products = list(matrix_products(jax.make_jaxpr(loss)(*shapes).jaxpr))
     assert products
-    assert max(max(shape) for shape in products) == block + 7
+    assert max(max(shape) for shape in products) <= block + 7
 
 
 def matrix_products(jaxpr):
