@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class Row(BaseModel):
     """The base of everything in a report: it does not change, and nothing unknown is in it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Work(Row):

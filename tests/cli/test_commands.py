@@ -51,10 +51,10 @@ MISTAKES = {
     "report griffin:tiny --set width=1/0": "error[E604]: cannot read '--set width=1/0'",
     "report griffin:tiny --set width=8 --set width=9": "error[E604]: --set gives 'width' twice",
     "report griffin:tiny --set widht=8": "'griffin' has no parameter 'widht'; did you mean 'width'?",
-    "report griffin:tiny --seq 0": "error: Invalid value for '--seq'",
-    "report griffin:tiny --seq many": "error: Invalid value for '--seq'",
-    "compile griffin:tiny --backend torch": "error: Missing option '-o' / '--out'",
-    "compile griffin:tiny --backend keras -o out": "error: Invalid value for '--backend'",
+    "report griffin:tiny --seq 0": "error: argument --seq: '0' is no whole number above zero",
+    "report griffin:tiny --seq many": "error: argument --seq: 'many' is no whole number above zero",
+    "compile griffin:tiny --backend torch": "error: the following arguments are required: -o/--out",
+    "compile griffin:tiny --backend keras -o out": "error: argument --backend: invalid choice: 'keras'",
     "compile griffin:tiny --backend torch -o thesis": "error[E605]: 'thesis' has files not written by archc: thesis",
     "compile griffin:tiny --backend torch -o model.py": "error[E606]: 'model.py' is a file, not a folder",
     "compile griffin:tiny --backend torch -o .": "error[E605]: '.' has files not written by archc",
@@ -66,8 +66,8 @@ MISTAKES = {
     "graph small.arch -o nowhere/small.svg": "error[E607]: cannot read or write 'nowhere/small.svg': no such file",
     "fmt wrong.arch nothing.arch": "error[E602]: no file 'nothing.arch'",
     "explain E999": "error[E610]: no diagnostic has the code 'E999'",
-    "chekc griffin": "error: No such command 'chekc'",
-    "check --fromat json griffin": "error: No such option",
+    "chekc griffin": "error: argument COMMAND: invalid choice: 'chekc'",
+    "check --fromat json griffin": "error: unknown argument '--fromat'; did you mean '--format'?",
 }
 
 

@@ -29,6 +29,7 @@ LAYERS = (
     ("specs_index", "formatting"),
     ("reports",),
     ("api", "loading"),
+    ("arguments",),
     ("runs",),
     ("cli", "__init__"),
 )
