@@ -12,17 +12,9 @@ def conv(given: Given) -> Value:
     """`conv(x, w[taps axis])`."""
     x, w = given.value(0), given.value(1)
     taps = tuple(n for n in w.names if n not in x.names)
-    _as_filter(given, w, taps)
+    given.frame.shelf.filters[bare(w)] = taps  # a weight that is a filter starts as one: normal over its taps
     name = f"conv_{given.frame.target}" if given.frame.target else "conv"
     return given.add("conv", x, w, taps=taps[0] if taps else "", state=given.frame.call.instance.state(name))
-
-
-def _as_filter(given: Given, weight: Value, taps: tuple[str, ...]) -> None:
-    """A weight that is a filter starts as one: normal over its taps."""
-    for builder in (given.frame.builder.outside, given.frame.home):
-        for draft in builder.weights if builder is not None else ():
-            if draft.value is bare(weight) and draft.role == "bias":
-                draft.role, draft.contracted = "matrix", taps
 
 
 def prev(given: Given) -> Value:

@@ -51,7 +51,7 @@ class Builder:
 
 @dataclass(eq=False)
 class WeightDraft:
-    """A weight as far as it is known: its role may change when it is used."""
+    """A weight as it was first written: its uses may change its role."""
 
     value: Value
     name: str
@@ -90,8 +90,9 @@ class Shelf:
     """What one elaboration shares: counters, diagnostics, finished weights.
 
     `library`: the sources of std, where a message never begins if the user's own file can be shown; `histories`: where
-    the size of an axis came from; `factors`: weights that something is multiplied by; `checked`: definitions whose
-    statements were looked at.
+    the size of an axis came from; `factors`: weights that something is multiplied by; `filters`: weights of
+    convolutions, with their taps; `checked`: definitions whose statements were looked at; `homes`: where the weights of
+    shared fns go.
     """
 
     library: frozenset[Source] = frozenset()
@@ -100,6 +101,7 @@ class Shelf:
     weights: dict[Region, tuple[Weight, ...]] = field(default_factory=dict)
     histories: dict[tuple[str, int], tuple[Root, ...]] = field(default_factory=dict)
     factors: set[Value] = field(default_factory=set)
+    filters: dict[Value, tuple[str, ...]] = field(default_factory=dict)
     checked: set[ast.Node] = field(default_factory=set)
     homes: dict[str, Builder] = field(default_factory=dict)
     pos: Value | None = None

@@ -167,19 +167,26 @@ def finish_weights(builder: Builder, region: Region, frame: Frame) -> None:
     """Turns the drafts of a region into weights, with their initial values."""
     done: list[Weight] = []
     for draft in builder.weights:
-        role = "scale" if draft.role == "bias" and draft.value in frame.shelf.factors else draft.role
+        role, contracted = _role(draft, frame)
         try:
             init = _initial(draft, role, frame)
         except ArchError as failed:
             frame.shelf.report(failed)
             init = None
         path: str = draft.value.attrs["path"]
-        weight = Weight(
-            path, draft.value.type, draft.frozen, role, init, draft.contracted, draft.kept, draft.value.origin
-        )
+        weight = Weight(path, draft.value.type, draft.frozen, role, init, contracted, draft.kept, draft.value.origin)
         draft.call.weights[draft.name] = weight
         done.append(weight)
     frame.shelf.weights[region] = tuple(done)
+
+
+def _role(draft: WeightDraft, frame: Frame) -> tuple[Role, tuple[str, ...]]:
+    """What a weight is for, and the axes it contracts: a plain one may be a filter, a factor or a summand."""
+    if draft.role != "bias":
+        return draft.role, draft.contracted
+    if draft.value in frame.shelf.filters:
+        return "matrix", frame.shelf.filters[draft.value]
+    return ("scale" if draft.value in frame.shelf.factors else "bias"), ()
 
 
 def _initial(draft: WeightDraft, role: Role, frame: Frame) -> Region | None:

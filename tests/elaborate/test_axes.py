@@ -1,4 +1,4 @@
-"""Axes: joined by name, renamed at the border of a fn and back, made fresh by primes; and what renaming may not change."""
+"""Axes: joined by name, renamed at the border of a fn and back, fresh by primes; what renaming may not change."""
 
 from __future__ import annotations
 

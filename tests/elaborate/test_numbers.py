@@ -69,7 +69,7 @@ def test_a_number_says_where_it_came_from() -> None:
 def test_a_size_that_came_through_an_axis_still_says_where_it_came_from() -> None:
     (found,) = mistakes(
         "model m(width = 12, vocab = 16) {\nlogits = heads_of(E[vocab width](tokens), 5)\n}\n"
-        "fn heads_of(x[rows], heads) {\nside = rows / heads\nreturn sum(split(x, rows -> heads side), over = heads)\n}\n"
+        "fn heads_of(x[rows], heads) {\nside = rows / heads\nreturn sum(split(x, rows -> heads side))\n}\n"
     )
     assert [n.message for n in found.notes][:1] == ["width = 12, from its default"]
 
@@ -80,7 +80,7 @@ def test_large_sums_are_walked_without_recursion() -> None:
 
 
 def test_a_number_that_is_too_large_is_refused_not_crashed_on() -> None:
-    codes = [d.code for d in mistakes(f"model m(w = 8, v = 16) {{\nlogits = E[v w](tokens) * 10.5 ^ 10 ^ 9\n}}")]
+    codes = [d.code for d in mistakes("model m(w = 8, v = 16) {\nlogits = E[v w](tokens) * 10.5 ^ 10 ^ 9\n}")]
     assert codes == ["E203"]
 
 

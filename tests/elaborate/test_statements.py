@@ -47,7 +47,7 @@ def test_a_fn_gives_back_several_values() -> None:
 
 def test_a_block_may_ignore_a_name_that_begins_with_an_underscore() -> None:
     assert not mistakes(
-        "model m(width = 8, vocab = 16) {\n_unused, x = both(E[vocab width](tokens))\nlogits = x @ U[width -> vocab]\n}\n"
+        "model m(width = 8, vocab = 16) {\n_, x = both(E[vocab width](tokens))\nlogits = x @ U[width -> vocab]\n}\n"
         "fn both(x) { return tanh(x), sigmoid(x) }\n"
     )
 
