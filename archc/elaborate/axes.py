@@ -83,7 +83,7 @@ def axis_size(name: str, node: ast.Node, frame: Frame, near: Value | None = None
     if near is not None and base in near.names:
         return near.type.sizes[base]
     found = axis_in_scope(base, node, frame)
-    if found is None and bound is not None and not isinstance(bound, Axes):
+    if found is None and bound is not None:
         frame.number(bound, node, f"the size of '{name}'")
     if found is None:
         hint = closest(base, frame.scope.visible())
