@@ -7,12 +7,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import archc
-from archc.diagnostics import ArchError, Source
+from archc.diagnostics import ArchError, Diagnostic, Source
 from archc.elaborate import elaborate, load
 from archc.elaborate.codes import CODES
+from archc.resources import paths, read
 from archc.text.codes import CODES as SYNTAX
+from archc.text.scan import Outline
 from tests.elaborate.cases import CASES, run
 
 SILENT = {
@@ -98,3 +102,29 @@ def codes_of(example: str) -> set[str]:
 def test_the_wrong_example_of_a_code_has_it_and_the_right_one_is_fine(code: str) -> None:
     assert codes_of(CODES[code].wrong) == {code}
     assert codes_of(CODES[code].right) == set()
+
+
+# --- anything at all ---------------------------------------------------------------------------------
+
+SHIPPED = [p for p in paths("specs") if "/" not in p]
+FOLDER = Path(__file__).parents[2] / "specs"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(SHIPPED), st.data())
+def test_one_wrong_word_anywhere_is_a_diagnostic_in_the_users_text(path: str, data: st.DataObject) -> None:
+    text = read("specs", path)
+    words = [s for s in Outline(text).scraps if s.kind in ("word", "number")]
+    place, other = data.draw(st.sampled_from(words)), data.draw(st.sampled_from(words))
+    wrong = Source(path, text[: place.start] + other.text + text[place.end :])
+    for each in diagnostics_of(wrong):
+        assert each.span is None or not each.span.source.name.startswith("std/")
+        assert each.span is None or 0 <= each.span.start <= each.span.end <= len(each.span.source.text)
+
+
+def diagnostics_of(source: Source) -> tuple[Diagnostic, ...]:
+    try:
+        elaborate(load(source, FOLDER), size="tiny")
+    except ArchError as found:
+        return found.diagnostics
+    return ()
