@@ -39,14 +39,6 @@ class FlaxDialect:
     def norm(
         self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
     ) -> Code:
-        """JAX has no norms: they are written out, and XLA fuses them."""
-        raise AssertionError(f"a {kind} norm has no name in JAX")
-
-    own_norms = False
-
-    def norm(
-        self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
-    ) -> Code:
         """JAX has no norm of its own: XLA fuses what the spec says."""
         raise AssertionError("norms are written out")
 

@@ -1,0 +1,201 @@
+"""Every shipped spec: PyTorch, Flax and the reference agree in values, step by step, in gradients, in weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from archc.passes.params import params
+from archc.specs_index import program, shipped
+from tests.parity.models import (
+    CHUNKS,
+    POS,
+    blank_flax_model,
+    case,
+    compiled,
+    distance,
+    emitted,
+    flax_inputs,
+    flax_model,
+    flax_outputs_and_gradients,
+    flax_shapes,
+    names_of,
+    several,
+    short_case,
+    tiny,
+    torch_gradients,
+    torch_inputs,
+    torch_model,
+)
+
+VALUES, GRADIENTS = 1e-5, 1e-4
+MODELS = [name for name in shipped() if tiny(name).graph.kind == "model"]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_pytorch_computes_what_the_spec_means(name: str) -> None:
+    found = case(name)
+    model = torch_model(found, torch.float32)
+    for pos in (None, POS):
+        with torch.no_grad():
+            outputs = model(*torch_inputs(found), *(() if pos is None else (torch.tensor(pos),)))
+        for got, wanted in zip(several(outputs), found.reference(pos), strict=True):
+            assert distance(got, wanted) < VALUES
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pytorch_step_by_step_is_the_whole_sequence(name: str) -> None:
+    found = case(name)
+    model: Any = torch_model(found, torch.float32)
+    state = model.init_state(*POS.shape)
+    chunks = zip(*(x.split(CHUNKS, 1) for x in torch_inputs(found)), strict=True)
+    logits = []
+    with torch.no_grad():
+        for chunk in chunks:
+            part, state = model.step(*chunk, state)
+            logits.append(part)
+    assert distance(torch.cat(logits, 1), found.reference()[0]) < VALUES
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_flax_computes_what_the_spec_means_and_has_the_gradients_of_pytorch(name: str) -> None:
+    found = case(name)
+    outputs, gradients = flax_outputs_and_gradients(found, POS)
+    for got, wanted in zip(outputs, found.reference(POS), strict=True):
+        assert distance(got, wanted) < VALUES
+    wanted = torch_gradients(found, torch.float64, POS)
+    single = torch_gradients(found, torch.float32, POS)
+    assert set(gradients) == set(wanted) == set(single)
+    assert worst(single, wanted) < (GRADIENTS, "")
+    assert worst(gradients, wanted) < (GRADIENTS, "")
+
+
+def worst(got: dict[str, Any], wanted: dict[str, Any]) -> tuple[float, str]:
+    """The largest distance, and the weight that it belongs to."""
+    return max((distance(got[name], wanted[name]), name) for name in wanted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flax_step_by_step_is_the_whole_sequence(name: str) -> None:
+    found = case(name)
+    model: Any = flax_model(found)
+    step = compiled(model, lambda model, *arrays: model.step(*arrays))
+    state = model.init_state(*POS.shape)
+    cuts = np.cumsum(CHUNKS)[:-1]
+    logits = []
+    for chunk in zip(*(jnp.split(x, cuts, 1) for x in flax_inputs(found)), strict=True):
+        part, state = step(*chunk, state)
+        logits.append(part)
+    assert distance(np.concatenate(logits, 1), found.reference()[0]) < VALUES
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_gradients_are_those_of_the_reference(name: str) -> None:
+    """Central differences of the reference along one direction per weight, against PyTorch in double precision."""
+    found = short_case(name)
+    pos = np.arange(8)[None]
+    gradients = torch_gradients(found, torch.float64, pos)
+    rng = np.random.default_rng(2)
+    step = 1e-5
+    differences, derivatives = [], []
+    for weight, gradient in gradients.items():
+        direction = rng.normal(size=gradient.shape)
+        direction *= np.linalg.norm(found.weights[weight]) / np.linalg.norm(direction)
+        ahead, behind = (
+            found.loss(found.weights | {weight: found.weights[weight] + side * step * direction}, pos)
+            for side in (1, -1)
+        )
+        differences.append((ahead - behind) / (2 * step))
+        derivatives.append((gradient * direction).sum())
+    assert np.allclose(derivatives, differences, rtol=GRADIENTS, atol=1e-7 * np.abs(differences).max())
+
+
+# ---- the weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_weights_have_the_names_of_the_graph_and_are_as_many_as_reported(name: str) -> None:
+    found = tiny(name)
+    model = torch_model(case(name), torch.float32)
+    blank = blank_flax_model(emitted(found, "flax"))
+    names = set(found.graph.named_weights())
+    assert set(model.state_dict()) == names
+    assert {n for path in flax_shapes(blank) for n in names_of(blank, path)} == names
+    total = params(found.graph).total
+    assert sum(weight.numel() for weight in model.parameters()) == total
+    assert trained(blank) == total
+
+
+WIDTHS = {"100m": 768, "200m": 1024, "400m": 1536, "1.3b": 2048, "3b": 3072, "7b": 4096, "14b": 5120}
+WITHOUT_EMBEDDING = {  # De et al. 2024, arXiv:2402.19427, table 2
+    "griffin": (
+        89_303_808, 163_038_208, 355_292_672, 1_242_941_440, 2_834_648_064, 6_790_182_912, 13_763_941_376,
+    ),
+    "hawk": (93_801_216, 173_716_480, 374_773_248, 1_304_225_792, 2_996_456_448, 7_176_425_472),
+    "mqa_transformer": (80_308_992, 141_681_664, 316_331_520, 1_120_372_736, 2_511_031_296, 5_940_449_280),
+}  # fmt: skip
+PUBLISHED = {
+    "recurrentgemma:2b": 2_682_862_080,
+    "recurrentgemma:9b": 8_579_977_216,
+    "mamba:130m": 129_135_360,
+    "mamba:370m": 371_516_416,
+    "mamba:790m": 793_204_224,
+    "mamba:1.4b": 1_372_178_432,
+    "mamba:2.8b": 2_768_345_600,
+    "llama:2-7b": 6_738_415_616,
+    "llama:3-8b": 8_030_261_248,
+    **{
+        f"{name}:{size}": total + 32_000 * width
+        for name, totals in WITHOUT_EMBEDDING.items()
+        for (size, width), total in zip(WIDTHS.items(), totals, strict=False)
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
+def test_published_sizes_are_reached_by_the_real_weights_without_allocating_them(name: str, total: int) -> None:
+    found = program(name)
+    with torch.device("meta"):
+        model = emitted(found, "torch").Model()
+    assert sum(weight.numel() for weight in model.parameters()) == total
+    assert trained(blank_flax_model(emitted(found, "flax"))) == total
+
+
+def test_the_state_of_recurrentgemma_2b_has_the_bytes_that_the_report_derives() -> None:
+    wanted = {"scan": 184_320, "convolution": 276_480, "attention": 16_777_216}
+    found = program("recurrentgemma:2b")
+    with torch.device("meta"):
+        state = emitted(found, "torch").Model().init_state(1, 8192, torch.bfloat16)
+    assert bytes_by_kind([(key, x.nbytes) for key, x in leaves(state["layers"])]) == wanted
+    blank: Any = blank_flax_model(emitted(found, "flax"))
+    state = nnx.eval_shape(lambda: blank.init_state(1, 8192, jnp.bfloat16))
+    assert bytes_by_kind([(key, x.size * x.dtype.itemsize) for key, x in leaves(state["layers"])]) == wanted
+
+
+def trained(model: nnx.Module) -> int:
+    """The number of elements of all trained weights."""
+    return sum(int(np.prod(shape)) for shape in flax_shapes(model, nnx.Param).values())
+
+
+def leaves(state: Any, key: str = "") -> list[tuple[str, Any]]:
+    """The arrays of a state with the key that they lie under."""
+    match state:
+        case dict():
+            return [leaf for name, part in state.items() for leaf in leaves(part, name)]
+        case list() | tuple():
+            return [leaf for part in state for leaf in leaves(part, key)]
+    return [(key, state)]
+
+
+def bytes_by_kind(sizes: list[tuple[str, int]]) -> dict[str, int]:
+    """Bytes of scans, convolutions and keys."""
+    kinds = {"h": "scan", "conv_u": "convolution", "kv": "attention"}
+    found = dict.fromkeys(kinds.values(), 0)
+    for key, size in sizes:
+        found[kinds[key]] += size
+    return found
