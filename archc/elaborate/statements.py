@@ -63,6 +63,11 @@ def check(definition: Definition, frame: Frame) -> None:
     _twice((s.name for s in definition.body if isinstance(s, ast.FnDef | ast.BlockDef | ast.Shared)), "", frame)
     _twice((s.name for s in definition.body if isinstance(s, ast.SizeDecl)), "size", frame)
     _twice((s.name for s in definition.body if isinstance(s, ast.Init)), "init of", frame)
+    inputs = [n for s in definition.body if isinstance(s, ast.InputDecl) for n in s.names]
+    _twice(inputs, "input", frame)
+    for ident in inputs:
+        if ident.text in ("tokens", "pos"):
+            frame.complain("E124", f"every model has '{ident.text}' already", ident)
     for statement in definition.body:
         if isinstance(statement, ast.SizeDecl):
             _twice((s.name for s in statement.settings), f"in size {statement.name.text},", frame)

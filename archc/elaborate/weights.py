@@ -64,7 +64,10 @@ def _mentioned_again(ref: ast.WeightRef, use: Use, frame: Frame) -> Value:
     if known.type.sizes != {a.name: a.size for a in use.axes}:
         have, now = (" ".join(map(str, axes)) for axes in (known.type.axes, use.axes))
         message = f"weight '{name}' is [{now}] here and [{have}] where it is first written"
-        frame.fail("E402", message, ref, Note("first here", first.span), *frame.history(known))
+        sizes = known.type.sizes
+        apart = [a for a in use.axes if sizes.get(a.name, a.size) != a.size]
+        roots = [r for a in apart for size in (a.size, sizes[a.name]) for r in frame.shelf.recall(a.name, size)]
+        frame.fail("E402", message, ref, Note("first here", first.span), *roots)
     return known
 
 
