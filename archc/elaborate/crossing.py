@@ -26,7 +26,7 @@ def prev(given: Given) -> Value:
 
 def scan(given: Given) -> Value:
     """`scan(decay = a, input = u)` and `maxscan`."""
-    decay, entering = given.called("decay"), given.called("input")
+    decay, entering = given.called("decay", wide=True), given.called("input")
     name = given.frame.call.instance.state(given.frame.target or "h")
     return given.add(given.name, decay, entering, state=name)
 

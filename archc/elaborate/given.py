@@ -42,10 +42,11 @@ class Given:
         """A positional argument as a value."""
         return self.frame.value(self.bound(index), self.positional[index], self.what(index))
 
-    def called(self, name: str) -> Operand:
-        """A named argument as a value or a number."""
+    def called(self, name: str, wide: bool = False) -> Operand:
+        """A named argument as a value or a number; `wide`: in single precision."""
         node = self.named[name]
-        return self.frame.operand(self.frame.walker.evaluate(node, self.frame), node, f"'{name}'")
+        frame = self.frame.at(wide=wide or self.frame.wide)
+        return frame.operand(frame.walker.evaluate(node, frame), node, f"'{name}'")
 
     def number(self, node: ast.Expr, what: str) -> Num:
         """An argument as a number."""

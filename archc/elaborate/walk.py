@@ -17,6 +17,7 @@ from archc.elaborate.bound import (
     SharedFunction,
     merge_roots,
 )
+from archc.elaborate.decays import feeders
 from archc.elaborate.frame import Frame, Poisoned, describe
 from archc.ir.graph import Operand, Value
 from archc.text import ast
@@ -108,7 +109,7 @@ def _keep(node: ast.Expr, bound: Bound, frame: Frame) -> Bound:
 def let(statement: ast.Let, frame: Frame) -> None:
     """`a, b = expr`."""
     targets = statement.targets
-    inner = frame.at(target=targets[0].text)
+    inner = frame.at(target=targets[0].text, wide=targets[0].text in feeders(frame.call.definition.body))
     bound = inner.walker.evaluate(statement.value, inner)
     parts = bound if isinstance(bound, tuple) else (bound,)
     if len(parts) != len(targets):

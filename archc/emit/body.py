@@ -138,7 +138,19 @@ class Body:
         """An argument brought to the axes of the result, so that the frameworks broadcast it."""
         arg = value.args[index]
         code = self.operand(value, index)
-        return reindex(code, arg, value.type, self.dialect) if isinstance(arg, Value) else code
+        if not isinstance(arg, Value):
+            return code
+        code = reindex(code, arg, value.type, self.dialect)
+        plain = value.kind is not Kind.WEIGHT and not value.type.wide and value.type.dtype == "real"
+        return self.narrow(code) if plain and self.is_wide_weight(arg) else code
+
+    def is_wide_weight(self, value: Value) -> bool:
+        """Whether a function of weights is in single precision because its weights are."""
+        if value.kind is not Kind.WEIGHT:
+            return False
+        if value.op == "weight":
+            return value.attrs["path"] in self.fp32
+        return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""

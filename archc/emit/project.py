@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
+
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +22,7 @@ from archc.passes.params import params
 from archc.passes.workload import Workload
 from archc.resources import kernel, paths, read
 from archc.text.format import format as canonical
+from archc.version import VERSION
 
 Backend = Literal["torch", "flax"]
 
@@ -131,4 +132,4 @@ def fingerprint(program: Program) -> str:
 
 def archc_version() -> str:
     """The version that wrote a file."""
-    return version("archc")
+    return VERSION

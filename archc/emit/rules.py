@@ -42,6 +42,18 @@ def _two(body: Body, value: Value) -> Code:
     return body.dialect.two(value.op, body.aligned(value, 0), body.aligned(value, 1))
 
 
+def _complex(body: Body, value: Value) -> Code:
+    """Complex numbers are in single precision."""
+    parts = []
+    for index, arg in enumerate(value.args):
+        code = body.aligned(value, index)
+        if isinstance(arg, Value) and not arg.type.wide and not body.is_wide_weight(arg):
+            body.kernel("fp32")
+            code = Code(f"fp32({code.text})")
+        parts.append(code)
+    return body.dialect.two("complex", *parts)
+
+
 def _where(body: Body, value: Value) -> Code:
     return body.dialect.where(*(body.aligned(value, i) for i in range(3)))
 
@@ -132,8 +144,15 @@ def einsum(body: Body, value: Value, left: Value, right: Value, code: Code | Non
 
 
 def _matched(body: Body, operand: Value, value: Value) -> Code:
+    """An operand of a contraction: the frameworks want one element type."""
     code = body.render(operand)
-    return body.narrow(code) if operand.type.wide and not value.type.wide else code
+    wide = operand.type.wide or body.is_wide_weight(operand)
+    if wide and not value.type.wide:
+        return body.narrow(code)
+    if value.type.wide and not wide and operand.type.dtype == "real":
+        body.kernel("fp32")
+        return Code(f"fp32({code.text})")
+    return code
 
 
 def _lookup(body: Body, value: Value) -> Code:
@@ -158,6 +177,7 @@ def _softmax(body: Body, value: Value) -> Code:
     code = body.aligned(value, 0)
     if len(value.args) > 1:
         code = body.dialect.where(body.aligned(value, 1), code, Code('float("-inf")'))
+    body.kernel("fp32")
     soft = body.dialect.softmax(code, _places(value, value.attrs["over"]))
     return soft if value.type.wide or value.kind is Kind.WEIGHT else body.narrow(soft)
 
@@ -280,7 +300,7 @@ RULES: dict[str, Rule] = {
     "or": _logic,
     "minimum": _two,
     "maximum": _two,
-    "complex": _two,
+    "complex": _complex,
     "where": _where,
     "fp32": _fp32,
     "narrow": _narrow,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.ir.graph import Kind, Operand, Type, Value
 from archc.ops import cost, memory, support
-from archc.ops.base import Attrs, Misfit, Op, called, join_axes, join_dtype, join_kind
+from archc.ops.base import Attrs, Misfit, Op, called, is_wide, join_axes, join_dtype, join_kind
 from archc.ops.frame import Array, Frame, sum_of_products
 
 
@@ -25,7 +25,7 @@ def _contract(args: tuple[Operand, ...], attrs: Attrs) -> Type:
     else:
         kept = [a for a in axes if a.name not in over]
     kept = [a for a in kept if a.name not in made] + [sizes[m] for m in made]
-    wide = all(isinstance(a, Value) and a.type.wide for a in args)
+    wide = "made" not in attrs and is_wide(args)  # a projection by a weight is in the compute type
     return Type(join_kind(args), tuple(kept), join_dtype(args), wide)
 
 

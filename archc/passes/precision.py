@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, Kind, Value
+from archc.passes.norms import norms
 from archc.passes.support import live_values
-from archc.passes.weights import decays, flowing_into, weight_names, weights_alone
+from archc.passes.weights import flowing_into, weight_names
 
 
 def single_precision(graph: Graph) -> frozenset[str]:
-    """Full names of the weights used inside `fp32(...)`, and of those that flow element-wise into the decay of a scan.
+    """Full names of the weights that meet single precision: inside `fp32(...)`, and on the way into the decay of a scan.
 
-    A decay near one loses its distance from one in bfloat16, and with it the length of the memory.
+    A decay near one loses its distance from one in bfloat16, and with it the length of the memory. A function of weights
+    alone is as precise as what it meets; the scale of a norm meets single precision only inside of the norm.
     """
-    values = list(live_values(graph))
-    wide = flowing_into(decays(values))
-    for value in values:
-        if value.op == "fp32":
-            wide |= weights_alone(value.operands[0])
+    wide: set[Value] = set()
+    statistics = {v for n in norms(graph).values() for v in (*n.inside, n.output)}
+    for value in live_values(graph):
+        if value in statistics or any(v in statistics for v in value.operands):
+            continue
+        if value.op == "fp32" or (value.kind is not Kind.WEIGHT and value.type.wide and value.op != "contract"):
+            wide |= flowing_into([v for v in value.operands if v.kind is Kind.WEIGHT and v.type.dtype == "real"])
     names = weight_names(graph)
     return frozenset(name for value in wide for name in names[value])
