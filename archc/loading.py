@@ -60,7 +60,7 @@ def _alone(folder: Path, names: set[str], private: str) -> Iterator[None]:
     finally:
         sys.path.remove(str(folder))
         for name in [name for name in sys.modules if name.partition(".")[0] in names]:
-            _rename(sys.modules.pop(name), f"{private}.{name}")
+            _rename(sys.modules.pop(name), f"{private}_{name}")
         sys.modules.update(before)
 
 
