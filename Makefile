@@ -37,7 +37,7 @@ fast: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	./.ci/types $(BIN)
+	./.ci/wheel $(BIN)
 
 format: setup
 	$(BIN)/ruff check --fix .
