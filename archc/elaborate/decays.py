@@ -1,7 +1,7 @@
 """Which names feed a decay: what they stand for is computed in single precision.
 
-0.999 rounds to 1 in bfloat16, and a decay that was rounded never forgets. So the whole element-wise way from the projections
-to the decay of a scan is an island of single precision, as if the spec had said fp32(...) on every line of it.
+0.999 rounds to 1 in bfloat16, and a decay that was rounded never forgets. So the whole element-wise way from the
+projections to the decay of a scan is an island of single precision, as if the spec had said fp32(...) on every line.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+from archc.elaborate import statements
 from archc.ops.pointwise import UNARY
 from archc.text import ast
 
@@ -20,7 +21,7 @@ def feeders(body: tuple[ast.Stmt, ...]) -> frozenset[str]:
     """The names bound in a body whose values reach the decay of a scan element by element."""
     lets = {t.text: s.value for s in body if isinstance(s, ast.Let) and len(s.targets) == 1 for t in s.targets}
     found: set[str] = set()
-    todo = [name for statement in body for decay in _decays(statement) for name in _names(decay)]
+    todo = [name for decay in _decays(body) for name in _names(decay)]
     while todo:
         name = todo.pop()
         if name in lets and name not in found:
@@ -29,8 +30,8 @@ def feeders(body: tuple[ast.Stmt, ...]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _decays(statement: ast.Stmt) -> Iterator[ast.Expr]:
-    for node in statement.walk():
+def _decays(body: tuple[ast.Stmt, ...]) -> Iterator[ast.Expr]:
+    for node in statements.nodes(body):
         if isinstance(node, ast.Call) and node.callee.text in ("scan", "maxscan"):
             for arg in node.args:
                 if arg.name is not None and arg.name.text == "decay" and isinstance(arg.value, ast.Expr):
@@ -38,16 +39,17 @@ def _decays(statement: ast.Stmt) -> Iterator[ast.Expr]:
 
 
 def _names(node: ast.Expr) -> Iterator[str]:
-    """The names that an expression computes with element by element, not those behind a contraction or a call of a fn."""
-    match node:
-        case ast.Name():
-            yield node.text
-        case ast.Unary():
-            yield from _names(node.value)
-        case ast.Binary():
-            yield from _names(node.left)
-            yield from _names(node.right)
-        case ast.Call() if node.callee.text in ELEMENTWISE:
-            for arg in node.args:
-                if isinstance(arg.value, ast.Expr):
-                    yield from _names(arg.value)
+    """The names that an expression computes with element by element: none behind a contraction or a call of a fn."""
+    todo = [node]
+    while todo:
+        match todo.pop():
+            case ast.Name(text=text):
+                yield text
+            case ast.Unary(value=value):
+                todo.append(value)
+            case ast.Binary(left=left, right=right):
+                todo += (left, right)
+            case ast.Call(callee=callee, args=args) if callee.text in ELEMENTWISE:
+                todo += [arg.value for arg in args if isinstance(arg.value, ast.Expr)]
+            case _:
+                pass

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archc.diagnostics import Note
+from archc.elaborate import statements
 from archc.elaborate.bound import Axes, Bound
 from archc.elaborate.call import Call, Definition
 from archc.elaborate.frame import Frame
-from archc.elaborate.statements import own_nodes
 from archc.elaborate.weights import rename
 from archc.ir.graph import Value
 from archc.text import ast
@@ -117,7 +117,7 @@ def _has_rest(param: ast.Param) -> bool:
 
 def _created(definition: Definition) -> Iterator[str]:
     """The axes that the body of a fn makes or names in weights, splits, cuts and joins."""
-    for node in own_nodes(definition):
+    for node in statements.nodes(definition.body):
         match node:
             case ast.AxisDecl():
                 yield node.axis.name

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from archc.diagnostics import closest
-from archc.elaborate import builtins
+from archc.elaborate import builtins, statements
 from archc.elaborate.axes import axis_in_scope
 from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, SharedFunction
 from archc.elaborate.call import Definition
@@ -45,7 +45,7 @@ def unknown(text: str, what: str, candidates: set[str], node: ast.Node, frame: F
 
 def read_in(body: Iterable[ast.Stmt]) -> frozenset[str]:
     """The names that some statements evaluate, also as callees."""
-    nodes = [n for statement in body for n in statement.walk()]
+    nodes = list(statements.nodes(body, inner=True))
     return frozenset(n.text for n in nodes if isinstance(n, ast.Name)) | frozenset(
         n.callee.text for n in nodes if isinstance(n, ast.Call)
     )

@@ -116,7 +116,7 @@ def _twice(names: Iterable[ast.Ident], what: str, frame: Frame) -> None:
 def _properties(definition: Definition, frame: Frame) -> None:
     """`init`, `frozen` and `tied` name weights of their own definition."""
     mentions: dict[str, int] = {}
-    for node in own_nodes(definition):
+    for node in nodes(definition.body):
         if isinstance(node, ast.WeightRef):
             mentions[node.name.text] = mentions.get(node.name.text, 0) + 1
     for statement in definition.body:
@@ -137,11 +137,14 @@ def _properties(definition: Definition, frame: Frame) -> None:
                 frame.complain("E407", f"weight '{ident.text}' is tied, but written only once", ident)
 
 
-def own_nodes(definition: Definition) -> Iterator[ast.Node]:
-    """Every node of a body that does not belong to a definition inside of it."""
-    todo: list[ast.Node] = [s for s in definition.body]
+def nodes(roots: Iterable[ast.Node], inner: bool = False) -> Iterator[ast.Node]:
+    """The roots and every node below them; without `inner` not those of definitions inside of a body.
+
+    Without recursion, since a sum of a thousand terms is a thousand deep.
+    """
+    todo: list[ast.Node] = list(roots)
     while todo:
         node = todo.pop()
-        if not isinstance(node, ast.FnDef | ast.BlockDef):
+        if inner or not isinstance(node, ast.FnDef | ast.BlockDef):
             yield node
             todo += node.children()
