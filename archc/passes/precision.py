@@ -17,7 +17,11 @@ def single_precision(graph: Graph) -> frozenset[str]:
     wide: set[Value] = set()
     statistics = {v for n in norms(graph).values() for v in (*n.inside, n.output)}
     for value in live_values(graph):
-        if value in statistics or any(v in statistics for v in value.operands):
+        if value in statistics:
+            continue
+        if any(v in statistics for v in value.operands):
+            if value.op in ("mul", "add"):
+                statistics.add(value)
             continue
         if value.op == "fp32" or (value.kind is not Kind.WEIGHT and value.type.wide and value.op != "contract"):
             wide |= flowing_into([v for v in value.operands if v.kind is Kind.WEIGHT and v.type.dtype == "real"])
