@@ -1,0 +1,165 @@
+"""Matrix work as the emitted program does it: in the blocks and chunks of its kernels, some of it twice.
+
+`archc.passes.flops` counts what a model needs, by a convention that no implementation moves. This counts what runs:
+a window in blocks of queries, a scan of outer products in chunks, the forward work that a kernel does again in the
+backward pass instead of keeping its result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, Protocol
+
+from archc.elaborate import Program
+from archc.emit.fused import Fused, find
+from archc.ir.graph import Kind, Region, Value
+from archc.ops.support import Support
+from archc.ops.table import OPS
+from archc.passes.attention import Attention
+from archc.passes.flops import needs_gradient
+from archc.passes.scans import ScanClass, inside
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Matrix operations, a multiply-add being 2. `again`: forward work that the backward pass repeats."""
+
+    forward: int = 0
+    backward: int = 0
+    again: int = 0
+
+    def __add__(self, other: Matrix) -> Matrix:
+        return Matrix(self.forward + other.forward, self.backward + other.backward, self.again + other.again)
+
+    def __mul__(self, times: int) -> Matrix:
+        return Matrix(self.forward * times, self.backward * times, self.again * times)
+
+    @property
+    def train(self) -> int:
+        """All of a training step."""
+        return self.forward + self.backward + self.again
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The sizes of a chunked scan: `groups` of `heads`, in which each has a state of `key` x `value`.
+
+    `shared`: keys and queries are those of the group.
+    """
+
+    groups: int
+    heads: int
+    key: int
+    value: int
+    shared: bool
+
+
+class Kernels(Protocol):
+    """What the kernels of a backend do for one whole document of `time` tokens, at least two, without a state."""
+
+    def attention_pairs(self, time: int, window: int | None) -> int:
+        """Pairs of query and key that causal attention computes."""
+
+    def attention_again(self, time: int, window: int | None) -> bool:
+        """Whether attention computes its pairs once more in the backward pass."""
+
+    def row_pairs(self, time: int, support: Support) -> int:
+        """Pairs of query and key that a pair program computes."""
+
+    def selective(self, time: int, channels: int, states: int) -> Matrix:
+        """A selective scan."""
+
+    def chunked(self, kind: Literal["chunked", "chunked_key"], time: int, sizes: Heads) -> Matrix:
+        """A scan of outer products, with a decay per head or per key."""
+
+
+def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matrix:
+    """The matrix work of `batch` whole documents of `time` tokens (at least two), in a program without remat.
+
+    The body of a loop runs once more in the backward pass. Sums of products of complex numbers are element-wise work.
+    """
+    graph, fused = program.graph, find(program)
+    moving = needs_gradient(graph)
+    skipped = _swallowed(fused)
+    loops = [v for region, _ in graph.regions() for v in region.values if v.op == "loop"]
+    bodies = {loop.attrs["body"] for loop in loops}
+    constant = {c for loop in loops for c in _constant_at_first(loop)}
+    whole = Matrix()
+    for region, prefixes in graph.regions():
+        one = Matrix()
+        for value in region.values:
+            if value in region.live and value not in skipped:
+                one += _value(value, fused, kernels, time, moving)
+                if region in bodies:
+                    one += _again(value, time, constant)
+        whole += one * len(prefixes)
+    return whole * batch
+
+
+def _swallowed(fused: Fused) -> set[Value]:
+    """What a kernel computes on the way to a result that stands for it."""
+    scans = {v for found in fused.reads.values() for v in inside(found)}
+    between = {v for found in fused.attention.values() for v in (found.scores, found.weights)}
+    return (scans - set(fused.reads)) | between
+
+
+def _constant_at_first(loop: Value) -> set[Value]:
+    """What in the body of a loop comes of nothing but numbers at the first token, and so needs no gradient there."""
+    body: Region = loop.attrs["body"]
+    found = {p for p, start in zip(body.params, loop.args, strict=True) if not isinstance(start, Value)}
+    for value in body.values:
+        if value.operands and found.issuperset(value.operands):
+            found.add(value)
+    return found
+
+
+def _again(value: Value, time: int, constant: set[Value]) -> Matrix:
+    """What the body of a loop adds: every token runs once more, and the first has fewer gradients."""
+    matrix = OPS[value.op].flops(value).matrix
+    return Matrix(0, -matrix * sum(v in constant for v in value.operands), matrix * time)
+
+
+def _value(value: Value, fused: Fused, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:
+    if value in fused.reads:
+        return _scan(fused.reads[value], kernels, time)
+    if value in fused.attention:
+        return _attention(fused.attention[value], kernels, time)
+    if value.type.dtype == "complex" or any(v.type.dtype == "complex" for v in value.operands):
+        return Matrix()
+    work = OPS[value.op].flops(value)
+    sides = sum(v in moving for v in value.operands) if value in moving else 0
+    match work.per:
+        case Kind.WEIGHT | Kind.SEQ:
+            return Matrix(work.matrix, sides * work.matrix)
+        case Kind.TOKEN:
+            forward = work.matrix * time
+            return Matrix(forward, sides * forward)
+        case Kind.PAIR:
+            span = next((fused.spans[v] for v in (value, *value.operands) if v in fused.spans), None)
+            forward = 0 if span is None else work.matrix * kernels.row_pairs(time, span)
+            last = value.kind is Kind.TOKEN  # nothing needs the result of the sum over keys again
+            return Matrix(forward, sides * forward, forward if sides and not last else 0)
+
+
+def _attention(found: Attention, kernels: Kernels, time: int) -> Matrix:
+    sizes = found.query.type.sizes | found.value.type.sizes
+    heads = prod(sizes[n] for n in (*found.groups, *found.members))
+    dim, values = (prod(sizes[n] for n in names) for names in (found.over, found.values))
+    forward = 4 * heads * max(dim, values) * kernels.attention_pairs(time, found.window)  # one size for both products
+    return Matrix(forward, 2 * forward, forward if kernels.attention_again(time, found.window) else 0)
+
+
+def _scan(found: ScanClass, kernels: Kernels, time: int) -> Matrix:
+    sizes = found.scan.type.sizes
+    key, value = (prod(sizes[n] for n in names) for names in (found.key, found.value))
+    if found.kind == "selective":
+        return kernels.selective(time, prod(sizes[n] for n in found.heads), key)
+    assert found.kind in ("chunked", "chunked_key")
+    sources = [found.reads[0].query, *(f.operand for f in found.factors["key"])]
+    named = [set(s.names) for s in sources if isinstance(s, Value)]
+    groups = [n for n in found.heads if all(n in names for names in named)]
+    heads = [n for n in found.heads if n not in groups]
+    shared = not any(n in names for n in heads for names in named)
+    of_groups, of_heads = (prod(sizes[n] for n in names) for names in (groups, heads))
+    return kernels.chunked(found.kind, time, Heads(of_groups, of_heads, key, value, shared))
