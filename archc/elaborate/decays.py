@@ -38,18 +38,16 @@ def _decays(body: tuple[ast.Stmt, ...]) -> Iterator[ast.Expr]:
                     yield arg.value
 
 
-def _names(node: ast.Expr) -> Iterator[str]:
-    """The names that an expression computes with element by element: none behind a contraction or a call of a fn."""
-    todo = [node]
+def _names(expression: ast.Expr) -> Iterator[str]:
+    """The names that an expression computes with element by element, not those behind a contraction or a call of a fn."""
+    todo: list[ast.Expr] = [expression]
     while todo:
-        match todo.pop():
-            case ast.Name(text=text):
-                yield text
-            case ast.Unary(value=value):
-                todo.append(value)
-            case ast.Binary(left=left, right=right):
-                todo += (left, right)
-            case ast.Call(callee=callee, args=args) if callee.text in ELEMENTWISE:
-                todo += [arg.value for arg in args if isinstance(arg.value, ast.Expr)]
-            case _:
-                pass
+        match node := todo.pop():
+            case ast.Name():
+                yield node.text
+            case ast.Unary():
+                todo.append(node.value)
+            case ast.Binary():
+                todo += (node.left, node.right)
+            case ast.Call() if node.callee.text in ELEMENTWISE:
+                todo += (a.value for a in node.args if isinstance(a.value, ast.Expr))

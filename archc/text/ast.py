@@ -33,9 +33,11 @@ class Node:
 
     def walk(self) -> Iterator[Node]:
         """This node and every node below it, depth first."""
-        yield self
-        for child in self.children():
-            yield from child.walk()
+        todo: list[Node] = [self]
+        while todo:
+            node = todo.pop()
+            yield node
+            todo += reversed(tuple(node.children()))
 
 
 # --- names -------------------------------------------------------------------------------------------
