@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
+DEMO   := --steps 1200 --batch 8 --lr 3e-3 --warmup 100 --resume
 FAST   := text elaborate passes emit report cli house
 
 .PHONY: help setup demo test fast check format clean
@@ -24,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/archc train griffin:tiny --backend torch -o $(RUN) --force
+	$(BIN)/archc train griffin:tiny --backend torch -o $(RUN) $(DEMO)
 	$(BIN)/archc report griffin:tiny
 	$(BIN)/archc generate $(RUN) --prompt "def "
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -141,3 +143,46 @@ def test_a_code_is_explained_with_a_wrong_and_a_right_example(archc: Run) -> Non
     assert text.startswith("E007: a product before @")
     assert "wrong:" in text
     assert "right:" in text
+
+
+def test_a_full_disk_ends_in_one_message_and_exit_code_1(
+    folder: Path, archc: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = archc("compile", "small.arch", "--backend", "torch", "-o", "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error[E607]: cannot read or write: no space left on device\n"
+    assert not list(folder.glob("*out*"))
+
+
+def test_ctrl_c_ends_with_130(archc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(spec: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("archc.specs_index.find", interrupted)
+    done = archc("check", "griffin:tiny")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_bug_is_not_hidden(archc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(spec: object) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("archc.specs_index.find", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        archc("check", "griffin:tiny")
+
+
+@pytest.mark.parametrize("backend", ["torch", "flax"])
+def test_compiling_twice_gives_the_same_bytes(folder: Path, archc: Run, backend: str) -> None:
+    for out in ("one", "two"):
+        assert archc("compile", "griffin:tiny", "--backend", backend, "-o", out).returncode == 0
+    one, two = (
+        {p.relative_to(folder / out): p.read_bytes() for p in (folder / out).rglob("*") if p.is_file()}
+        for out in ("one", "two")
+    )
+    assert one == two
+    assert Path("model.py") in one
