@@ -8,29 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from keyword import iskeyword
 
-from archc.elaborate.bound import BlockUse, Bound, Num
+from archc.elaborate.bound import BlockUse, Bound, Num, SharedFunction
 from archc.elaborate.call import Call, Stack
 from archc.elaborate.stacks import argument_key
-from archc.emit.code import Code
+from archc.emit.code import Code, python_name
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused
 from archc.emit.layout import axis_of, legend, reindex
 from archc.emit.numbers import Numbers, Place, axis_order, literal
-from archc.emit.units import TIME_OPS, Unit, Units, is_number_mask
-from archc.ir.graph import Kind, Value, captures
+from archc.emit.units import TIME_OPS, Unit, Units, is_number_mask, is_shared
+from archc.ir.graph import Kind, Value
 from archc.passes.norms import Norm
 from archc.text import ast
 
-RESERVED = frozenset({"self", "state", "old", "new", "pos", "math", "torch", "jax", "jnp", "nn", "nnx", "F", "fp32", "rows"})
-
 Rule = Callable[["Body", Value], Code]
-
-
-def python_name(name: str) -> str:
-    """A name of the spec as a local variable."""
-    return name + "_" if name in RESERVED or iskeyword(name) else name
 
 
 @dataclass(eq=False)
@@ -216,7 +208,7 @@ class Body:
             if bound is value or alone:
                 return name
         taken = {t.text for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
-        taken |= set(self.names.values()) | self.reserved_functions
+        taken |= set(self.names.values()) | self.reserved_functions | set(self.units.extras.get(self.unit, {}))
         name = base = python_name(state)
         count = 1
         while name in taken:
@@ -306,7 +298,7 @@ class Body:
             return
         node, _ = self.results[values[0]]
         text, unit = self.call_text(node)
-        state = f', new["{self.instance_name(node)}"]' if unit.has_state else ""
+        state = f', new["{self.state_name(node)}"]' if unit.has_state else ""
         left = ", ".join(names)
         self.line(f"({left}){state} = {text}" if state else f"{left} = {text}", values[0])
         for name, value in zip(names, values, strict=True):
@@ -344,12 +336,8 @@ class Body:
         if value not in self.names:
             streams = [self.render(s) for s in stack.value.operands]
             units = [self.units.of[c] for c in stack.calls]
-            extra = dict.fromkeys(
-                python_name(v.label)
-                for c in stack.distinct
-                for v in captures(self.fused.regions[c])
-                if v.op not in ("pos", "mask")
-            )
+            extras = self.units.extras[units[0]]
+            extra = [self.render(v).text if v is not None else f"self.{n}" for n, v in extras.items()]
             args = [*(s.text for s in streams), *extra]
             if any(u.needs_pos for u in units):
                 args.append("pos")
@@ -388,11 +376,24 @@ class Body:
         assert isinstance(value, Value)
         if not unit.has_state or unit.takes_rows:
             return Code(text) if len(below.results) == 1 else Code(f"{text}[{index}]")
-        return self.hoist(value, text, self.instance_name(node))
+        return self.hoist(value, text, self.state_name(node))
 
     def instance_name(self, node: ast.Call) -> str:
-        """The name of a called instance below this one, also the key of its state."""
+        """The name of a called instance below this one."""
         return self.call.calls[node].instance.path.rsplit(".", 1)[-1]
+
+    def state_name(self, node: ast.Call) -> str:
+        """The key of the state of a call: every call of a shared fn has one of its own."""
+        name = self.instance_name(node)
+        alike = [n for n in self.call.calls if self.instance_name(n) == name]
+        return name if alike[0] is node else f"{name}_{alike.index(node) + 1}"
+
+    def module_name(self, node: ast.Call) -> str:
+        """A called module: ours, or a shared one that was handed in."""
+        callee = node.callee.text
+        if is_shared(self.call, node) and callee not in self.call.shared:
+            return python_name(callee)
+        return f"self.{self.instance_name(node)}"
 
     def call_text(self, node: ast.Call) -> tuple[str, Unit]:
         """A call of another unit."""
@@ -400,30 +401,42 @@ class Body:
         unit = self.units.of[below]
         if unit.takes_rows:
             pairs = [self.argument(below, k).text for k in tensor_parameters(unit) if _is_pair(below, k)]
-            return f"self.{self.instance_name(node)}({', '.join([*pairs, self.bundles[node], 'rows'])})", unit
+            return f"{self.module_name(node)}({', '.join([*pairs, self.bundles[node], 'rows'])})", unit
         args = [self.argument(below, key).text for key in tensor_parameters(unit)]
         if unit.needs_pos:
             args.append("pos")
         if unit.has_state:
-            args.append(self.old(self.instance_name(node)))
+            args.append(self.old(self.state_name(node)))
         if unit.is_class:
-            return f"self.{self.instance_name(node)}({', '.join(args)})", unit
+            return f"{self.module_name(node)}({', '.join(args)})", unit
         args += self.number_arguments(below, unit, "forward")
         return f"{unit.name}({', '.join(args)})", unit
 
     def argument(self, below: Call, key: str) -> Code:
-        """A value handed to another unit, without the renaming of its axes."""
+        """A value handed to another unit, without the renaming of its axes; or a shared fn."""
         value = below.arguments[key]
+        if isinstance(value, SharedFunction):
+            return self._shared_argument(below, key)
         assert isinstance(value, Value)
         while value not in self.names and value.op == "rename" and value not in self.results:
             value = value.operands[0]
         return self.render(value)
+
+    def _shared_argument(self, below: Call, key: str) -> Code:
+        node = next(n for n, c in self.call.calls.items() if c is below)
+        params = [p.name.text for p in below.definition.params]
+        arg = next(a for i, a in enumerate(node.args) if (a.name.text if a.name else params[i]) == key)
+        assert isinstance(arg.value, ast.Name)
+        return Code(f"self.{arg.value.text}" if arg.value.text in self.call.shared else python_name(arg.value.text))
 
     def number_arguments(self, below: Call, unit: Unit, place: Place) -> list[str]:
         """The numbers handed to another unit; those that keep their default are left out."""
         taken = self.finished[unit].taken()
         given: dict[str, ast.Expr] = {}
         site = next((n for n, c in self.call.calls.items() if c is below), None)
+        for name, statement in self.call.shared.items():
+            if below.instance.path == self.call.instance.below(name):
+                site = statement.call
         params = [p.name.text for p in below.definition.params]
         position = 0
         for arg in site.args if site is not None else ():
@@ -443,6 +456,8 @@ class Body:
             elif each.param is not None and name in below.defaulted:
                 if each.default is None:
                     out.append(self.default_text(below, name))
+            elif name == "layer":
+                out.append(self.numbers.symbol(name, place).text)
             else:
                 axis = ours[theirs.index(name)] if name in theirs else name
                 out.append(self.axis_text(below, axis, place))
@@ -487,6 +502,6 @@ def tensor_parameters(unit: Unit) -> list[str]:
     out = []
     for param in unit.definition.params:
         bound = unit.first.arguments.get(param.name.text)
-        if isinstance(bound, Value) and bound.op != "mask":
+        if isinstance(bound, SharedFunction) or (isinstance(bound, Value) and bound.op != "mask"):
             out.append(param.name.text)
     return out

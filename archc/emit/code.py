@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from keyword import iskeyword
 
 ATOM, POWER, UNARY, PRODUCT, SUM, BITS_AND, BITS_OR, COMPARE = 100, 90, 80, 70, 60, 50, 45, 40
 
@@ -66,3 +67,11 @@ def method(value: Code, name: str, *args: Code | str, **named: Code | str) -> Co
 def camel(name: str) -> str:
     """`rg_lru` as a class name."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+RESERVED = frozenset({"self", "state", "old", "new", "pos", "math", "torch", "jax", "jnp", "nn", "nnx", "F", "fp32", "rows"})
+
+
+def python_name(name: str) -> str:
+    """A name of the spec as a local variable."""
+    return name + "_" if name in RESERVED or iskeyword(name) else name

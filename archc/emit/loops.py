@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from archc.emit.body import Body, python_name
-from archc.emit.code import Code
+from archc.emit.body import Body
+from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
 from archc.ir.graph import Kind, Operand, Region, Value, captures
 from archc.text import ast

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
-from archc.emit.body import Body, python_name, tensor_parameters
-from archc.emit.code import Code
+from archc.emit.body import Body, tensor_parameters
+from archc.emit.code import Code, python_name
 from archc.emit.constants import constants
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused, find
@@ -19,7 +19,7 @@ from archc.emit.numbers import Numbers, Taken
 from archc.emit.pairs import pair_parameters, split_unit, token_parameters
 from archc.emit.rules import RULES
 from archc.emit.states import state_entries
-from archc.emit.units import Unit, Units, group
+from archc.emit.units import Unit, Units, group, is_shared
 from archc.ir.graph import Value, captures
 from archc.passes.precision import single_precision
 from archc.passes.weights import weight_names
@@ -55,6 +55,7 @@ class ClassText:
     results: int
     tokens: list[str] = field(default_factory=list)
     token_arguments: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -76,6 +77,7 @@ class StackText:
     replaced: dict[int, str]
     streams: tuple[str, ...]
     extra: list[str]
+    shared: list[str]
     units: list[Unit]
     count: int
 
@@ -136,14 +138,15 @@ class Module:
         body = self._body(unit, numbers)
         for name in tensor_parameters(unit):
             bound = unit.first.arguments[name]
-            assert isinstance(bound, Value)
-            body.bind(bound, python_name(name))
+            if isinstance(bound, Value):
+                body.bind(bound, python_name(name))
         if isinstance(unit.definition, ast.BlockDef):
             assert unit.first.region is not None
             for param in unit.first.region.params:
                 body.bind(param, python_name(param.label))
-            for value in self.captured(unit):
-                body.bind(value, python_name(value.label))
+            for name, value in self.units.extras[unit].items():
+                if value is not None:
+                    body.bind(value, name)
         if isinstance(unit.definition, ast.ModelDef):
             assert unit.first.region is not None
             for value in unit.first.region.values:
@@ -159,11 +162,6 @@ class Module:
             body.give_back([])
         self.kernels.update(body.kernels)
         return body
-
-    def captured(self, unit: Unit) -> list[Value]:
-        """Values of the model that a block uses: it takes them as arguments."""
-        found = dict.fromkeys(v for c in unit.calls if c.region is not None for v in captures(c.region))
-        return [v for v in found if v.op not in ("pos", "mask")]
 
     def _function(self, unit: Unit) -> list[str]:
         numbers = Numbers(unit, self.model)
@@ -234,6 +232,7 @@ class Module:
         return ClassText(
             unit, unit.definition.doc.strip(), numbers.taken(), numbers.computed(), kept, weights, children,
             self._inputs(unit), body.lines, states, len(unit.first.returned), tokens, self._token_inputs(unit),
+            self._shared(unit),
         )  # fmt: skip
 
     def _inputs(self, unit: Unit) -> list[str]:
@@ -241,12 +240,16 @@ class Module:
         if isinstance(unit.definition, ast.BlockDef):
             assert unit.first.region is not None
             names = [python_name(p.label) for p in unit.first.region.params]
-            names += [python_name(v.label) for v in self.captured(unit)]
+            names += self.units.extras[unit]
         if unit.takes_rows:
             return [*map(python_name, pair_parameters(unit.first)), "tokens", "rows"]
         if unit.needs_pos:
             names.append("pos")
         return names
+
+    def _shared(self, unit: Unit) -> list[str]:
+        """The shared fns that a block is handed: it makes the state of its calls of them."""
+        return [name for name, value in self.units.extras.get(unit, {}).items() if value is None]
 
     def _token_inputs(self, unit: Unit) -> list[str]:
         return [*map(python_name, token_parameters(unit.first)), "pos"] if unit.takes_rows else []
@@ -265,10 +268,13 @@ class Module:
         out: dict[str, str] = {}
         for node, below in unit.first.calls.items():
             child = self.units.of[below]
-            if child.is_class:
+            if child.is_class and not is_shared(unit.first, node):
                 name = body.instance_name(node)
                 if name not in out:
                     out[name] = self.construct(body, below, child)
+        for name in unit.first.shared:
+            owner = next(c for i, c in self.units.owners.items() if i.path == unit.first.instance.below(name))
+            out[name] = self.construct(body, owner, self.units.of[owner])
         return list(out.items())
 
     def construct(self, body: Body, below: Call, child: Unit) -> str:
@@ -297,7 +303,7 @@ class Module:
         first = [self.units.of[c] for c in stack.calls]
         depth = stack.node.args[len(stack.streams)].value
         assert isinstance(depth, ast.Expr)
-        extra = list(dict.fromkeys(python_name(v.label) for u in first for v in self.captured(u)))
+        extra = list(self.units.extras[first[0]])
         layers = stack.layers[0].prefix.rsplit(".", 1)[0]
         text = StackText(
             layers,
@@ -306,6 +312,7 @@ class Module:
             replaced,
             stack.streams,
             extra,
+            self._shared(first[0]),
             first,
             len(stack.layers),
         )

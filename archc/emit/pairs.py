@@ -11,8 +11,8 @@ from math import inf
 
 from archc.elaborate.call import Call
 from archc.emit.attend import attention
-from archc.emit.body import Body, Rule, python_name
-from archc.emit.code import Code, call
+from archc.emit.body import Body, Rule
+from archc.emit.code import Code, call, python_name
 from archc.emit.layout import letters, reindex
 from archc.ir.graph import Kind, Value
 from archc.text import ast
@@ -146,13 +146,14 @@ def _bundles(body: Body, pairs: list[Value]) -> dict[ast.Call, str]:
         unit = body.units.of[below]
         if not unit.takes_rows:
             continue
-        name = f"{body.instance_name(node)}_tokens"
+        name = f"{body.state_name(node)}_tokens"
         args = [body.argument(below, key).text for key in token_parameters(below)] + ["pos"]
         if unit.has_state:
-            args.append(body.old(body.instance_name(node)))
-            body.line(f'{name}, new["{body.instance_name(node)}"] = self.{body.instance_name(node)}.tokens({", ".join(args)})')
+            state = body.state_name(node)
+            args.append(body.old(state))
+            body.line(f'{name}, new["{state}"] = {body.module_name(node)}.tokens({", ".join(args)})')
         else:
-            body.line(f"{name} = self.{body.instance_name(node)}.tokens({', '.join(args)})")
+            body.line(f"{name} = {body.module_name(node)}.tokens({', '.join(args)})")
         out[node] = name
     return out
 

@@ -32,15 +32,14 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
         unit = body.units.of[below]
         if not unit.has_state:
             continue
-        name = body.instance_name(node)
         if unit.is_class:
             arguments = list(body.dialect.state_arguments)
             if unit.takes_rows and not body.unit.takes_rows:
                 arguments[1] = _slots(body).text
-            out[name] = f"self.{name}.init_state({', '.join(arguments)})"
+            out[body.state_name(node)] = f"{body.module_name(node)}.init_state({', '.join(arguments)})"
         else:
             inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
-            out[name] = "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
+            out[body.state_name(node)] = "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
     return list(out.items())
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from archc.elaborate.bound import Axes, Bound, Builtin, Function, Num
+from archc.elaborate.bound import Axes, Bound, Builtin, Function, Instance, Num, SharedFunction
 from archc.elaborate.call import Call, Program
-from archc.emit.code import camel
-from archc.ir.graph import Kind, Value
+from archc.emit.code import camel, python_name
+from archc.ir.graph import Kind, Value, captures
 from archc.text import ast
 
 TIME_OPS = frozenset({"conv", "prev", "scan", "maxscan", "loop", "keys"})
@@ -42,11 +42,17 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """All units of a program, each after the ones it uses."""
+    """All units of a program, each after the ones it uses.
+
+    `owners`: the call that declared the weights of an instance (a shared one has several calls). `extras`: what the blocks of
+    a stack take besides their streams: values of the model by name, and shared fns (None).
+    """
 
     program: Program
     order: tuple[Unit, ...]
     of: Mapping[Call, Unit]
+    owners: Mapping[Instance, Call]
+    extras: Mapping[Unit, Mapping[str, Value | None]]
 
 
 def own_values(call: Call) -> list[Value]:
@@ -76,11 +82,23 @@ class _Grouping:
         self.of: dict[Call, Unit] = {}
         self.order: list[Unit] = []
         self.taken: dict[str, int] = {}
+        self.owners: dict[Instance, Call] = {}
+        for call in program.root.walk():
+            if call.weights or call.instance not in self.owners:
+                self.owners[call.instance] = call
 
     def visit(self, call: Call) -> Unit:
         """The unit of a call, after those below it."""
+        if call in self.of:
+            return self.of[call]
         for below in _below(call):
             self.visit(below)
+        owner = self.owners[call.instance]
+        if owner is not call:
+            unit = self.visit(owner)
+            unit.calls.append(call)
+            self.of[call] = unit
+            return unit
         for stack in call.stacks.values():
             self._alike([self.of[c] for c in stack.distinct])
         key = (id(call.definition), *self._signature(call))
@@ -106,7 +124,8 @@ class _Grouping:
         pairs = any(isinstance(b, Value) and b.kind is Kind.PAIR and b.op != "mask" for b in call.arguments.values())
         takes_rows = pairs and (bool(ops & {"queries", "keys", "mask"}) or any(u.takes_rows for u in below))
         is_class = takes_rows or bool(call.weights) or any(u.is_class for u in below) or not isinstance(call.definition, ast.FnDef)
-        has_state = stateful and (bool(ops & TIME_OPS) or any(u.has_state for u in below))
+        has_state = stateful and (bool(ops & TIME_OPS) or isinstance(call.definition, ast.ModelDef))
+        has_state = has_state or any(u.has_state for u in below)
         needs_pos = bool(ops & POSITION_OPS) or any(u.needs_pos for u in below)
         return Unit(self._name(call, is_class), call, [], is_class, has_state, needs_pos, takes_rows)
 
@@ -150,6 +169,8 @@ class _Grouping:
                 return id(bound.definition)
             case Num():
                 return "number"
+            case SharedFunction():
+                return id(bound.instance)
         return None
 
 
@@ -157,7 +178,29 @@ def group(program: Program) -> Units:
     """The units of a program."""
     grouping = _Grouping(program)
     grouping.visit(program.root)
-    return Units(program, tuple(grouping.order), grouping.of)
+    extras: dict[Unit, Mapping[str, Value | None]] = {}
+    for call in program.root.walk():
+        for stack in call.stacks.values():
+            found: dict[str, Value | None] = {}
+            for block in stack.distinct:
+                found |= _extras(block)
+            extras |= {grouping.of[block]: found for block in stack.distinct}
+    return Units(program, tuple(grouping.order), grouping.of, grouping.owners, extras)
+
+
+def is_shared(call: Call, node: ast.Call) -> bool:
+    """Whether a call is of a fn that was made by `shared`."""
+    return call.calls[node].instance not in call.instance.children.values()
+
+
+def _extras(block: Call) -> dict[str, Value | None]:
+    """What a block uses of the model: values by name, and fns made by `shared`."""
+    assert block.region is not None
+    shared = [n.callee.text for n in block.calls if is_shared(block, n)]
+    own = [n for n in shared if n not in block.arguments and n not in block.shared]
+    values = [v for v in captures(block.region) if v.op not in ("pos", "mask")]
+    plain = [v for v in values if v.op != "weight" or v.attrs["path"].split(".")[0] not in shared]
+    return {python_name(v.label): v for v in plain} | {python_name(n): None for n in own}
 
 
 def is_number_mask(bound: Bound | None) -> bool:

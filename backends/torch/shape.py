@@ -70,7 +70,8 @@ class TorchShape:
 
     def _init_state(self, text: ClassText) -> list[str]:
         entries = [f'"{key}": {value},' for key, value in text.states]
-        lines = ["def init_state(self, batch, context, dtype, device=None):", INDENT + "return {"]
+        arguments = ["batch", "context", "dtype", "device", *text.shared] if text.shared else ["batch", "context", "dtype", "device=None"]
+        lines = [f"def init_state({', '.join(['self', *arguments])}):", INDENT + "return {"]
         lines += [INDENT * 2 + entry for entry in entries]
         lines.append(INDENT + "}")
         return [INDENT + line for line in lines]
@@ -163,7 +164,10 @@ class TorchShape:
         entries = ['"pos": torch.zeros(batch, dtype=torch.int64, device=device),']
         entries += [f'"{key}": {value},' for key, value in text.states]
         for stack in text.stacks:
-            entries.append(f'"{stack.name}": [layer.init_state(batch, context, dtype, device) for layer in self.{stack.name}],')
+            if stack.has_state:
+                arguments = ", ".join(["batch", "context", "dtype", "device", *(f"self.{n}" for n in stack.shared)])
+                made = f"[layer.init_state({arguments}) for layer in self.{stack.name}]"
+                entries.append(f'"{stack.name}": {made},')
         lines = [
             "def init_state(self, batch, context, dtype=torch.float32, device=None):",
             '    """The empty state of `batch` sequences of at most `context` tokens."""',
