@@ -51,7 +51,7 @@ def pattern(order: Sequence[str]) -> str:
     """The kinds of layers as a person would write them.
 
     >>> pattern(["r", "r", "a", "r", "r", "a", "r"])
-    '(r, r, a) x 2, r'
+    '(r x 2, a) x 2, r'
     >>> pattern(["a"] * 12)
     'a x 12'
     >>> pattern(["a", "b", "b", "b", "c"])
