@@ -39,7 +39,8 @@ def _decays(body: tuple[ast.Stmt, ...]) -> Iterator[ast.Expr]:
 
 
 def _names(expression: ast.Expr) -> Iterator[str]:
-    """The names that an expression computes with element by element, not those behind a contraction or a call of a fn."""
+    """The names that an expression computes with element by element, not those behind a contraction or a call of a
+    fn."""
     todo: list[ast.Expr] = [expression]
     while todo:
         match node := todo.pop():

@@ -78,6 +78,10 @@ def _scale(body: Body, found: Attention) -> Code:
             index = 0 if not isinstance(value.args[0], Value) else 1
             if not isinstance(value.args[index], Value):
                 number = body.operand(value, index)
-                scale = number if value.op == "mul" and scale.text == "1.0" else infix("*" if value.op == "mul" else "/", scale, number)
+                scale = (
+                    number
+                    if value.op == "mul" and scale.text == "1.0"
+                    else infix("*" if value.op == "mul" else "/", scale, number)
+                )
         value = next(v for v in value.operands if v.kind is Kind.PAIR)
     return scale

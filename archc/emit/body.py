@@ -1,7 +1,7 @@
 """Renders the body of one unit: statements in the order of the spec, expressions from the graph, one rule per op.
 
-The graph says what is computed, the syntax tree where it has a name and how its numbers were written. Ops that cross time become
-statements of their own, because they also hand on their part of the state.
+The graph says what is computed, the syntax tree where it has a name and how its numbers were written. Ops that cross
+time become statements of their own, because they also hand on their part of the state.
 """
 
 from __future__ import annotations
@@ -364,7 +364,9 @@ class Body:
                     params = [p.name.text for p in below.definition.params]
                     names = [a.name.text if a.name else params[i] for i, a in enumerate(node.args)]
                     if set(names) == set(below.arguments) - below.defaulted:
-                        return {n: a.value for n, a in zip(names, node.args, strict=True) if isinstance(a.value, ast.Expr)}
+                        return {
+                            n: a.value for n, a in zip(names, node.args, strict=True) if isinstance(a.value, ast.Expr)
+                        }
         return {}
 
     # --- calls of other units ------------------------------------------------------------------------
@@ -475,9 +477,7 @@ class Body:
     def axis_text(self, below: Call, axis: str, place: Place) -> str:
         """The size of an axis of another call, in our words."""
         ours = below.renamed.get(axis, axis)
-        size = next(
-            b.type.sizes[axis] for b in below.arguments.values() if isinstance(b, Value) and axis in b.names
-        )
+        size = next(b.type.sizes[axis] for b in below.arguments.values() if isinstance(b, Value) and axis in b.names)
         return self.numbers.size(ours, size, place).text
 
     def number_or_mask(self, node: ast.Expr, bound: Bound, place: Place) -> str:

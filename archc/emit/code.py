@@ -8,7 +8,8 @@ from keyword import iskeyword
 ATOM, POWER, UNARY, PRODUCT, SUM, BITS_AND, BITS_OR, COMPARE = 100, 90, 80, 70, 60, 50, 45, 40
 
 _BINARY = {
-    "**": POWER, "*": PRODUCT, "/": PRODUCT, "//": PRODUCT, "@": PRODUCT, "+": SUM, "-": SUM, "&": BITS_AND, "|": BITS_OR,
+    "**": POWER, "*": PRODUCT, "/": PRODUCT, "//": PRODUCT, "@": PRODUCT, "+": SUM, "-": SUM, "&": BITS_AND, "|":
+    BITS_OR,
     "==": COMPARE, "!=": COMPARE, "<": COMPARE, "<=": COMPARE, ">": COMPARE, ">=": COMPARE,
 }  # fmt: skip
 
@@ -34,7 +35,8 @@ class Code:
 def infix(op: str, left: Code, right: Code) -> Code:
     """`left op right` with the parentheses that Python needs.
 
-    A matrix product is always set apart: `(a * b) @ W`, since Python would read `a * b @ W` from the left as well but a reader would not.
+    A matrix product is always set apart: `(a * b) @ W`, since Python would read `a * b @ W` from the left as well
+    but a reader would not.
     """
     level = _BINARY[op]
     if op == "**":
@@ -69,7 +71,9 @@ def camel(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
-RESERVED = frozenset({"self", "state", "old", "new", "pos", "math", "torch", "jax", "jnp", "nn", "nnx", "F", "fp32", "rows"})
+RESERVED = frozenset(
+    {"self", "state", "old", "new", "pos", "math", "torch", "jax", "jnp", "nn", "nnx", "F", "fp32", "rows"}
+)
 
 
 def python_name(name: str) -> str:

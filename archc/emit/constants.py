@@ -1,4 +1,5 @@
-"""What a model says of itself: which weights stay in single precision, which are not decayed, its work, its vocabulary."""
+"""What a model says of itself: which weights stay in single precision, which are not decayed, its work, its
+vocabulary."""
 
 from __future__ import annotations
 
@@ -18,10 +19,8 @@ def constants(program: Program, context: int) -> list[str]:
     prefixes = tuple(layer.prefix + "." for layer in layers)
     short = {_suffix(name, prefixes) for name in single_precision(graph)}
     train = flops(graph, Workload(1, context, context, "train")).per_token.total
-    vocab = next(
-        (v.operands[0].type.axes[0].size for v in live_values(graph) if v.op == "lookup" and v.args[1].attrs.get("name") == "tokens"),  # type: ignore[union-attr]
-        0,
-    )
+    tables = [v.operands for v in live_values(graph) if v.op == "lookup"]
+    vocab = next((t.type.axes[0].size for t, i in tables if i.attrs.get("name") == "tokens"), 0)
     lines = [f"VOCAB = {vocab}"]
     lines += _named("FP32", sorted(short), "stay in single precision: what the spec computes there, and decays")
     lines += _per_layer(sorted(without_weight_decay(graph)), layers)
@@ -62,11 +61,14 @@ def _per_layer(names: list[str], layers: tuple[Layer, ...]) -> list[str]:
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, indices in by_name.items():
         groups.setdefault(tuple(sorted(indices)), []).append(name)
-    lines = ["# weights that weight decay leaves alone: vectors, tables, and what makes a decay", "NO_DECAY = frozenset("]
+    lines = [
+        "# weights that weight decay leaves alone: vectors, tables, and what makes a decay",
+        "NO_DECAY = frozenset(",
+    ]
     lines.append("    {" + "".join(f'"{n}", ' for n in plain) + "}" if plain else "    set()")
-    for indices, found in groups.items():
+    for places, found in groups.items():
         listed = ", ".join(f'"{n}"' for n in found)
-        lines.append(f'    | {{f"{stack}.{{i}}.{{name}}" for i in {_indices(indices)} for name in ({listed},)}}')
+        lines.append(f'    | {{f"{stack}.{{i}}.{{name}}" for i in {_indices(places)} for name in ({listed},)}}')
     lines.append(")")
     return lines
 

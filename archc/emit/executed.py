@@ -55,17 +55,22 @@ class Heads:
     shared: bool
 
 
+@dataclass(frozen=True)
+class Rows:
+    """How many pairs of query and key a pair program computes, and whether once more in the backward pass."""
+
+    pairs: int
+    again: bool
+
+
 class Kernels(Protocol):
     """What the kernels of a backend do for one whole document of `time` tokens, at least two, without a state."""
 
-    def attention_pairs(self, time: int, window: int | None) -> int:
-        """Pairs of query and key that causal attention computes."""
+    def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
+        """Causal attention of one head to `window` keys of `dim`, with values of size `value`."""
 
-    def attention_again(self, time: int, window: int | None) -> bool:
-        """Whether attention computes its pairs once more in the backward pass."""
-
-    def row_pairs(self, time: int, support: Support) -> int:
-        """Pairs of query and key that a pair program computes."""
+    def rows(self, time: int, support: Support) -> Rows:
+        """A pair program whose queries see as far as `support` says."""
 
     def selective(self, time: int, channels: int, states: int) -> Matrix:
         """A selective scan."""
@@ -137,17 +142,20 @@ def _value(value: Value, fused: Fused, kernels: Kernels, time: int, moving: set[
             return Matrix(forward, sides * forward)
         case Kind.PAIR:
             span = next((fused.spans[v] for v in (value, *value.operands) if v in fused.spans), None)
-            forward = 0 if span is None else work.matrix * kernels.row_pairs(time, span)
+            if span is None:
+                return Matrix()
+            rows = kernels.rows(time, span)
+            forward = work.matrix * rows.pairs
             last = value.kind is Kind.TOKEN  # nothing needs the result of the sum over keys again
-            return Matrix(forward, sides * forward, forward if sides and not last else 0)
+            return Matrix(forward, sides * forward, forward if rows.again and sides and not last else 0)
 
 
 def _attention(found: Attention, kernels: Kernels, time: int) -> Matrix:
     sizes = found.query.type.sizes | found.value.type.sizes
-    heads = prod(sizes[n] for n in (*found.groups, *found.members))
-    dim, values = (prod(sizes[n] for n in names) for names in (found.over, found.values))
-    forward = 4 * heads * max(dim, values) * kernels.attention_pairs(time, found.window)  # one size for both products
-    return Matrix(forward, 2 * forward, forward if kernels.attention_again(time, found.window) else 0)
+    heads, dim, value = (
+        prod(sizes[n] for n in names) for names in ((*found.groups, *found.members), found.over, found.values)
+    )
+    return kernels.attention(time, found.window, dim, value) * heads
 
 
 def _scan(found: ScanClass, kernels: Kernels, time: int) -> Matrix:

@@ -1,4 +1,5 @@
-"""What the folds found that changes the text: attention and scans that a kernel runs whole, and the values they swallow."""
+"""What the folds found that changes the text: attention and scans that a kernel runs whole, and the values they
+swallow."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ KERNELS = frozenset({"selective", "chunked", "chunked_key"})
 @dataclass(frozen=True, eq=False)
 class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
-    line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how far the
+    line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how
+    far the
     keys of a pair can lie, `norms` what a framework's own norm computes."""
 
     attention: Mapping[Value, Attention]
@@ -87,7 +89,8 @@ def _decay_chain(found: ScanClass, users: Mapping[Value, int]) -> set[Value]:
 
 
 def split_decay(found: ScanClass) -> tuple[list[tuple[Value, int]], list[tuple[Value, int]]] | None:
-    """The log decay of a selective scan as token factors over the channels times weight factors over channels and state.
+    """The log decay of a selective scan as token factors over the channels times weight factors over channels and
+    state.
 
     Each factor comes with its sign. None if it is no such product.
     """

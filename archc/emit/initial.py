@@ -104,5 +104,3 @@ def stored_shape(value: Value, weight: Weight, matrix: bool) -> tuple[int, ...]:
     inner = [a.size for a in axes if a.name in weight.contracted]
     made = [a.size for a in axes if a.name not in weight.contracted]
     return (prod(inner), prod(made))
-
-

@@ -34,7 +34,8 @@ def axis_of(value: Value, name: str) -> int:
 
 
 def reindex(code: Code, value: Value, target: Type, dialect: Dialect) -> Code:
-    """The array with the axes of `target`, so that broadcasting joins them: missing axes become 1, order is put right."""
+    """The array with the axes of `target`, so that broadcasting joins them: missing axes become 1, order is put
+    right."""
     have = [n for n in target.names if n in value.names]
     if list(value.names) != have:
         code = transposed(code, value, have, dialect)

@@ -32,7 +32,9 @@ def render_loop(body: Body, value: Value) -> Code:
         if isinstance(statement, ast.Let):
             body.let(statement)
     wanted = [*range(len(states)), *extra]
-    body.line(f"return {', '.join(body.render(region.results[i]).text for i in wanted)}{',' if len(wanted) == 1 else ''}")
+    body.line(
+        f"return {', '.join(body.render(region.results[i]).text for i in wanted)}{',' if len(wanted) == 1 else ''}"
+    )
     inner, body.lines, body.names = [line.replace("# [B, T", "# [B") for line in body.lines], saved, names
     body.statement = node
     body.lines += ["", "def step(inputs, states):", *(f"    {line}" for line in inner), ""]

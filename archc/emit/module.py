@@ -20,7 +20,7 @@ from archc.emit.pairs import pair_parameters, split_unit, token_parameters
 from archc.emit.rules import RULES
 from archc.emit.states import state_entries
 from archc.emit.units import Unit, Units, group, is_shared
-from archc.ir.graph import Value, captures
+from archc.ir.graph import Value
 from archc.passes.precision import single_precision
 from archc.passes.weights import weight_names
 from archc.text import ast
@@ -69,7 +69,8 @@ class ModelText(ClassText):
 
 @dataclass(frozen=True, eq=False)
 class StackText:
-    """A stack of layers: constructors of one period (of `layer`), overrides by index, the streams, what blocks take besides."""
+    """A stack of layers: constructors of one period (of `layer`), overrides by index, the streams, what blocks take
+    besides."""
 
     name: str
     depth: str
@@ -289,7 +290,8 @@ class Module:
         taken = self.finished[unit].taken()
         return ModelText(
             unit, text.doc, taken, self.finished[unit].computed(), text.kept, text.weights, text.children,
-            [python_name(n) for n in self.program.graph.inputs], text.lines, text.states, text.results, program=self.program,
+            [python_name(n) for n in self.program.graph.inputs], text.lines, text.states, text.results,
+            program=self.program,
             stacks=stacks, constants=constants(self.program, self.context),
         )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Numbers and sizes as text: which names a unit takes, which it computes, and how the spec's arithmetic reads in Python."""
+"""Numbers and sizes as text: which names a unit takes, which it computes, and how the spec's arithmetic reads in
+Python."""
 
 from __future__ import annotations
 
@@ -101,7 +102,9 @@ class Numbers:
                 assert isinstance(arg.value, ast.Expr)
                 return call(f"math.{node.callee.text}", self.text(arg.value, place))
             case ast.Call() if node.callee.text in ("min", "max", "abs"):
-                return call(node.callee.text, *(self.text(a.value, place) for a in node.args if isinstance(a.value, ast.Expr)))
+                return call(
+                    node.callee.text, *(self.text(a.value, place) for a in node.args if isinstance(a.value, ast.Expr))
+                )
         assert isinstance(bound, Num)
         return Code(literal(bound.value))
 
@@ -212,5 +215,3 @@ def axis_order(call: Call) -> list[str]:
         if isinstance(bound, Value | Axes) and not (isinstance(bound, Value) and bound.op == "mask"):
             out.update(dict.fromkeys(bound.names))
     return list(out)
-
-

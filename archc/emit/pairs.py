@@ -1,8 +1,8 @@
 """Pairs of query and key: plain attention goes to its kernel, every other pair program runs in blocks of queries.
 
-A pair program begins where tokens are lifted and ends in a sum over keys. Its text is a function of `rows`, one block of queries
-against the keys that they can see. A fn that takes pairs (head composition) is cut in two: `tokens` computes what depends on
-one token, once for the sequence; the call itself computes pairs for a block.
+A pair program begins where tokens are lifted and ends in a sum over keys. Its text is a function of `rows`, one block
+of queries against the keys that they can see. A fn that takes pairs (head composition) is cut in two: `tokens`
+computes what depends on one token, once for the sequence; the call itself computes pairs for a block.
 """
 
 from __future__ import annotations

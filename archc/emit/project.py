@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -68,7 +67,10 @@ def _kernel_files(target: Target, module: Module) -> list[str]:
 
 def _skeletons(program: Program, target: Target, context: int) -> dict[str, str]:
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, loader=jinja2.FunctionLoader(_skeleton)
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+        loader=jinja2.FunctionLoader(_skeleton),
     )
     values = _values(program, target, context)
     out: dict[str, str] = {}
@@ -116,7 +118,17 @@ def _formatted(files: dict[str, str]) -> dict[str, str]:
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(files[name], encoding="utf-8")
-        command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "120", "--no-cache", str(root)]
+        command = [
+            sys.executable,
+            "-m",
+            "ruff",
+            "format",
+            "--isolated",
+            "--line-length",
+            "120",
+            "--no-cache",
+            str(root),
+        ]
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True)
         assert done.returncode == 0, done.stderr
         return {n: (root / n).read_text(encoding="utf-8") if n in names else t for n, t in files.items()}

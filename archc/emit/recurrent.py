@@ -95,13 +95,15 @@ def _selective(body: Body, value: Value, found: ScanClass) -> Code:
     negative = sum(sign < 0 for _, sign in (*tokens, *weights)) % 2
     if negative:
         rates = minus(rates)
-    inner = tuple(f for g in ("head", "value") for f in found.factors[g])  # type: ignore[index]
+    inner = tuple(f for g in ("head", "value") for f in found.factors[g])
     x = _product(body, inner, channels)
     keys = _product(body, found.factors["key"], states)
     query = reindex(body.render(found.reads[0].query), found.reads[0].query, Type(Kind.TOKEN, states), body.dialect)
     parts = [dt, rates, x, keys, query]
     if len(channels) > 1:
-        parts = [body.dialect.flatten(p, len(channels), after) for p, after in zip(parts[:3], (0, 1, 0), strict=True)] + parts[3:]
+        parts = [
+            body.dialect.flatten(p, len(channels), after) for p, after in zip(parts[:3], (0, 1, 0), strict=True)
+        ] + parts[3:]
     state = body.local_state(found.scan)
     text = f"{body.kernel('selective_scan')}({', '.join(p.text for p in parts)}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
@@ -111,9 +113,7 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
     """In groups of heads that share keys and queries: [B, T, groups, heads, key or value]."""
     sizes = found.scan.type.sizes
     query = found.reads[0].query
-    shared = [set(query.names)] + [
-        set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)
-    ]
+    shared = [set(query.names)] + [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
     groups = tuple(Axis(n, sizes[n]) for n in found.heads if all(n in s for s in shared))
     heads = tuple(Axis(n, sizes[n]) for n in found.heads if Axis(n, sizes[n]) not in groups)
     key = tuple(Axis(n, sizes[n]) for n in found.key)
@@ -177,7 +177,12 @@ def _flat(body: Body, axes: tuple[Axis, ...]) -> Code:
 
 
 def _heads(
-    body: Body, code: Code, have: tuple[Axis, ...], groups: tuple[Axis, ...], heads: tuple[Axis, ...], last: tuple[Axis, ...]
+    body: Body,
+    code: Code,
+    have: tuple[Axis, ...],
+    groups: tuple[Axis, ...],
+    heads: tuple[Axis, ...],
+    last: tuple[Axis, ...],
 ) -> Code:
     """A value as [B, T, groups, heads, last], with 1 for groups or heads that it does not have."""
     names = {a.name for a in have}
@@ -257,4 +262,3 @@ RECURRENT_RULES: dict[str, Rule] = {
     "loop": _loop,
     "loop_out": _loop_out,
 }
-

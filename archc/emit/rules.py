@@ -330,4 +330,3 @@ RULES: dict[str, Rule] = {
     **RECURRENT_RULES,
     **{k: v for k, v in PAIR_RULES.items() if k != "contract"},
 }
-

@@ -24,7 +24,9 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
             if entry is not None:
                 out.setdefault(*entry)
         if value.op == "loop" and _is_mine(body, value):
-            out[f"loop_{_names(value)[0]}"] = _tuple([_zeros(body, _shape(body, p.type.axes), "wide") for p in value.attrs["body"].params])
+            out[f"loop_{_names(value)[0]}"] = _tuple(
+                [_zeros(body, _shape(body, p.type.axes), "wide") for p in value.attrs["body"].params]
+            )
     rings = _pair_rings(body)
     if rings is not None:
         out["keys"] = rings
@@ -39,7 +41,9 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
             out[body.state_name(node)] = f"{body.module_name(node)}.init_state({', '.join(arguments)})"
         else:
             inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
-            out[body.state_name(node)] = "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
+            out[body.state_name(node)] = (
+                "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
+            )
     return list(out.items())
 
 
@@ -92,9 +96,7 @@ def _scan_state(body: Body, found: ScanClass) -> str:
     if found.kind == "selective":
         return _zeros(body, [_flat(body, found.heads, sizes), _flat(body, found.key, sizes)], "wide")
     query = found.reads[0].query
-    shared = [set(query.names)] + [
-        set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)
-    ]
+    shared = [set(query.names)] + [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
     groups = tuple(n for n in found.heads if all(n in s for s in shared))
     heads = tuple(n for n in found.heads if n not in groups)
     parts = [_flat(body, p, sizes) for p in (groups, heads, found.key, found.value)]
@@ -114,7 +116,11 @@ def _rings(body: Body, found: Attention) -> str:
 
     window = window_text(body, found)
     slots = Code("context") if window is None else Code(f"min({window}, context)")
-    if window is not None and window.startswith("self.") and body.call.arguments.get(window[5:]) is found.weights.args[1]:
+    if (
+        window is not None
+        and window.startswith("self.")
+        and body.call.arguments.get(window[5:]) is found.weights.args[1]
+    ):
         slots = Code(f"min({window} or context, context)")
     sizes = {**found.key.type.sizes, **found.value.type.sizes}
     groups = _flat(body, found.groups, sizes)
@@ -128,7 +134,9 @@ def _pair_rings(body: Body) -> str | None:
     region = body.fused.regions[body.call]
     mine = set(own_values(body.call))
     plain = {v for a in body.fused.attention.values() for v in (a.key, a.value)}
-    lifts = [v for v in region.values if v.op == "keys" and v in mine and v in region.live and v.operands[0].op != "pos"]
+    lifts = [
+        v for v in region.values if v.op == "keys" and v in mine and v in region.live and v.operands[0].op != "pos"
+    ]
     lifts = [v for v in lifts if v.operands[0] not in plain]
     if not lifts:
         return None

@@ -1,6 +1,7 @@
 """Groups the calls of the call tree into units of text: one class or function per fn and shape of use.
 
-Two calls are one unit when they differ in nothing but the sizes and numbers that the text takes as arguments: the same definition, the same
+Two calls are one unit when they differ in nothing but the sizes and numbers that the text takes as arguments: the
+same definition, the same
 kinds and axes of arguments, the same callables, the same terms that vanish because an axis is empty.
 """
 
@@ -23,8 +24,9 @@ POSITION_OPS = TIME_OPS | {"pos", "mask", "softmax_keys", "contract_keys", "redu
 class Unit:
     """One class or function of the output, and the calls that it serves; `first` is the one whose facts are rendered.
 
-    `takes_rows`: it maps pairs to pairs and lifts tokens itself, so it is cut into a part per token and a part per block of queries.
-   """
+    `takes_rows`: it maps pairs to pairs and lifts tokens itself, so it is cut into a part per token and a part per
+    block of queries.
+    """
 
     name: str
     first: Call
@@ -44,8 +46,8 @@ class Unit:
 class Units:
     """All units of a program, each after the ones it uses.
 
-    `owners`: the call that declared the weights of an instance (a shared one has several calls). `extras`: what the blocks of
-    a stack take besides their streams: values of the model by name, and shared fns (None).
+    `owners`: the call that declared the weights of an instance (a shared one has several calls). `extras`: what the
+    blocks of a stack take besides their streams: values of the model by name, and shared fns (None).
     """
 
     program: Program
@@ -102,11 +104,10 @@ class _Grouping:
         for stack in call.stacks.values():
             self._alike([self.of[c] for c in stack.distinct])
         key = (id(call.definition), *self._signature(call))
-        unit = self.units.get(key)
-        if unit is None:
-            unit = self._new(call)
-            self.units[key] = unit
-            self.order.append(unit)
+        if key not in self.units:
+            self.units[key] = self._new(call)
+            self.order.append(self.units[key])
+        unit = self.units[key]
         unit.calls.append(call)
         self.of[call] = unit
         return unit
@@ -123,7 +124,12 @@ class _Grouping:
         stateful = self.program.graph.kind == "model"
         pairs = any(isinstance(b, Value) and b.kind is Kind.PAIR and b.op != "mask" for b in call.arguments.values())
         takes_rows = pairs and (bool(ops & {"queries", "keys", "mask"}) or any(u.takes_rows for u in below))
-        is_class = takes_rows or bool(call.weights) or any(u.is_class for u in below) or not isinstance(call.definition, ast.FnDef)
+        is_class = (
+            takes_rows
+            or bool(call.weights)
+            or any(u.is_class for u in below)
+            or not isinstance(call.definition, ast.FnDef)
+        )
         has_state = stateful and (bool(ops & TIME_OPS) or isinstance(call.definition, ast.ModelDef))
         has_state = has_state or any(u.has_state for u in below)
         needs_pos = bool(ops & POSITION_OPS) or any(u.needs_pos for u in below)
@@ -145,9 +151,7 @@ class _Grouping:
             bound = call.arguments.get(key)
             computed = key in call.defaulted and not isinstance(param.default, ast.Number)
             arguments.append((key, self._shape(bound, axes), computed and isinstance(bound, Num)))
-        empty = tuple(
-            v.attrs["into"] for v in own_values(call) if v.op == "slice" and v.attrs["size"] == 0
-        )
+        empty = tuple(v.attrs["into"] for v in own_values(call) if v.op == "slice" and v.attrs["size"] == 0)
         single = tuple(sorted(n for v in own_values(call) for n, s in v.type.sizes.items() if s == 0))
         below = tuple(id(self.of[c]) for c in _below(call))
         return (tuple(arguments), empty, single, below)

@@ -1,8 +1,8 @@
 """The graph: values made by ops over named axes, in regions; weights with their full names; plain data, no rules.
 
-A region is a straight line of values. The main region is the model; a `stack` holds one region per distinct pair of block and
-arguments and the plan that says which layer runs which; a `loop` holds the region of its body. A region may use values of the
-regions around it.
+A region is a straight line of values. The main region is the model; a `stack` holds one region per distinct pair of
+block and arguments and the plan that says which layer runs which; a `loop` holds the region of its body. A region may
+use values of the regions around it.
 """
 
 from __future__ import annotations
@@ -185,9 +185,9 @@ def captures(region: Region) -> tuple[Value, ...]:
 class Weight:
     """One tensor of a region: its name below the prefix of the layer, its axes in the order of storage.
 
-    `contracted` are the axes that the first use contracts, `kept` those on both sides of an arrow: storage is
-    [kept, contracted, made]. `init` is a region of `WEIGHT` values that ends in the initial value, or None for the default of
-    its `role`.
+    `contracted` are the axes that the first use contracts, `kept` those on both sides of an arrow: storage is [kept,
+    contracted, made]. `init` is a region of `WEIGHT` values that ends in the initial value, or None for the default
+    of its `role`.
     """
 
     path: str
@@ -202,7 +202,8 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A checked model. `weights` belong to regions by the identity of the region; see `archc.passes.weights` for full names."""
+    """A checked model. `weights` belong to regions by the identity of the region; see `archc.passes.weights` for
+    full names."""
 
     name: str
     kind: Literal["model", "encoder"]

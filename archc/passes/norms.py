@@ -1,4 +1,5 @@
-"""Which values are root-mean-square or layer norms over trailing axes, so that a framework's own norm can compute them."""
+"""Which values are root-mean-square or layer norms over trailing axes, so that a framework's own norm can compute
+them."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from archc.ir.graph import Graph, Operand, Region, Value
 class Norm:
     """`(x - centre) / sqrt(mean((x - centre)^2) + eps) * scale + shift` over the last axes of x.
 
-    `centre` is the mean for a layer norm and 0 for an RMS norm; `scale` and `shift` have exactly those axes, or are None.
-    `total` is the sum of the mean square and eps, `inside` every value that the norm computes on the way.
+    `centre` is the mean for a layer norm and 0 for an RMS norm; `scale` and `shift` have exactly those axes, or are
+    None. `total` is the sum of the mean square and eps, `inside` every value that the norm computes on the way.
     """
 
     kind: Literal["rms", "layer"]

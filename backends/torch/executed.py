@@ -5,38 +5,39 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
-from archc.emit.executed import Heads, Matrix
+from archc.emit.executed import Heads, Matrix, Rows
 from archc.ops.support import Support
 
 SMALLEST_BLOCK = 64  # attention.py: queries of a window block
 CHUNK = 64  # chunked_scan.py: tokens
-ROWS = 128  # pairs.py: queries of a block
+QUERIES = 128  # pairs.py: queries of a block
 
 
 class TorchKernels:
     """See `archc.emit.executed.Kernels`."""
 
-    def attention_pairs(self, time: int, window: int | None) -> int:
-        """T x T, or blocks of queries against their own keys and those of the block before."""
-        if window is None or window >= time:
-            return time * time
-        size = max(window, SMALLEST_BLOCK)
-        first = min(size, time)
-        return first * first + -(-(time - first) // size) * size * 2 * size
+    def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
+        """T x T pairs, or blocks of queries against their own keys and those of the block before.
 
-    def attention_again(self, time: int, window: int | None) -> bool:
-        """The framework's attention keeps or repeats what it wants; its own counter counts no repetition."""
-        return False
+        Keys and values are padded to one size. What a fused kernel repeats is its own affair.
+        """
+        pairs = time * time
+        if window is not None and window < time:
+            size = max(window, SMALLEST_BLOCK)
+            first = min(size, time)
+            pairs = first * first + -(-(time - first) // size) * size * 2 * size
+        forward = 4 * pairs * max(dim, value)
+        return Matrix(forward, 2 * forward)
 
-    def row_pairs(self, time: int, support: Support) -> int:
+    def rows(self, time: int, support: Support) -> Rows:
         """Blocks of queries against every key between the first that one of them sees and the last."""
         pairs = 0
-        for first in range(0, time, ROWS):
-            end = min(first + ROWS, time)
+        for first in range(0, time, QUERIES):
+            end = min(first + QUERIES, time)
             start = 0 if support.back == inf else max(0, first - int(support.back) + 1)
             stop = time if support.ahead == inf else min(time, end + int(support.ahead))
             pairs += (end - first) * (stop - start)
-        return pairs
+        return Rows(pairs, again=True)
 
     def selective(self, time: int, channels: int, states: int) -> Matrix:
         """The read-out is a product; backwards there are those of the queries, of the keys and of the input."""

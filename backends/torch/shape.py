@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archc.backends.torch.dialect import TorchDialect
+
 from archc.emit.dialect import Dialect
 from archc.emit.module import ClassText, ModelText, StackText, docstring
 from archc.emit.numbers import Taken
@@ -70,7 +71,11 @@ class TorchShape:
 
     def _init_state(self, text: ClassText) -> list[str]:
         entries = [f'"{key}": {value},' for key, value in text.states]
-        arguments = ["batch", "context", "dtype", "device", *text.shared] if text.shared else ["batch", "context", "dtype", "device=None"]
+        arguments = (
+            ["batch", "context", "dtype", "device", *text.shared]
+            if text.shared
+            else ["batch", "context", "dtype", "device=None"]
+        )
         lines = [f"def init_state({', '.join(['self', *arguments])}):", INDENT + "return {"]
         lines += [INDENT * 2 + entry for entry in entries]
         lines.append(INDENT + "}")
@@ -121,8 +126,8 @@ class TorchShape:
             lines += [
                 "",
                 f"def step(self, {inputs}, state):",
-                '    """The next tokens [B, T] after a state (T >= 1): their logits [B, T, vocab] and the new state."""',
-                "    pos = state[\"pos\"][:, None] + torch.arange(tokens.shape[1], device=tokens.device)",
+                '    """The next tokens [B, T] after a state (T >= 1): logits [B, T, vocab] and the new state."""',
+                '    pos = state["pos"][:, None] + torch.arange(tokens.shape[1], device=tokens.device)',
                 f"    logits, new = self.run({inputs}, pos, state)",
                 '    return logits, new | {"pos": pos[:, -1] + 1}',
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archc.backends.torch.shape import TorchShape
+
 from archc.emit.header import header_lines, imported_kernels
 from archc.emit.module import Module
 from archc.emit.project import Backend

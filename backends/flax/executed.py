@@ -1,0 +1,70 @@
+"""The matrix operations of the Flax kernels, for one whole document of at least two tokens."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Literal
+
+from archc.emit.executed import Heads, Matrix, Rows
+from archc.ops.support import Support
+
+BLOCK = 256  # attention.py: queries of a block, fewer for a short window
+PARTS = 4  # attention.py, pairs.py: of a long causal sequence without a window
+QUERIES = 128  # pairs.py: queries of a block
+CHUNK = 64  # chunked_scan.py: tokens of a chunk
+SPAN = 16  # chunked_scan.py: a chunk of more tokens is a multiple of these
+
+
+class FlaxKernels:
+    """See `archc.emit.executed.Kernels`."""
+
+    def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
+        """T x T pairs of a short sequence, else blocks of queries with the keys that they can see; scores run twice."""
+        window = None if window is None or window >= time else window
+        pairs = time * time
+        if time > BLOCK:
+            size = BLOCK if window is None else min(BLOCK, -(-window // 64) * 64)
+            pairs = 0
+            for first, end in _parts(time, BLOCK, window is None):
+                keys = end if window is None else min(end, size + window - 1)
+                pairs += -(-(end - first) // size) * size * keys
+        scores, mix = 2 * pairs * dim, 2 * pairs * value
+        return Matrix(scores + mix, 2 * (scores + mix), scores)
+
+    def rows(self, time: int, support: Support) -> Rows:
+        """T x T pairs of a short sequence, else blocks of queries of one size with as many keys each."""
+        if time <= QUERIES:
+            return Rows(time * time, again=False)
+        back, ahead = support.back, support.ahead
+        pairs = 0
+        for first, end in _parts(time, QUERIES, back == inf and ahead != inf):
+            stop = time if ahead == inf else min(time, end + int(ahead))
+            block = min(QUERIES, end - first)
+            keys = stop if back == inf or ahead == inf else min(stop, int(back) - 1 + block + int(ahead))
+            pairs += -(-(end - first) // block) * block * keys
+        return Rows(pairs, again=True)
+
+    def selective(self, time: int, channels: int, states: int) -> Matrix:
+        """Nothing: its read-out is a sum."""
+        return Matrix()
+
+    def chunked(self, kind: Literal["chunked", "chunked_key"], time: int, sizes: Heads) -> Matrix:
+        """Scores and their mix inside of chunks, states into and out of them.
+
+        Of the forward work the backward pass needs the scores again, and, for the decay of a head, what the state
+        before
+        the chunk gives.
+        """
+        size = min(CHUNK, time if time <= SPAN else -(-time // SPAN) * SPAN)
+        heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value
+        shared = sizes.shared and kind == "chunked"
+        scores = 2 * (sizes.groups if shared else heads) * size * size * key
+        mix, state = 2 * heads * size * size * value, 2 * heads * size * key * value
+        forward = scores + mix + 2 * state
+        return Matrix(forward, 2 * forward, scores + (state if kind == "chunked" else 0)) * -(-time // size)
+
+
+def _parts(time: int, block: int, growing: bool) -> list[tuple[int, int]]:
+    """Where the parts of a sequence begin and end: each reads only the keys before its end, if they grow."""
+    part = -(-time // (PARTS * block)) * block if growing else time
+    return [(i, min(i + part, time)) for i in range(0, time, part)]
