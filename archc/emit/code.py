@@ -27,6 +27,19 @@ class Code:
         return self.text if self.level >= level else f"({self.text})"
 
     @property
+    def number(self) -> float | None:
+        """The value of a literal number; None for any other expression."""
+        try:
+            return float(self.text)
+        except ValueError:
+            return None
+
+    @property
+    def as_float(self) -> Code:
+        """A number as a floating-point one."""
+        return Code(f"float({self.text})") if self.number is None else Code(repr(self.number))
+
+    @property
     def atom(self) -> str:
         """The text as something that can be called, indexed or dotted."""
         return self.at(ATOM)

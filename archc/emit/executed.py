@@ -45,7 +45,7 @@ class Matrix:
 class Heads:
     """The sizes of a chunked scan: `groups` of `heads`, in which each has a state of `key` x `value`.
 
-    `shared`: keys and queries are those of the group.
+    `shared`: keys and queries are those of the group. `learned`: the decay wants a gradient.
     """
 
     groups: int
@@ -53,6 +53,7 @@ class Heads:
     key: int
     value: int
     shared: bool
+    learned: bool
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Rows:
 
 class Kernels(Protocol):
     """What the kernels of a backend do for one whole document of `time` tokens, at least two, without a state."""
+
+    @property
+    def skips_starts(self) -> bool:
+        """Whether a loop that starts from a number takes no gradient of its first state."""
 
     def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
         """Causal attention of one head to `window` keys of `dim`, with values of size `value`."""
@@ -89,7 +94,7 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
     skipped = _swallowed(fused)
     loops = [v for region, _ in graph.regions() for v in region.values if v.op == "loop"]
     bodies = {loop.attrs["body"] for loop in loops}
-    constant = {c for loop in loops for c in _constant_at_first(loop)}
+    constant = {c for loop in loops for c in _constant_at_first(loop)} if kernels.skips_starts else set[Value]()
     whole = Matrix()
     for region, prefixes in graph.regions():
         one = Matrix()
@@ -127,7 +132,7 @@ def _again(value: Value, time: int, constant: set[Value]) -> Matrix:
 
 def _value(value: Value, fused: Fused, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:
     if value in fused.reads:
-        return _scan(fused.reads[value], kernels, time)
+        return _scan(fused.reads[value], kernels, time, moving)
     if value in fused.attention:
         return _attention(fused.attention[value], kernels, time)
     if value.type.dtype == "complex" or any(v.type.dtype == "complex" for v in value.operands):
@@ -158,7 +163,7 @@ def _attention(found: Attention, kernels: Kernels, time: int) -> Matrix:
     return kernels.attention(time, found.window, dim, value) * heads
 
 
-def _scan(found: ScanClass, kernels: Kernels, time: int) -> Matrix:
+def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:
     sizes = found.scan.type.sizes
     key, value = (prod(sizes[n] for n in names) for names in (found.key, found.value))
     if found.kind == "selective":
@@ -170,4 +175,6 @@ def _scan(found: ScanClass, kernels: Kernels, time: int) -> Matrix:
     heads = [n for n in found.heads if n not in groups]
     shared = not any(n in names for n in heads for names in named)
     of_groups, of_heads = (prod(sizes[n] for n in names) for names in (groups, heads))
-    return kernels.chunked(found.kind, time, Heads(of_groups, of_heads, key, value, shared))
+    return kernels.chunked(
+        found.kind, time, Heads(of_groups, of_heads, key, value, shared, found.scan.args[0] in moving)
+    )

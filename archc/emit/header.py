@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from archc.emit.module import Module
 from archc.passes.caches import caches
 from archc.passes.flops import flops
@@ -19,7 +21,8 @@ def header_lines(module: Module) -> list[str]:
     size = f" at size {program.size}" if program.size else ""
     counted = params(graph)
     train = flops(graph, Workload(1, module.context, module.context, "train")).per_token
-    lines = [f'"""{doc[0]}', *doc[1:], ""]
+    whole = [part for line in doc for part in wrap(line, 114)]
+    lines = [f'"""{whole[0]}', *whole[1:], ""]
     lines.append(f"Parameters: {counted.total:,}, of which {counted.embedding:,} in embeddings.")
     lines.append(f"Work per token at {module.context:,} tokens, forward and backward: {train.total:,.0f} FLOPs.")
     if graph.kind == "model":

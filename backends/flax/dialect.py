@@ -175,7 +175,7 @@ class FlaxDialect:
         shape = _shape(sizes)
         if number.text in ("0", "1"):
             return call("jnp.zeros" if number.text == "0" else "jnp.ones", shape)
-        return call("jnp.full", shape, f"float({number.text})")
+        return call("jnp.full", shape, number.as_float)
 
     def random(self, how: str, sizes: Sequence[Code], params: Sequence[Code]) -> Code:
         """A new weight: `normal`, `uniform`, `log_uniform`, `orthogonal`."""

@@ -107,12 +107,11 @@ class FlaxShape:
 
     def _public(self, text: ModelText) -> list[str]:
         inputs = ", ".join(text.arguments)
-        shapes = "[B, T] of whole numbers"
         out = "logits [B, T, vocab]" if text.results == 1 else "the outputs"
         first = "[0]" if text.unit.has_state else ""
         lines = [
             f"def __call__(self, {inputs}, pos=None):",
-            f'    """{inputs} {shapes} to {out}. pos [B, T]: 0 where a packed document begins."""',
+            f'    """{inputs} [B, T] to {out}. pos [B, T]: 0 where a packed document begins."""',
             "    if pos is None:",
             "        pos = jnp.arange(tokens.shape[1])",
             f"    return self.run({inputs}, pos){first}",

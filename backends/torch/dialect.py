@@ -62,7 +62,7 @@ class TorchDialect:
 
     def two(self, name: str, left: Code, right: Code) -> Code:
         """`minimum`, `maximum`, `complex`; one of the two may be a number."""
-        numbers = [_is_number(c) for c in (left, right)]
+        numbers = [c.number is not None for c in (left, right)]
         if name != "complex" and any(numbers):
             value, number = (right, left) if numbers[0] else (left, right)
             return method(value, "clamp", **{"min" if name == "maximum" else "max": number})
@@ -177,7 +177,7 @@ class TorchDialect:
         shape = ", ".join(s.text for s in sizes)
         if number.text in ("0", "1"):
             return call("torch.zeros" if number.text == "0" else "torch.ones", shape or "()")
-        return call("torch.full", _tuple(sizes) if len(sizes) != 1 else f"({sizes[0].text},)", f"float({number.text})")
+        return call("torch.full", _tuple(sizes) if len(sizes) != 1 else f"({sizes[0].text},)", number.as_float)
 
     def random(self, how: str, sizes: Sequence[Code], params: Sequence[Code]) -> Code:
         """A new weight: `normal`, `uniform`, `log_uniform`, `orthogonal`."""
@@ -205,7 +205,3 @@ class TorchDialect:
             "complex": "torch.promote_types(dtype, torch.complex64)",
         }[how]
         return call("torch.zeros", *(s.text for s in sizes), dtype=kind, device="device")
-
-
-def _is_number(code: Code) -> bool:
-    return code.text.replace("_", "").replace(".", "").replace("e-", "").lstrip("-").isdigit()

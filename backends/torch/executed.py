@@ -16,6 +16,8 @@ QUERIES = 128  # pairs.py: queries of a block
 class TorchKernels:
     """See `archc.emit.executed.Kernels`."""
 
+    skips_starts = True
+
     def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
         """T x T pairs, or blocks of queries against their own keys and those of the block before.
 

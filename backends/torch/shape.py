@@ -112,12 +112,11 @@ class TorchShape:
 
     def _public(self, text: ModelText) -> list[str]:
         inputs = ", ".join(text.arguments)
-        shapes = "[B, T] of whole numbers"
         out = "logits [B, T, vocab]" if text.results == 1 else "the outputs"
         first = "[0]" if text.unit.has_state else ""
         lines = [
             f"def forward(self, {inputs}, pos=None):",
-            f'    """{inputs} {shapes} to {out}. pos [B, T]: 0 where a packed document begins."""',
+            f'    """{inputs} [B, T] to {out}. pos [B, T]: 0 where a packed document begins."""',
             "    if pos is None:",
             "        pos = torch.arange(tokens.shape[1], device=tokens.device)",
             f"    return self.run({inputs}, pos){first}",
