@@ -148,6 +148,6 @@ def _key_scores(total: jax.Array, k: jax.Array, q: jax.Array) -> jax.Array:
     apart = spans(total)[..., :, None, :] - spans(total)[..., None, :, :]
     apart = jnp.exp(jnp.where(ordered[..., None], apart, -jnp.inf))
     within = jnp.sum(spans(q)[..., :, None, :] * spans(k)[..., None, :, :] * apart, -1)  # [B, G, H, spans, span, span]
-    same = jnp.eye(size // span, dtype=total.dtype)[:, None, :, None]
-    within = (within[..., None, :] * same).reshape(between.shape)
+    same = jnp.eye(size // span, dtype=bool)[:, None, :, None]
+    within = jnp.where(same, within[..., None, :], 0).reshape(between.shape)  # as a product XLA 0.10 crashes on a CPU
     return (between + within).reshape(*total.shape[:-1], size)

@@ -85,3 +85,16 @@ def test_half_precision_is_summed_in_single(kernels, compiled):
     y, S = op(log_a, one, one, one, jnp.arange(200), jnp.zeros((1, 1, 1, 1, 1), jnp.float32))
     assert (y.dtype, S.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(S.item(), np.sum(np.exp(-0.001 * np.arange(200))), rtol=1e-5)
+
+
+def test_a_single_chunk_of_two_spans_has_gradients_as_shipped(kernels, rng):
+    """XLA 0.10 wrote a program for it that crashed when the spans were joined by a product."""
+    k, q, v, log_a = (rng.normal(size=(1, 20, 1, 1, 4)).astype(np.float32) for _ in range(4))
+    run = jax.jit(jax.grad(lambda *x: kernels.chunked_scan.chunked_key_scan(*x, jnp.arange(20))[0].sum(), range(4)))
+    gradients = run(-np.exp(log_a), k, v, q)
+    np.testing.assert_allclose(gradients[2].sum(), matrix_gradient(-np.exp(log_a), k, q), rtol=1e-4)
+
+
+def matrix_gradient(log_a, k, q):
+    """The sum of the gradients of sum(y) by v: that of sum over t, s <= t of q[t] . exp(log_a[s+1..t]) k[s], per value."""
+    return matrix_loop(log_a, k, np.ones_like(k), q, np.zeros((1, 1, 1, 4, 4)), np.arange(20))[0].sum()
