@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 DEMO   := --steps 1200 --batch 8 --lr 3e-3 --warmup 100 --resume
-FAST   := text elaborate passes emit report cli house
+FAST   := text elaborate passes ops golden report cli house specs
 
 .PHONY: help setup demo test fast check format clean
 
