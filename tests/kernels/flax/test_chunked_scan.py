@@ -96,5 +96,5 @@ def test_a_single_chunk_of_two_spans_has_gradients_as_shipped(kernels, rng):
 
 
 def matrix_gradient(log_a, k, q):
-    """The sum of the gradients of sum(y) by v: that of sum over t, s <= t of q[t] . exp(log_a[s+1..t]) k[s], per value."""
+    """The sum of the gradients of sum(y) by v: y is linear in v, so it is sum(y) of a v of ones."""
     return matrix_loop(log_a, k, np.ones_like(k), q, np.zeros((1, 1, 1, 4, 4)), np.arange(20))[0].sum()
