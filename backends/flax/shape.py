@@ -70,7 +70,8 @@ class FlaxShape:
 
     def _init_state(self, text: ClassText) -> list[str]:
         entries = [f'"{key}": {value},' for key, value in text.states]
-        lines = ["def init_state(self, batch, context, dtype):", INDENT + "return {"]
+        arguments = ", ".join(["self", "batch", "context", "dtype", *text.shared])
+        lines = [f"def init_state({arguments}):", INDENT + "return {"]
         lines += [INDENT * 2 + entry for entry in entries]
         lines.append(INDENT + "}")
         return [INDENT + line for line in lines]
@@ -149,7 +150,10 @@ class FlaxShape:
     def _model_state(self, text: ModelText) -> list[str]:
         entries = ['"pos": jnp.zeros(batch, jnp.int32),']
         entries += [f'"{key}": {value},' for key, value in text.states]
-        entries += [f'"{stack.name}": self.{stack.name}.init_state(batch, context, dtype),' for stack in text.stacks]
+        for stack in text.stacks:
+            if stack.has_state:
+                given = ", ".join(["batch", "context", "dtype", *(f"self.{n}" for n in stack.shared)])
+                entries.append(f'"{stack.name}": self.{stack.name}.init_state({given}),')
         lines = [
             "def init_state(self, batch, context, dtype=jnp.float32):",
             '    """The empty state of `batch` sequences of at most `context` tokens."""',

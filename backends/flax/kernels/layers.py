@@ -118,11 +118,11 @@ class Layers(nnx.Module):
         result: tuple[Any, Any] = jax.lax.scan(period, x, (weights, states), unroll=self.unroll)
         return result
 
-    def init_state(self, batch: int, context: int, dtype: Any) -> list[Any]:
-        """The empty states, those of a stack along a leading axis."""
+    def init_state(self, batch: int, context: int, dtype: Any, *shared: nnx.Module) -> list[Any]:
+        """The empty states, those of a stack along a leading axis. shared: modules that every layer calls."""
 
         def empty(layer: Any, *leading: int) -> Any:
-            state = layer.init_state(batch, context, dtype)
+            state = layer.init_state(batch, context, dtype, *shared)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (*leading, *x.shape)), state)
 
         return [
