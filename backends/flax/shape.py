@@ -174,12 +174,18 @@ def uses_layer(stack: StackText) -> bool:
 
 
 def _places(stacks: list[StackText]) -> list[str]:
-    lines = ["# where the weights of layers lie: those that are stacked, and those that are not"]
+    """Where the weights of layers lie, for the names in checkpoints."""
+    given = []
     for stack in stacks:
-        given = [str(stack.count), str(len(stack.pattern))]
+        numbers = [f'"{stack.name}"', str(stack.count), str(len(stack.pattern))]
         if uses_layer(stack):
-            given.append(f"alone=range({stack.count})")
+            numbers.append(f"range({stack.count})")
         elif stack.replaced:
-            given.append(f"alone={sorted(stack.replaced)}")
-        lines.append(f"STACKS, RENAMED = places({', '.join(given)})")
-    return lines
+            numbers.append(str(sorted(stack.replaced)))
+        given.append(", ".join(numbers))
+    both = (("STACKS", "stacked"), ("RENAMED", "single"))
+    lines = [f"{name} = {' | '.join(f'{how}({numbers})' for numbers in given) or '{}'}" for name, how in both]
+    return [
+        "# the layers whose weights are stacked in one array, and those by themselves: path to name in checkpoints",
+        *lines,
+    ]

@@ -22,15 +22,17 @@ KERNELS = {
     "loop": "loop.py",
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
+    "top": "numerics.py",
     "over_rows": "pairs.py",
     "remember": "pairs.py",
     "softmax_keys": "pairs.py",
     "unflatten": "axes.py",
     "Frozen": "frozen.py",
     "Layers": "layers.py",
-    "places": "layers.py",
+    "stacked": "layers.py",
+    "single": "layers.py",
 }
-WRITTEN = ("unflatten", "Frozen", "Layers", "places")  # by the dialect and the shape, not by a rule
+WRITTEN = ("unflatten", "Frozen", "Layers", "stacked", "single")  # by the dialect and the shape, not by a rule
 
 
 class FlaxTarget:

@@ -33,21 +33,27 @@ def spans(depth: int, period: int, alone: Collection[int] = ()) -> tuple[tuple[i
     return tuple(found)
 
 
-def places(depth: int, period: int, alone: Collection[int] = ()) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Where the weights of `Layers` lie: path of a stack -> its layers, path of a single layer -> its name in files.
+def stacked(name: str, depth: int, period: int, alone: Collection[int] = ()) -> dict[str, tuple[str, ...]]:
+    """Where the weights of `Layers` lie that are stacked: path -> the names of the layers along the leading axis.
 
-    >>> places(5, 2)
-    ({'layers.parts.0.0': (0, 2), 'layers.parts.0.1': (1, 3)}, {'layers.parts.1': 'layers.4'})
+    >>> stacked("layers", 5, 2)
+    {'layers.parts.0.0': ('layers.0', 'layers.2'), 'layers.parts.0.1': ('layers.1', 'layers.3')}
     """
-    stacks: dict[str, tuple[int, ...]] = {}
-    singles: dict[str, str] = {}
-    for part, (first, periods) in enumerate(spans(depth, period, alone)):
-        for i in range(period if periods else 0):
-            layers = range(first + i, first + i + periods * period, period)
-            stacks[f"layers.parts.{part}.{i}"] = tuple(layers)
-        if not periods:
-            singles[f"layers.parts.{part}"] = f"layers.{first}"
-    return stacks, singles
+    return {
+        f"{name}.parts.{part}.{i}": tuple(f"{name}.{first + i + n * period}" for n in range(periods))
+        for part, (first, periods) in enumerate(spans(depth, period, alone))
+        for i in range(period if periods else 0)
+    }
+
+
+def single(name: str, depth: int, period: int, alone: Collection[int] = ()) -> dict[str, str]:
+    """Where the weights of the other layers lie: path -> name.
+
+    >>> single("layers", 5, 2)
+    {'layers.parts.1': 'layers.4'}
+    """
+    runs = enumerate(spans(depth, period, alone))
+    return {f"{name}.parts.{part}": f"{name}.{first}" for part, (first, periods) in runs if not periods}
 
 
 class Layers(nnx.Module):
@@ -73,13 +79,13 @@ class Layers(nnx.Module):
         def made(layer: int, rngs: nnx.Rngs) -> nnx.Module:
             return (replaced or {}).get(layer, pattern[layer % len(pattern)])(layer, rngs)
 
-        def stacked(layer: int, count: int) -> nnx.Module:
+        def several(layer: int, count: int) -> nnx.Module:
             stack: nnx.Module = nnx.vmap(lambda keys: made(layer, keys))(rngs.split(count))
             return stack
 
         self.spans = spans(depth, len(pattern), alone or (replaced or {}).keys())
         self.parts = nnx.List(
-            nnx.List(stacked(first + i, periods) for i in range(len(pattern))) if periods else made(first, rngs)
+            nnx.List(several(first + i, periods) for i in range(len(pattern))) if periods else made(first, rngs)
             for first, periods in self.spans
         )
         self.remat, self.unroll = remat, unroll
