@@ -18,6 +18,8 @@ SPAN = 16  # chunked_scan.py: a chunk of more tokens is a multiple of these
 class FlaxKernels:
     """See `archc.emit.executed.Kernels`."""
 
+    skips_starts = False
+
     def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
         """T x T pairs of a short sequence, else blocks of queries with the keys that they can see; scores run twice."""
         window = None if window is None or window >= time else window
@@ -61,7 +63,8 @@ class FlaxKernels:
         scores = 2 * (sizes.groups if shared else heads) * size * size * key
         mix, state = 2 * heads * size * size * value, 2 * heads * size * key * value
         forward = scores + mix + 2 * state
-        return Matrix(forward, 2 * forward, scores + (state if kind == "chunked" else 0)) * -(-time // size)
+        again = scores + (state if kind == "chunked" and sizes.learned else 0)
+        return Matrix(forward, 2 * forward, again) * -(-time // size)
 
 
 def _parts(time: int, block: int, growing: bool) -> list[tuple[int, int]]:

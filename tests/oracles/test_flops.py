@@ -1,4 +1,4 @@
-"""Matrix operations against PyTorch's own counter, on the emitted eager models, exactly."""
+"""Matrix operations of the emitted PyTorch models, eager, against PyTorch's own counter: exactly."""
 
 from __future__ import annotations
 
@@ -13,40 +13,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import archc
-from archc.elaborate import Program
 from archc.emit.executed import executed
 from archc.passes.flops import flops
 from archc.passes.workload import Workload
 from archc.specs_index import shipped
-
-BATCH = 2
-LENGTH = 160
-DEPTH = {"griffin": 3, "recurrentgemma": 3, "mamba_in_llama": 4}
-"""Layers of one period of the pattern; of the others two are enough."""
-
-PAIRS = ("griffin", "recurrentgemma", "mistral", "llama", "dcformer", "dcpythia", "bert", "longformer")
-"""Windows and blocks of queries, some of them longer than 70."""
-
-PLAIN = ("griffin", "hawk", "hgrn", "llama", "mqa_transformer", "pythia", "recurrentgemma", "rwkv4")
-"""No scan in matrix form."""
+from tests.oracles.small import BATCH, PAIRS, PLAIN, other_inputs, program, settings
 
 CASES = [(name, time) for name in shipped() for time in (7, 70)] + [(name, 150) for name in PAIRS]
 
 
 @cache
-def model(name: str) -> tuple[Program, nn.Module]:
-    """At the smallest size, of few layers; tables of positions are made long enough."""
-    settings = {"depth": DEPTH.get(name, 2)}
-    if "length" in archc.check(f"{name}:tiny").root.arguments:
-        settings["length"] = LENGTH
-    return archc.check(f"{name}:tiny", settings), archc.load(f"{name}:tiny", backend="torch", **settings)
+def model(name: str) -> nn.Module:
+    return archc.load(f"{name}:tiny", backend="torch", **settings(name))
 
 
 def run(name: str, time: int) -> Tensor:
     """The sum of everything that the model gives."""
-    program, module = model(name)
     tokens = torch.arange(BATCH * time).reshape(BATCH, time) % 97
-    outputs = module(tokens, *(tokens % 2 for each in program.graph.inputs if each != "tokens"))
+    outputs = model(name)(tokens, *[tokens % 2] * other_inputs(name))
     return sum((x.sum() for x in (outputs if isinstance(outputs, tuple) else (outputs,))), torch.zeros(()))
 
 
@@ -58,7 +42,7 @@ def test_what_runs_is_what_the_counter_sees(name: str, time: int) -> None:
         forward = counter.get_total_flops()
         total.backward()
         train = counter.get_total_flops()
-    found = executed(model(name)[0], TorchKernels(), BATCH, time)
+    found = executed(program(name), TorchKernels(), BATCH, time)
     assert (forward, train) == (found.forward, found.train)
 
 
@@ -70,7 +54,7 @@ def test_fused_attention_computes_the_same_pairs(name: str) -> None:
         batch, heads, queries, dim = q
         return 2 * batch * heads * queries * k[2] * (dim + v[3])
 
-    found = executed(model(name)[0], TorchKernels(), BATCH, 150)
+    found = executed(program(name), TorchKernels(), BATCH, 150)
     with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         with FlopCounterMode(display=False, custom_mapping={fused: formula}) as counter:
             run(name, 150)
@@ -81,7 +65,7 @@ def test_fused_attention_computes_the_same_pairs(name: str) -> None:
 def test_the_convention_is_what_runs_where_nothing_is_cut(name: str) -> None:
     # shorter than every window and every block, and no scan in matrix form
     time = 31
-    convention = flops(model(name)[0].graph, Workload(batch=BATCH, time=time, mode="train"))
-    found = executed(model(name)[0], TorchKernels(), BATCH, time)
+    convention = flops(program(name).graph, Workload(batch=BATCH, time=time, mode="train"))
+    found = executed(program(name), TorchKernels(), BATCH, time)
     assert (convention.forward.matrix, convention.backward.matrix) == (found.forward, found.backward)
     assert found.again == 0
