@@ -110,11 +110,16 @@ class Numbers:
 
     def _binary(self, node: ast.Binary, bound: Bound | None, place: Place) -> Code:
         left, right = self.text(node.left, place), self.text(node.right, place)
-        if node.op == "/" and isinstance(bound, Num) and bound.whole is not None:
+        if node.op == "/" and isinstance(bound, Num) and self._whole_result(node):
             if all(self._whole(part) for part in (node.left, node.right)):
                 return infix("//", left, right)
             return call("int", infix("/", left, right))
         return infix(_INFIX[node.op], left, right)
+
+    def _whole_result(self, node: ast.Expr) -> bool:
+        """Whether the expression comes to a whole number in every call that the unit serves."""
+        bounds = [c.facts.get(node) for c in self.unit.calls]
+        return all(not isinstance(b, Num) or b.whole is not None for b in bounds)
 
     def _whole(self, node: ast.Expr) -> bool:
         """Whether every number of the expression is whole in every call that the unit serves."""
