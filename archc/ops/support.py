@@ -78,6 +78,23 @@ def joins(value: Value, found: Found) -> Support:
     return out
 
 
+def both(value: Value, found: Found) -> Support:
+    """`a and b`: true where both are. Of numbers nothing is known: what is not a number counts as true."""
+    return meets(value, _conditions(value, found))
+
+
+def either(value: Value, found: Found) -> Support:
+    """`a or b`: true where one is."""
+    return joins(value, _conditions(value, found))
+
+
+def _conditions(value: Value, found: Found) -> Found:
+    return tuple(
+        f if isinstance(a, Value) and a.type.dtype == "bool" else EVERYWHERE
+        for a, f in zip(value.args, found, strict=True)
+    )
+
+
 def quotient(value: Value, found: Found) -> Support:
     """`a / b` is zero where a is, unless b is masked as well: 0 / 0 is not."""
     masked = found[1] is not None and found[1] != EVERYWHERE
