@@ -97,7 +97,7 @@ def place(array: Array, have: Type, kind: Kind, axes: tuple[Axis, ...]) -> Array
     missing = kind - have.kind
     front = (1,) * missing + array.shape[:lead] if have.kind is Kind.WEIGHT else array.shape[:lead] + (1,) * missing
     sizes = iter(array.shape[lead:])
-    return array.reshape(*front, *(next(sizes) if a.name in have.names else 1 for a in axes))
+    return array.reshape((*front, *(next(sizes) if a.name in have.names else 1 for a in axes)))
 
 
 def fit(array: Array, source: Operand, target: Type) -> Array:
