@@ -14,6 +14,7 @@ from archc.emit.attend import attention
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, python_name
 from archc.emit.layout import letters, reindex
+from archc.emit.units import own_values
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -58,7 +59,7 @@ def pair_values(body: Body, end: Value) -> list[Value]:
 def _program(body: Body, end: Value) -> Code:
     """`def program(rows)` and its run over blocks of queries."""
     pairs = pair_values(body, end)
-    keys = _remember(body, pairs, "keys")
+    keys = _remember(body, pairs, program_state(body, end))
     bundles = _bundles(body, pairs)
     saved, body.lines = body.lines, []
     names = dict(body.names)
@@ -110,6 +111,20 @@ def _reach(body: Body, end: Value, pairs: list[Value]) -> dict[str, Code]:
     return out
 
 
+def program_ends(body: Body) -> list[Value]:
+    """The sums over keys that end a program of this unit, in the order of the spec."""
+    region = body.fused.regions[body.call]
+    mine = set(own_values(body.call))
+    sums = [v for v in region.values if v.op in SUMS and v in mine and v in region.live]
+    return [v for v in sums if v not in body.fused.attention]
+
+
+def program_state(body: Body, end: Value) -> str:
+    """The key of the rings of a program: each has its own."""
+    place = program_ends(body).index(end)
+    return f"keys_{place + 1}" if place else "keys"
+
+
 def lifted_keys(body: Body, pairs: list[Value]) -> list[Value]:
     """The tokens that the pairs lift to keys, each once; positions and inputs that never need a cache aside."""
     return list(dict.fromkeys(v.operands[0] for v in pairs if v.op == "keys" and v.operands[0].op != "pos"))
@@ -119,7 +134,7 @@ def _remember(body: Body, pairs: list[Value], state: str) -> dict[Value, str]:
     """The line that fetches what the keys can be; gives the names of the remembered tokens by their lift."""
     tokens = lifted_keys(body, pairs)
     body.kernel("remember")
-    names = [_token_name(body, t, pairs) for t in tokens]
+    names = unique([_token_name(body, t, pairs) for t in tokens])
     codes = [body.render(t).text for t in tokens]
     left = ", ".join(names) + ("," if len(names) == 1 else "")
     right = ", ".join(codes) + ("," if len(codes) == 1 else "")
@@ -130,12 +145,23 @@ def _remember(body: Body, pairs: list[Value], state: str) -> dict[Value, str]:
     return {lifts[t]: n for t, n in zip(tokens, names, strict=True)}
 
 
+def unique(names: list[str]) -> list[str]:
+    """The names, those that repeat with a number after them.
+
+    >>> unique(["key", "value", "key"])
+    ['key', 'value', 'key_2']
+    """
+    return [n if (count := names[: i + 1].count(n)) == 1 else f"{n}_{count}" for i, n in enumerate(names)]
+
+
 def _token_name(body: Body, token: Value, pairs: list[Value]) -> str:
     """The remembered form takes the name of the token, unless the token itself is needed as well."""
     name = body.names.get(token) or python_name(token.label or "key")
     region = body.fused.regions[body.call]
-    users = [u for u in region.users.get(token, ()) if u.op != "keys"]
-    return f"{name}_keys" if users or token not in body.names else name
+    lifts = [u for u in region.users.get(token, ()) if u.op == "keys"]
+    elsewhere = len(lifts) < len(region.users.get(token, ())) or any(v not in pairs for v in lifts)
+    several = len(program_ends(body)) > 1
+    return f"{name}_keys" if elsewhere or several or token not in body.names else name
 
 
 def _bundles(body: Body, pairs: list[Value]) -> dict[ast.Call, str]:

@@ -6,6 +6,7 @@ from math import inf
 
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
+from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
 from archc.emit.units import own_values
 from archc.ir.graph import Axis, Region, Value
 from archc.passes.attention import Attention
@@ -27,9 +28,7 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
             out[f"loop_{_names(value)[0]}"] = _tuple(
                 [_zeros(body, _shape(body, p.type.axes), "wide") for p in value.attrs["body"].params]
             )
-    rings = _pair_rings(body)
-    if rings is not None:
-        out["keys"] = rings
+    out.update(_pair_rings(body))
     for node, below in body.call.calls.items():
         unit = body.units.of[below]
         if not unit.has_state:
@@ -129,8 +128,11 @@ def _rings(body: Body, found: Attention) -> str:
     return _tuple([keys, values])
 
 
-def _pair_rings(body: Body) -> str | None:
-    """One ring for every token that a pair program of this unit lifts to keys."""
+def _pair_rings(body: Body) -> dict[str, str]:
+    """One ring for every token that a pair program lifts to keys, by the key of the program."""
+    if not body.unit.takes_rows:
+        programs = {program_state(body, e): lifted_keys(body, pair_values(body, e)) for e in program_ends(body)}
+        return {key: _token_rings(body, _slots(body), tokens) for key, tokens in programs.items()}
     region = body.fused.regions[body.call]
     mine = set(own_values(body.call))
     plain = {v for a in body.fused.attention.values() for v in (a.key, a.value)}
@@ -139,9 +141,11 @@ def _pair_rings(body: Body) -> str | None:
     ]
     lifts = [v for v in lifts if v.operands[0] not in plain]
     if not lifts:
-        return None
-    tokens = dict.fromkeys(v.operands[0] for v in lifts)
-    slots = Code("context") if body.unit.takes_rows else _slots(body)
+        return {}
+    return {"keys": _token_rings(body, Code("context"), list(dict.fromkeys(v.operands[0] for v in lifts)))}
+
+
+def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
     return _tuple([_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens])
 
 
