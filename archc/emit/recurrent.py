@@ -5,7 +5,7 @@ from __future__ import annotations
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
 from archc.emit.fused import split_decay
-from archc.emit.layout import reindex
+from archc.emit.layout import reindex, transposed
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
 from archc.passes.scans import Factor, ScanClass
 
@@ -13,7 +13,11 @@ from archc.passes.scans import Factor, ScanClass
 def _conv(body: Body, value: Value) -> Code:
     x, weight = value.operands
     state = body.local_state(value)
-    text = f"{body.kernel('causal_conv')}({body.render(x).text}, {body.render(weight).text}, pos, {body.old(state)})"
+    order = [value.attrs["taps"], *x.names]
+    taps = body.render(weight)
+    if list(weight.names) != order:
+        taps = transposed(taps, weight, order, body.dialect)
+    text = f"{body.kernel('causal_conv')}({body.render(x).text}, {taps.text}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
 
 
@@ -40,8 +44,11 @@ def _full(body: Body, value: Value, index: int) -> Code:
     if index == 0 and not arg.type.wide and arg.type.dtype == "real":
         body.kernel("fp32")
         code = call("fp32", code)
+    other = value.args[0]
+    varies = isinstance(other, Value) and other.kind is Kind.TOKEN
+    if index == 1 and arg.kind is not Kind.TOKEN and not varies:
+        return body.dialect.over_time(code, body.like, [body.size(a.name, a.size) for a in value.type.axes])
     if index == 1 and (set(arg.names) != set(value.names) or arg.kind is not Kind.TOKEN):
-        other = value.args[0]
         shape = body.aligned(value, 0) if isinstance(other, Value) else code
         code = body.dialect.broadcast(code, infix("*", code, shape) if isinstance(other, Value) else code)
     return code
@@ -106,7 +113,13 @@ def _selective(body: Body, value: Value, found: ScanClass) -> Code:
         ] + parts[3:]
     state = body.local_state(found.scan)
     text = f"{body.kernel('selective_scan')}({', '.join(p.text for p in parts)}, pos, {body.old(state)})"
-    return body.hoist(value, text, state)
+    code = body.hoist(value, text, state)
+    if len(channels) > 1:
+        out = body.dialect.unflatten(code, -1, [body.size(a.name, a.size) for a in channels])
+        have = Value(-1, "param", (), Type(Kind.TOKEN, channels))
+        body.lines[-1] = body.lines[-1].split("  # ")[0]
+        body.line(f"{code.text} = {reindex(out, have, value.type, body.dialect).text}", value)
+    return code
 
 
 def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
@@ -188,6 +201,9 @@ def _heads(
     names = {a.name for a in have}
     if not names:
         return code
+    order = [a.name for a in (*groups, *heads, *last) if a.name in names]
+    if [a.name for a in have] != order:
+        code = transposed(code, Value(-1, "param", (), Type(Kind.WEIGHT, have)), order, body.dialect)
     parts = [*(":" if a.name in names else "None" for a in (*groups, *heads)), *(":" for _ in last)]
     if not groups:
         parts.insert(0, "None")

@@ -7,7 +7,7 @@ from archc.emit.code import Code, infix, minus
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
 from archc.emit.pairs import PAIR_RULES
 from archc.emit.recurrent import RECURRENT_RULES, read_out
-from archc.ir.graph import Kind, Value
+from archc.ir.graph import Axis, Kind, Type, Value
 from archc.ops.pointwise import UNARY
 from archc.text import ast
 
@@ -103,11 +103,11 @@ def _contract(body: Body, value: Value) -> Code:
 
 def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
     """`x @ W`, with the axes of x flattened before and those of the result split after."""
-    over: tuple[str, ...] = value.attrs["over"]
+    stored = weight.names
+    over = [n for n in stored if n in value.attrs["over"]]
     made: tuple[str, ...] = value.attrs.get("made", ())
     kept = [n for n in made if n in left.names and n not in over]
-    new = [n for n in made if n not in kept]
-    stored = weight.names
+    new = [n for n in stored if n in made and n not in kept]
     code = body.render(left)
     if left.type.wide:
         code = body.narrow(code)
@@ -115,8 +115,11 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
         return einsum(body, value, left, weight, code)
     straight = list(stored) == [*over, *new]
     turned = list(stored) == [*new, *over]
-    if left.names[len(left.names) - len(over) :] != over or not (straight or turned):
+    if not (straight or turned):
         return einsum(body, value, left, weight, code)
+    order = [*(n for n in left.names if n not in over), *over]
+    if list(left.names) != order:
+        code = transposed(code, left, order, body.dialect)
     if len(over) > 1:
         code = body.dialect.flatten(code, len(over))
     matrix = body.render(weight)
@@ -124,7 +127,17 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
     if len(new) == 1:
         return product
     sizes = weight.type.sizes
-    return body.dialect.unflatten(product, -1, [body.size(n, sizes[n]) for n in new])
+    product = body.dialect.unflatten(product, -1, [body.size(n, sizes[n]) for n in new])
+    return _in_order(body, product, (*order[: len(order) - len(over)], *new), value)
+
+
+def _in_order(body: Body, code: Code, names: tuple[str, ...], value: Value) -> Code:
+    """An array whose feature axes lie as in `names`, with those of the value."""
+    if names == value.names:
+        return code
+    sizes = value.type.sizes
+    have = Value(-1, "param", (), Type(value.kind, tuple(Axis(n, sizes[n]) for n in names)))
+    return transposed(code, have, list(value.names), body.dialect)
 
 
 def einsum(body: Body, value: Value, left: Value, right: Value, code: Code | None = None) -> Code:
@@ -177,7 +190,7 @@ def _softmax(body: Body, value: Value) -> Code:
     code = body.aligned(value, 0)
     if len(value.args) > 1:
         code = body.dialect.where(body.aligned(value, 1), code, Code('float("-inf")'))
-    body.kernel("fp32")
+    body.kernel("fp32" if len(value.attrs["over"]) == 1 else "softmax_over")
     soft = body.dialect.softmax(code, _places(value, value.attrs["over"]))
     return soft if value.type.wide or value.kind is Kind.WEIGHT else body.narrow(soft)
 
@@ -193,6 +206,7 @@ def _argmax(body: Body, value: Value) -> Code:
 def _top(body: Body, value: Value) -> Code:
     node = body.number_node(value, 1)
     k = body.numbers.text(node, "forward") if node is not None else Code(str(value.attrs["k"]))
+    body.kernel("top")
     return body.dialect.top(body.operand(value, 0), k, axis_of(value, value.attrs["over"][0]))
 
 
@@ -210,10 +224,9 @@ def _split(body: Body, value: Value) -> Code:
 def _merge(body: Body, value: Value) -> Code:
     (inner,) = value.operands
     axes: tuple[str, ...] = value.attrs["axes"]
-    place = inner.names.index(axes[0])
+    place = value.names.index(value.attrs["into"])
     code = body.render(inner)
-    rest = [n for n in inner.names if n not in axes]
-    order = [*rest[:place], *axes, *rest[place:]]
+    order = [*value.names[:place], *axes, *value.names[place + 1 :]]
     if list(inner.names) != order:
         code = transposed(code, inner, order, body.dialect)
     after = len(order) - place - len(axes) + (2 if inner.kind is Kind.PAIR else 0)

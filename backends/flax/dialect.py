@@ -109,6 +109,8 @@ class FlaxDialect:
 
     def softmax(self, value: Code, axes: Sequence[int]) -> Code:
         """Softmax over axes, in single precision."""
+        if len(axes) > 1:
+            return call("softmax_over", value, _axes(axes))
         return call("jax.nn.softmax", call("fp32", value), _axes(axes))
 
     def cumsum(self, value: Code, axis: int) -> Code:

@@ -22,6 +22,7 @@ KERNELS = {
     "loop": "loop.py",
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
+    "softmax_over": "numerics.py",
     "top": "numerics.py",
     "over_rows": "pairs.py",
     "remember": "pairs.py",

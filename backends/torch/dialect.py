@@ -110,6 +110,8 @@ class TorchDialect:
 
     def softmax(self, value: Code, axes: Sequence[int]) -> Code:
         """Softmax over axes, in single precision."""
+        if len(axes) > 1:
+            return call("softmax_over", value, _dims(axes))
         return method(call("fp32", value), "softmax", _dims(axes))
 
     def cumsum(self, value: Code, axis: int) -> Code:

@@ -12,3 +12,14 @@ def fp32(x: jax.Array) -> jax.Array:
 def inv_softplus(y: jax.Array) -> jax.Array:
     """The x with log(1 + exp(x)) = y, for y > 0: y + log(1 - exp(-y)), exact for small and for large y."""
     return y + jnp.log(-jnp.expm1(-y))
+
+
+def top(x: jax.Array, k: int, axis: int) -> jax.Array:
+    """True at the k largest along an axis; of equals those that come first."""
+    order = jnp.argsort(x, axis, stable=True, descending=True)
+    return jnp.argsort(order, axis) < k
+
+
+def softmax_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Softmax over several axes together, in at least single precision."""
+    return jax.nn.softmax(fp32(x), axes)

@@ -12,3 +12,15 @@ def fp32(x: Tensor) -> Tensor:
 def inv_softplus(y: Tensor) -> Tensor:
     """The x with `softplus(x) = y > 0`: `y + log(1 - exp(-y))`, exact for small and large y alike."""
     return y + torch.log(-torch.expm1(-y))
+
+
+def top(x: Tensor, k: int, dim: int) -> Tensor:
+    """True at the k largest along an axis; of equals those that come first."""
+    first = x.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, k)
+    return torch.zeros_like(x, dtype=torch.bool).scatter(dim, first, True)
+
+
+def softmax_over(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Softmax over several axes together, in at least single precision."""
+    x = fp32(x)
+    return torch.exp(x - x.logsumexp(dims, keepdim=True))
