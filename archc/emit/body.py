@@ -292,6 +292,11 @@ class Body:
             return
         if values[0].op == "slice" and values[0] not in self.results:
             kept = [(n, v) for n, v in zip(names, values, strict=True) if v.attrs["size"]]
+            if len(kept) == 1:
+                ((name, value),) = kept
+                self.line(f"{name} = {self.render(value.operands[0]).text}", value)
+                self.bind(value, name)
+                return
             self.line(f"{', '.join(n for n, _ in kept)} = {self._cut([v for _, v in kept]).text}", kept[0][1])
             for name, value in kept:
                 self.bind(value, name)
