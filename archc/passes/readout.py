@@ -91,6 +91,8 @@ def _further(way: _Way, user: Value) -> _Way | None:
 def _read(way: _Way, user: Value, region: Region) -> ReadOut | None:
     """A contraction of the state with one other value: `dot`, or `sum` of a product."""
     over: tuple[str, ...]
+    if user.op == "contract" and "made" in user.attrs:
+        return None  # a projection by a matrix: the state itself goes on
     if user.op == "contract":
         over, result, path = user.attrs["over"], user, (*way.path, user)
     elif user.op == "mul":
