@@ -33,7 +33,7 @@ class FlaxDialect:
 
     name = "flax"
     method = "__call__"
-    state_arguments = ("batch", "context", "dtype")
+    state_arguments: tuple[str, ...] = ("batch", "context", "dtype")
     own_norms = False
 
     def norm(

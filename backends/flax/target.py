@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from archc.backends.flax.shape import FlaxShape
 
 from archc.emit.header import header_lines, imported_kernels
-from archc.emit.module import Module
+from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 
 KERNELS = {
@@ -40,7 +40,7 @@ class FlaxTarget:
     """See `archc.emit.project.Target`."""
 
     name: Backend = "flax"
-    shape = FlaxShape()
+    shape: Shape = FlaxShape()
     kernels = KERNELS
     framework = "Flax"
     requirements = "flax jax optax orbax-checkpoint safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"

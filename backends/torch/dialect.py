@@ -27,7 +27,7 @@ class TorchDialect:
 
     name = "torch"
     method = "forward"
-    state_arguments = ("batch", "context", "dtype", "device")
+    state_arguments: tuple[str, ...] = ("batch", "context", "dtype", "device")
 
     own_norms = True
 

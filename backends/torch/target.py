@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from archc.backends.torch.shape import TorchShape
 
 from archc.emit.header import header_lines, imported_kernels
-from archc.emit.module import Module
+from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 
 KERNELS = {
@@ -34,7 +34,7 @@ class TorchTarget:
     """See `archc.emit.project.Target`."""
 
     name: Backend = "torch"
-    shape = TorchShape()
+    shape: Shape = TorchShape()
     kernels = KERNELS
     framework = "PyTorch"
     requirements = "torch safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"

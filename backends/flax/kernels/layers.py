@@ -84,7 +84,7 @@ class Layers(nnx.Module):
             return stack
 
         self.spans = spans(depth, len(pattern), alone or (replaced or {}).keys())
-        self.parts = nnx.List(
+        self.parts: nnx.List[Any] = nnx.List(
             nnx.List(several(first + i, periods) for i in range(len(pattern))) if periods else made(first, rngs)
             for first, periods in self.spans
         )
