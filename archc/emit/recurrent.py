@@ -133,14 +133,16 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
     inner = tuple(Axis(n, sizes[n]) for n in found.value)
     per_key = found.kind == "chunked_key"
     log = _log_decay(body, found)
-    decay = _heads(body, log, _log_names(found), groups, heads, key if per_key else ())
     operand = found.log_decay.operand
+    decay = log
+    if isinstance(operand, Value):
+        decay = _heads(body, log, _log_names(found), groups, heads, key if per_key else (), full=True)
     if not isinstance(operand, Value) or operand.kind is Kind.WEIGHT:
         axes = [_flat(body, groups), _flat(body, heads), *([_flat(body, key)] if per_key else [])]
         decay = body.dialect.over_time(decay, body.like, axes)
     keys = _heads(body, *_side(body, found.factors["key"], (*groups, *heads, *key)), groups, heads, key)
     values = (*found.factors["head"], *found.factors["value"])
-    v = _heads(body, _product(body, values, (*groups, *heads, *inner)), (*groups, *heads, *inner), groups, heads, inner)
+    v = _heads(body, *_side(body, values, (*groups, *heads, *inner)), groups, heads, inner, full=True)
     q = _heads(body, body.render(query), tuple(Axis(n, sizes[n]) for n in query.names), groups, heads, key)
     state = body.local_state(found.scan)
     name = body.kernel("chunked_key_scan" if per_key else "chunked_scan")
@@ -196,11 +198,11 @@ def _heads(
     groups: tuple[Axis, ...],
     heads: tuple[Axis, ...],
     last: tuple[Axis, ...],
+    *,
+    full: bool = False,
 ) -> Code:
-    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it does not have."""
+    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it does not have unless it must be full."""
     names = {a.name for a in have}
-    if not names:
-        return code
     order = [a.name for a in (*groups, *heads, *last) if a.name in names]
     if [a.name for a in have] != order:
         code = transposed(code, Value(-1, "param", (), Type(Kind.WEIGHT, have)), order, body.dialect)
@@ -211,6 +213,14 @@ def _heads(
         parts.insert(len(groups) or 1, "None")
     if any(p == "None" for p in parts):
         code = Code(f"{code.atom}[{', '.join(['...', *_short(parts)])}]")
+    lacking = [[a for a in part if a.name not in names] for part in (groups, heads)]
+    some = any(0 < len(less) < len(part) for less, part in zip(lacking, (groups, heads), strict=True))
+    if some or (full and any(lacking)):
+        one = [Code("1")]
+        outer = [[body.size(a.name, a.size) for a in part] or one for part in (groups, heads)]
+        code = body.dialect.over_time(
+            code, body.like, [*outer[0], *outer[1], *(body.size(a.name, a.size) for a in last)]
+        )
     if len(heads) > 1:
         code = body.dialect.flatten(code, len(heads), len(last))
     if len(groups) > 1:
