@@ -275,6 +275,8 @@ class Module:
                     out[name] = self.construct(body, below, child)
         for name in unit.first.shared:
             owner = next(c for i, c in self.units.owners.items() if i.path == unit.first.instance.below(name))
+            if not self.units.of[owner].is_class:
+                continue
             out[name] = self.construct(body, owner, self.units.of[owner])
         return list(out.items())
 

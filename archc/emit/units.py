@@ -187,7 +187,7 @@ def group(program: Program) -> Units:
         for stack in call.stacks.values():
             found: dict[str, Value | None] = {}
             for block in stack.distinct:
-                found |= _extras(block)
+                found |= _extras(block, grouping.of)
             extras |= {grouping.of[block]: found for block in stack.distinct}
     return Units(program, tuple(grouping.order), grouping.of, grouping.owners, extras)
 
@@ -197,10 +197,10 @@ def is_shared(call: Call, node: ast.Call) -> bool:
     return call.calls[node].instance not in call.instance.children.values()
 
 
-def _extras(block: Call) -> dict[str, Value | None]:
-    """What a block uses of the model: values by name, and fns made by `shared`."""
+def _extras(block: Call, units: Mapping[Call, Unit]) -> dict[str, Value | None]:
+    """What a block uses of the model: values by name, and fns with weights made by `shared`."""
     assert block.region is not None
-    shared = [n.callee.text for n in block.calls if is_shared(block, n)]
+    shared = [n.callee.text for n, c in block.calls.items() if is_shared(block, n) and units[c].is_class]
     own = [n for n in shared if n not in block.arguments and n not in block.shared]
     values = [v for v in captures(block.region) if v.op not in ("pos", "mask")]
     plain = [v for v in values if v.op != "weight" or v.attrs["path"].split(".")[0] not in shared]
