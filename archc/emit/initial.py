@@ -68,6 +68,8 @@ def _random(body: Body, value: Value, sizes: list[Code], node: ast.Expr | None) 
         for index, arg in enumerate(node.args):
             if isinstance(arg.value, ast.Expr) and isinstance(body.call.facts.get(arg.value), Num):
                 codes[index] = body.numbers.text(arg.value, "init")
+    if how == "orthogonal":
+        body.kernel("orthogonal")
     return body.dialect.random(how, sizes, codes)
 
 

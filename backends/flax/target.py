@@ -23,6 +23,7 @@ KERNELS = {
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
     "softmax_over": "numerics.py",
+    "orthogonal": "numerics.py",
     "top": "numerics.py",
     "over_rows": "pairs.py",
     "remember": "pairs.py",

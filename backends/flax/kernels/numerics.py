@@ -1,5 +1,7 @@
 """Single precision where it matters, and the inverse of softplus."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -23,3 +25,10 @@ def top(x: jax.Array, k: int, axis: int) -> jax.Array:
 def softmax_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Softmax over several axes together, in at least single precision."""
     return jax.nn.softmax(fp32(x), axes)
+
+
+def orthogonal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Columns of unit length along the first axis, orthogonal to one another in blocks of as many as there can be."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    blocks = jnp.linalg.qr(jax.random.normal(key, (-(-columns // rows), rows, rows)))[0]
+    return jnp.moveaxis(blocks, 0, 1).reshape(rows, -1)[:, :columns].reshape(shape)

@@ -1,5 +1,7 @@
 """Single-precision islands and functions that torch lacks."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,3 +26,10 @@ def softmax_over(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Softmax over several axes together, in at least single precision."""
     x = fp32(x)
     return torch.exp(x - x.logsumexp(dims, keepdim=True))
+
+
+def orthogonal(*shape: int) -> Tensor:
+    """Columns of unit length along the first axis, orthogonal to one another in blocks of as many as there can be."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    blocks = [torch.linalg.qr(torch.randn(rows, rows))[0] for _ in range(-(-columns // rows))]
+    return torch.cat(blocks, 1)[:, :columns].reshape(shape)
