@@ -10,9 +10,8 @@ from tests.oracles.mambas import falcon_mamba, mamba, mamba2
 VOCAB = 61
 
 
-def recurrentgemma(width: int) -> Family:
+def recurrentgemma(width: int, depth: int = 4, vocab: int = VOCAB, heads: int = 4, window: int = 6) -> Family:
     """Theirs rounds sqrt(width) to bfloat16: the same number only where that is exact, as 8 for 64."""
-    heads, window = 4, 6
     mlp = {
         **linear("geglu_affine.W_gate", "geglu_affine.b_gate", "mlp_block.gate_proj"),
         **linear("geglu_affine.W_up", "geglu_affine.b_up", "mlp_block.up_proj"),
@@ -40,12 +39,12 @@ def recurrentgemma(width: int) -> Family:
     }
     return Family(
         spec="recurrentgemma:tiny",
-        settings={"width": width, "depth": 4, "vocab": VOCAB, "heads": heads, "window": window},
+        settings={"width": width, "depth": depth, "vocab": vocab, "heads": heads, "window": window},
         model=transformers.RecurrentGemmaForCausalLM,
         config=transformers.RecurrentGemmaConfig(
-            vocab_size=VOCAB,
+            vocab_size=vocab,
             hidden_size=width,
-            num_hidden_layers=4,
+            num_hidden_layers=depth,
             intermediate_size=2 * 3 * width,  # theirs is halved inside of the module
             num_attention_heads=heads,
             num_key_value_heads=1,
@@ -76,18 +75,26 @@ _LLAMA_OUTER: Rows = {
 }
 
 
-def _llama(kv: int) -> Family:
+def llama(kv: int, width: int = 48, depth: int = 2, vocab: int = VOCAB, heads: int = 6, hidden: int = 80) -> Family:
     return Family(
         spec="llama:tiny",
-        settings={"width": 48, "depth": 2, "vocab": VOCAB, "heads": 6, "kv": kv, "hidden": 80, "base": 777},
+        settings={
+            "width": width,
+            "depth": depth,
+            "vocab": vocab,
+            "heads": heads,
+            "kv": kv,
+            "hidden": hidden,
+            "base": 777,
+        },
         model=transformers.LlamaForCausalLM,
         config=transformers.LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=6,
+            vocab_size=vocab,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
             num_key_value_heads=kv,
-            intermediate_size=80,
+            intermediate_size=hidden,
             rms_norm_eps=1e-5,
             rope_parameters={"rope_type": "default", "rope_theta": 777.0},
         ),
@@ -201,8 +208,8 @@ def _bert() -> Family:
 
 DECODERS = {
     "recurrentgemma": recurrentgemma(width=64),
-    "llama with a key head per query head": _llama(kv=6),
-    "llama with grouped heads": _llama(kv=2),
+    "llama with a key head per query head": llama(kv=6),
+    "llama with grouped heads": llama(kv=2),
     "mistral": _mistral(),
     "mamba": mamba(VOCAB),
     "falcon-mamba": falcon_mamba(VOCAB),

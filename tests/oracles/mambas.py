@@ -33,13 +33,12 @@ _OUTER: Rows = {
 }
 
 
-def mamba(vocab: int) -> Family:
-    width, state = 40, 8
+def mamba(vocab: int, width: int = 40, depth: int = 2, state: int = 8) -> Family:
     return Family(
         spec="mamba:tiny",
-        settings={"width": width, "depth": 2, "vocab": vocab, "state": state},
+        settings={"width": width, "depth": depth, "vocab": vocab, "state": state},
         model=transformers.MambaForCausalLM,
-        config=transformers.MambaConfig(vocab_size=vocab, hidden_size=width, num_hidden_layers=2, state_size=state),
+        config=transformers.MambaConfig(vocab_size=vocab, hidden_size=width, num_hidden_layers=depth, state_size=state),
         outer=_OUTER,
         layers=(_rows("selective_ssm", width, state),),
         prefix="backbone.layers",
