@@ -46,7 +46,7 @@ def _grouped(body: Body, value: Value, parts: list[list[str]]) -> Code:
     for part in reversed(parts):
         if len(part) > 1:
             code = body.dialect.flatten(code, len(part), after)
-        after += 1
+        after += bool(part)
     for place, part in enumerate(parts):
         if not part:
             code = body.dialect.unsqueeze(code, 2 + place)
