@@ -72,6 +72,9 @@ def runs_fused(found: ScanClass) -> bool:
         return False
     if len(found.key) != 1:
         return False
+    held = set(found.key) if found.kind == "selective" else {*found.key, *found.heads}
+    if not set(found.reads[0].query.names) <= held:
+        return False
     names = [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
     if found.kind == "selective":
         return split_decay(found) is not None and all(n <= set(found.key) for n in names)

@@ -78,6 +78,7 @@ def indexed(code: Code, parts: list[str], weight: bool) -> Code:
 
 def transposed(code: Code, value: Value, order: list[str], dialect: Dialect) -> Code:
     """The array with its feature axes in another order."""
+    assert set(order) == set(value.names), f"{value.names} cannot be put in the order {order}"
     letter = letters(value.names)
     before = "".join(letter[n] for n in value.names)
     after = "".join(letter[n] for n in order)

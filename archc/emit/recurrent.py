@@ -201,7 +201,7 @@ def _heads(
     *,
     full: bool = False,
 ) -> Code:
-    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it does not have unless it must be full."""
+    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it lacks unless it must be full."""
     names = {a.name for a in have}
     order = [a.name for a in (*groups, *heads, *last) if a.name in names]
     if [a.name for a in have] != order:
