@@ -151,7 +151,10 @@ class _Grouping:
             bound = call.arguments.get(key)
             computed = key in call.defaulted and not isinstance(param.default, ast.Number)
             arguments.append((key, self._shape(bound, axes), computed and isinstance(bound, Num)))
-        empty = tuple(v.attrs["into"] for v in own_values(call) if v.op == "slice" and v.attrs["size"] == 0)
+        cuts = [b for bound in call.facts.values() if isinstance(bound, tuple) for b in bound]
+        empty = tuple(
+            v.attrs["into"] for v in cuts if isinstance(v, Value) and v.op == "slice" and v.attrs["size"] == 0
+        )
         single = tuple(sorted(n for v in own_values(call) for n, s in v.type.sizes.items() if s == 0))
         below = tuple(id(self.of[c]) for c in _below(call))
         return (tuple(arguments), empty, single, below)
