@@ -12,6 +12,7 @@ y = over_rows(program, keys, before=255)  # [B, T, heads, dim]
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CellType, FunctionType
 
 import torch
 from kernels.attention import held, read_ring, write_ring
@@ -67,6 +68,7 @@ def over_rows(
     pass, so that the pairs of one block at a time are kept. before, after: how many keys behind and ahead of a query
     can matter to it (None: all); a window of n is before = n - 1, a causal program has after = 0.
     """
+    program = _as_it_is(program)
     time = keys.pos.shape[-1]
     past = keys.count - time
     if keys.ring is not None:
@@ -79,6 +81,14 @@ def over_rows(
         rows = Rows(keys, slice(first, end), slice(start, stop))
         parts.append(checkpoint(program, rows, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(parts, 1)
+
+
+def _as_it_is(program: Callable[["Rows"], Tensor]) -> Callable[["Rows"], Tensor]:
+    """The program with what its names stand for now: when the backward pass runs it again they may stand for others."""
+    if not isinstance(program, FunctionType):
+        return program
+    cells = tuple(CellType(cell.cell_contents) for cell in program.__closure__ or ())
+    return FunctionType(program.__code__, program.__globals__, program.__name__, program.__defaults__, cells)
 
 
 class Rows:
