@@ -63,7 +63,8 @@ def theirs(family: Family) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = family.model(family.config)
-    return model.train()
+    model.train()
+    return model
 
 
 def tokens(batch: int, time: int, vocab: int) -> Tensor:
