@@ -68,7 +68,7 @@ def check_torch(text: str, single: bool = True) -> None:
 
 
 def _double(program: Program) -> float:
-    """Numbers along an axis, fixed decays and quotients of positions are in single precision whatever the weights are."""
+    """Numbers along an axis, fixed decays and quotients of positions are in single precision for any weights."""
     live = [v for region, _ in program.graph.regions() for v in region.live]
     decays = [v.args[0] for v in live if v.op == "scan"]
     quotients = [v for v in live if v.op == "div" and all(o.type.dtype == "int" for o in v.operands)]
