@@ -142,6 +142,8 @@ class Body:
             return False
         if value.op == "weight":
             return value.attrs["path"] in self.fp32
+        if value.op == "index":
+            return True
         return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
 
     def size(self, axis: str, value: int) -> Code:

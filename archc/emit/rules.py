@@ -21,7 +21,9 @@ OWN = frozenset({"inv_softplus"})
 
 
 def _infix(body: Body, value: Value) -> Code:
-    return infix(INFIX[value.op], body.aligned(value, 0), body.aligned(value, 1))
+    code = infix(INFIX[value.op], body.aligned(value, 0), body.aligned(value, 1))
+    quotient = value.op == "div" and all(v.type.dtype == "int" for v in value.operands)
+    return body.narrow(code) if quotient and not value.type.wide else code
 
 
 def _logic(body: Body, value: Value) -> Code:
