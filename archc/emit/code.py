@@ -85,9 +85,11 @@ def camel(name: str) -> str:
 
 
 RESERVED = frozenset(
-    """self state old new pos math torch jax jnp nn nnx F rows program step inputs states checkpoint part len min max int
-    float abs fp32 inv_softplus softmax_over orthogonal top causal_conv prev scan maxscan selective_scan chunked_scan chunked_key_scan attention
-    loop over_rows remember""".split()
+    """
+    self state old new pos rows program step inputs states part math torch jax jnp nn nnx F
+    len min max int float abs checkpoint fp32 inv_softplus softmax_over orthogonal top
+    causal_conv prev scan maxscan selective_scan chunked_scan chunked_key_scan attention loop over_rows remember
+    """.split()
 )
 
 
