@@ -103,7 +103,11 @@ def test_flax_step_by_step_is_the_whole_sequence(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_gradients_are_those_of_the_reference(name: str) -> None:
-    """Central differences of the reference along one direction per weight, against PyTorch in double precision."""
+    """Central differences of the reference along one direction per weight, against PyTorch in double precision.
+
+    Rotary angles are in single precision in the emitted text even then: what is left of large terms that cancel is off
+    by a millionth of the largest derivative.
+    """
     found = short_case(name)
     pos = np.arange(8)[None]
     gradients = torch_gradients(found, torch.float64, pos)
@@ -119,7 +123,7 @@ def test_gradients_are_those_of_the_reference(name: str) -> None:
         )
         differences.append((ahead - behind) / (2 * step))
         derivatives.append((gradient * direction).sum())
-    assert np.allclose(derivatives, differences, rtol=GRADIENTS, atol=1e-7 * np.abs(differences).max())
+    assert np.allclose(derivatives, differences, rtol=GRADIENTS, atol=1e-6 * np.abs(differences).max())
 
 
 # ---- the weights ----------------------------------------------------------------------------------------------------
