@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+from archc.elaborate.call import Call
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
 from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
@@ -56,7 +57,7 @@ def _is_mine(body: Body, value: Value) -> bool:
     )
 
 
-def _of_function(outer: Body, inner: Body, below) -> list[tuple[str, str]]:  # type: ignore[no-untyped-def]
+def _of_function(outer: Body, inner: Body, below: Call) -> list[tuple[str, str]]:
     """The states of a function are kept by its caller; sizes in the caller's words where it has them."""
     region: Region = inner.fused.regions[below]
     out = []
