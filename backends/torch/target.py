@@ -6,29 +6,9 @@ from collections.abc import Sequence
 
 from archc.backends.torch.shape import TorchShape
 
-from archc.emit.header import header_lines, imported_kernels
+from archc.emit.header import KERNELS, header_lines, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
-
-KERNELS = {
-    "causal_conv": "conv.py",
-    "prev": "prev.py",
-    "scan": "scan.py",
-    "maxscan": "scan.py",
-    "selective_scan": "selective_scan.py",
-    "chunked_scan": "chunked_scan.py",
-    "chunked_key_scan": "chunked_scan.py",
-    "attention": "attention.py",
-    "loop": "loop.py",
-    "fp32": "numerics.py",
-    "inv_softplus": "numerics.py",
-    "softmax_over": "numerics.py",
-    "orthogonal": "numerics.py",
-    "top": "numerics.py",
-    "over_rows": "pairs.py",
-    "remember": "pairs.py",
-    "softmax_keys": "pairs.py",
-}
 
 
 class TorchTarget:
