@@ -11,7 +11,6 @@ import torch
 
 from archc import resources
 from archc.diagnostics import Source
-from archc.text import ast
 from archc.text.parse import parse
 from tests.parity.agreement import check_flax, check_torch, checked
 from tests.parity.models import (
