@@ -8,7 +8,15 @@ from typing import Protocol
 
 from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
-from archc.emit.body import Body, tensor_parameters
+from archc.emit.body import Body
+from archc.emit.calls import (
+    block_arguments,
+    default_text,
+    instance_name,
+    number_arguments,
+    number_or_mask,
+    tensor_parameters,
+)
 from archc.emit.code import Code, python_name
 from archc.emit.constants import constants
 from archc.emit.dialect import Dialect
@@ -18,6 +26,7 @@ from archc.emit.layout import axis_of
 from archc.emit.numbers import Numbers, Taken
 from archc.emit.pairs import pair_parameters, split_unit, token_parameters
 from archc.emit.rules import RULES
+from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
 from archc.emit.units import Unit, Units, group, is_shared
 from archc.ir.graph import Value
@@ -153,14 +162,14 @@ class Module:
             for value in unit.first.region.values:
                 if value.op in ("input", "pos"):
                     body.bind(value, "pos" if value.op == "pos" else python_name(value.label))
-        body.run()
+        run_statements(body)
         if isinstance(unit.definition, ast.BlockDef):
             assert unit.first.region is not None
-            body.give_back([p.label for p in unit.first.region.params])
+            give_back(body, [p.label for p in unit.first.region.params])
         elif isinstance(unit.definition, ast.ModelDef) and not any(
             isinstance(s, ast.Return) for s in unit.definition.body
         ):
-            body.give_back([])
+            give_back(body, [])
         self.kernels.update(body.kernels)
         return body
 
@@ -270,7 +279,7 @@ class Module:
         for node, below in unit.first.calls.items():
             child = self.units.of[below]
             if child.is_class and not is_shared(unit.first, node):
-                name = body.instance_name(node)
+                name = instance_name(body, node)
                 if name not in out:
                     out[name] = self.construct(body, below, child)
         for name in unit.first.shared:
@@ -282,7 +291,7 @@ class Module:
 
     def construct(self, body: Body, below: Call, child: Unit) -> str:
         """A constructor call."""
-        return f"{child.name}({', '.join(body.number_arguments(below, child, 'init'))})"
+        return f"{child.name}({', '.join(number_arguments(body, below, child, 'init'))})"
 
     # --- the model -----------------------------------------------------------------------------------
 
@@ -327,17 +336,17 @@ class Module:
         """The constructor of one layer; `layer` stands for its index."""
         below = stack.calls[index]
         unit = self.units.of[below]
-        given = body.block_arguments(stack, index)
+        given = block_arguments(body, stack, index)
         out = []
         for each in self.finished[unit].taken():
             name = each.name
             if each.param is None:
                 out.append("layer" if name == "layer" else body.numbers.symbol(name, "init").text)
             elif name in given:
-                text = body.number_or_mask(given[name], below.arguments[name], "init")
+                text = number_or_mask(body, given[name], below.arguments[name], "init")
                 out.append(f"{name}={text}")
             elif each.default is None:
-                out.append(f"{name}={body.default_text(below, name)}")
+                out.append(f"{name}={default_text(body, below, name)}")
         return f"{unit.name}({', '.join(keywords_last(out, [t.name for t in self.finished[unit].taken()]))})"
 
 
