@@ -191,8 +191,8 @@ class Body:
         return Code(name)
 
     def old(self, state: str) -> str:
-        """The part of the incoming state."""
-        return f'old.get("{state}")'
+        """The part of the incoming state; an encoder has none."""
+        return f'old.get("{state}")' if self.unit.has_state else "None"
 
     def local_state(self, value: Value) -> str:
         """The name of a state below this unit."""
