@@ -51,7 +51,7 @@ class Body:
             value: (node, index)
             for node, below in self.call.calls.items()
             for index, value in enumerate(below.results)
-            if isinstance(value, Value)
+            if isinstance(value, Value) and value not in below.arguments.values()  # what it was given is there already
         }
 
     @property
@@ -303,7 +303,12 @@ class Body:
             for name, value in kept:
                 self.bind(value, name)
             return
-        node, _ = self.results[values[0]]
+        node = next((self.results[v][0] for v in values if v in self.results), None)
+        if node is None:  # a fn gave back what it was given
+            self.line(f"{', '.join(names)} = {', '.join(self.render(v).text for v in values)}", values[0])
+            for name, value in zip(names, values, strict=True):
+                self.bind(value, name)
+            return
         text, unit = self.call_text(node)
         state = f', new["{self.state_name(node)}"]' if unit.has_state else ""
         left = ", ".join(names)
