@@ -147,7 +147,8 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    return _tuple([_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens])
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens]
+    return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 
 def _slots(body: Body) -> Code:
