@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import BlockUse, Bound, Num, SharedFunction
 from archc.elaborate.call import Call, Stack
 from archc.elaborate.stacks import argument_key
-from archc.emit.code import Code, python_name
+from archc.emit.code import Code, handed_name, python_name
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused
 from archc.emit.layout import axis_of, legend, reindex
@@ -163,7 +164,7 @@ class Body:
                 return Code(python_name(param.name.text))
         if isinstance(self.call.definition, ast.BlockDef):
             return Code("x")
-        return self.dialect.weight(next(iter(self.call.instance.weights)))
+        return self.dialect.weight(attribute(next(iter(self.call.instance.weights))))
 
     def kernel(self, name: str) -> str:
         """Uses a function of a kernel file; gives back its name."""
@@ -209,7 +210,7 @@ class Body:
             alone = self.statement.targets[0].text not in read and self._crossings(self.statement) <= 1
             if bound is value or alone:
                 return name
-        taken = {t.text for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
+        taken = {python_name(t.text) for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
         taken |= set(self.names.values()) | self.reserved_functions | set(self.units.extras.get(self.unit, {}))
         name = base = python_name(state)
         count = 1
@@ -349,18 +350,19 @@ class Body:
             streams = [self.render(s) for s in stack.value.operands]
             units = [self.units.of[c] for c in stack.calls]
             extras = self.units.extras[units[0]]
-            extra = [self.render(v).text if v is not None else f"self.{n}" for n, v in extras.items()]
+            extra = [f"self.{v}" if isinstance(v, str) else self.render(v).text for v in extras.values()]
             args = [*(s.text for s in streams), *extra]
             if any(u.needs_pos for u in units):
                 args.append("pos")
             name = stack.layers[0].prefix.rsplit(".", 1)[0]
-            left = ", ".join(stack.streams)
+            names = [python_name(stream) for stream in stack.streams]
+            left = ", ".join(names)
             if any(u.has_state for u in units):
                 left = f"({left})" if len(outs) > 1 else left
                 self.line(f'{left}, new["{name}"] = self.run_{name}({", ".join([*args, self.old(name)])})', value)
             else:
                 self.line(f"{left} = self.run_{name}({', '.join(args)})", value)
-            for out, stream in zip(outs, stack.streams, strict=True):
+            for out, stream in zip(outs, names, strict=True):
                 self.bind(out, stream)
         return Code(self.names[value])
 
@@ -406,7 +408,7 @@ class Body:
         """A called module: ours, or a shared one that was handed in."""
         callee = node.callee.text
         if is_shared(self.call, node) and callee not in self.call.shared:
-            return python_name(callee)
+            return handed_name(callee)
         return f"self.{self.instance_name(node)}"
 
     def call_text(self, node: ast.Call) -> tuple[str, Unit]:
@@ -441,7 +443,8 @@ class Body:
         params = [p.name.text for p in below.definition.params]
         arg = next(a for i, a in enumerate(node.args) if (a.name.text if a.name else params[i]) == key)
         assert isinstance(arg.value, ast.Name)
-        return Code(f"self.{arg.value.text}" if arg.value.text in self.call.shared else python_name(arg.value.text))
+        name = arg.value.text
+        return Code(f"self.{attribute(name)}" if name in self.call.shared else handed_name(name))
 
     def number_arguments(self, below: Call, unit: Unit, place: Place) -> list[str]:
         """The numbers handed to another unit; those that keep their default are left out."""
@@ -449,7 +452,7 @@ class Body:
         given: dict[str, ast.Expr] = {}
         site = next((n for n, c in self.call.calls.items() if c is below), None)
         for name, statement in self.call.shared.items():
-            if below.instance.path == self.call.instance.below(name):
+            if below.instance.path == self.call.instance.below(attribute(name)):
                 site = statement.call
         params = [p.name.text for p in below.definition.params]
         position = 0
@@ -466,7 +469,7 @@ class Body:
             name = each.name
             if each.param is not None and name in given:
                 text = self.number_or_mask(given[name], below.arguments[name], place)
-                out.append(f"{name}={text}" if each.default is not None else text)
+                out.append(f"{each.local}={text}" if each.default is not None else text)
             elif each.param is not None and name in below.defaulted:
                 if each.default is None:
                     out.append(self.default_text(below, name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from archc.backends.flax.dialect import FlaxDialect
-
 from archc.emit.dialect import Dialect
 from archc.emit.module import ClassText, ModelText, StackText, docstring
 from archc.emit.numbers import Taken
@@ -13,7 +12,7 @@ INDENT = "    "
 
 def signature(taken: list[Taken], *keywords: str) -> str:
     """The arguments of a constructor: its numbers, then keywords."""
-    numbers = [f"{t.name}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken]
+    numbers = [f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken]
     return ", ".join(["self", *numbers, "*", "rngs: nnx.Rngs", *keywords])
 
 
@@ -44,7 +43,7 @@ class FlaxShape:
 
     def _init(self, text: ClassText, arguments: str, extra: list[str]) -> list[str]:
         body = [f"{name} = {code.text}" for name, code in text.computed]
-        body += [f"self.{n} = {n}" for n in sorted(text.kept)]
+        body += [f"self.{name} = {local}" for name, local in text.kept]
         for name, code, frozen in text.weights:
             body.append(f"self.{name} = {'Frozen' if frozen else 'nnx.Param'}({code.text})")
         body += [f"self.{name} = {with_rngs(made)}" for name, made in text.children]
@@ -93,14 +92,14 @@ class FlaxShape:
         return lines
 
     def _layers(self, stack: StackText) -> list[str]:
-        argument = "layer" if uses_layer(stack) else "_"
+        argument = "layer" if stack.uses_layer else "_"
         lines = ["pattern = [", *(f"    lambda {argument}, rngs: {with_rngs(p)}," for p in stack.pattern), "]"]
         given = ["pattern", stack.depth]
         if stack.replaced:
             replaced = (f"    {i}: lambda {argument}, rngs: {with_rngs(p)}," for i, p in stack.replaced.items())
             lines += ["replaced = {", *replaced, "}"]
             given.append("replaced")
-        if uses_layer(stack):
+        if stack.uses_layer:
             given.append(f"alone=range({stack.depth})")
         given += ["rngs=rngs", "remat=remat", "unroll=unroll"]
         lines.append(f"self.{stack.name} = Layers({', '.join(given)})")
@@ -168,17 +167,12 @@ def _with_state(text: ClassText, arguments: list[str]) -> list[str]:
     return [*arguments, *(["state=None"] if text.unit.has_state else [])]
 
 
-def uses_layer(stack: StackText) -> bool:
-    """Whether the layers know their index: then no two of them are the same."""
-    return any("layer" in p for p in [*stack.pattern, *stack.replaced.values()])
-
-
 def _places(stacks: list[StackText]) -> list[str]:
     """Where the weights of layers lie, for the names in checkpoints."""
     given = []
     for stack in stacks:
         numbers = [f'"{stack.name}"', str(stack.count), str(len(stack.pattern))]
-        if uses_layer(stack):
+        if stack.uses_layer:
             numbers.append(f"range({stack.count})")
         elif stack.replaced:
             numbers.append(str(sorted(stack.replaced)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from archc.backends.torch.dialect import TorchDialect
-
 from archc.emit.dialect import Dialect
 from archc.emit.module import ClassText, ModelText, StackText, docstring
 from archc.emit.numbers import Taken
@@ -13,7 +12,7 @@ INDENT = "    "
 
 def signature(taken: list[Taken]) -> str:
     """The numbers of a constructor."""
-    return ", ".join(f"{t.name}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken)
+    return ", ".join(f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken)
 
 
 class TorchShape:
@@ -39,9 +38,7 @@ class TorchShape:
     def _init(self, text: ClassText, taken: str, extra: list[str]) -> list[str]:
         body = ["super().__init__()"]
         body += [f"{name} = {code.text}" for name, code in text.computed]
-        if text.kept:
-            names = sorted(text.kept)
-            body += [f"self.{n} = {n}" for n in names]
+        body += [f"self.{name} = {local}" for name, local in text.kept]
         for name, code, frozen in text.weights:
             body.append(
                 f'self.register_buffer("{name}", {code.text})' if frozen else f"self.{name} = nn.Parameter({code.text})"
@@ -100,8 +97,7 @@ class TorchShape:
         return lines
 
     def _layers(self, stack: StackText) -> list[str]:
-        uses_layer = any("layer" in p for p in [*stack.pattern, *stack.replaced.values()])
-        argument = "layer" if uses_layer else "_"
+        argument = "layer" if stack.uses_layer else "_"
         lines = ["pattern = [", *(f"    lambda {argument}: {p}," for p in stack.pattern), "]"]
         choose = f"pattern[i % {len(stack.pattern)}](i)"
         if stack.replaced:
