@@ -21,11 +21,6 @@ def with_state(text: ClassText, arguments: Sequence[str]) -> list[str]:
     return [*arguments, *(["state=None"] if text.unit.has_state else [])]
 
 
-def uses_layer(stack: StackText) -> bool:
-    """Whether the layers know their index: then no two of them are the same."""
-    return any("layer" in p for p in [*stack.pattern, *stack.replaced.values()])
-
-
 class Classes(ABC):
     """A part of `archc.emit.module.Shape` that the frameworks share.
 

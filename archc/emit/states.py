@@ -117,11 +117,7 @@ def _rings(body: Body, found: Attention) -> str:
 
     window = window_text(body, found)
     slots = Code("context") if window is None else Code(f"min({window}, context)")
-    if (
-        window is not None
-        and window.startswith("self.")
-        and body.call.arguments.get(window[5:]) is found.weights.args[1]
-    ):
+    if window is not None and any(bound is found.weights.args[1] for bound in body.call.arguments.values()):
         slots = Code(f"min({window} or context, context)")
     sizes = {**found.key.type.sizes, **found.value.type.sizes}
     groups = _flat(body, found.groups, sizes)
@@ -148,7 +144,8 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    return _tuple([_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens])
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens]
+    return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 
 def _slots(body: Body) -> Code:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.backends.flax.dialect import FlaxDialect
 
-from archc.emit.classes import INDENT, Classes, indented, uses_layer
+from archc.emit.classes import INDENT, Classes, indented
 from archc.emit.dialect import Dialect
 from archc.emit.module import ClassText, ModelText, StackText, docstring
 from archc.emit.numbers import Taken
@@ -12,7 +12,7 @@ from archc.emit.numbers import Taken
 
 def signature(taken: list[Taken], *keywords: str) -> str:
     """The arguments of a constructor: its numbers, then keywords."""
-    numbers = [f"{t.name}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken]
+    numbers = [f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken]
     return ", ".join(["self", *numbers, "*", "rngs: nnx.Rngs", *keywords])
 
 
@@ -41,7 +41,7 @@ class FlaxShape(Classes):
 
     def _init(self, text: ClassText, arguments: str, extra: list[str]) -> list[str]:
         body = [f"{name} = {code.text}" for name, code in text.computed]
-        body += [f"self.{n} = {n}" for n in sorted(text.kept)]
+        body += [f"self.{name} = {local}" for name, local in text.kept]
         for name, code, frozen in text.weights:
             body.append(f"self.{name} = {'Frozen' if frozen else 'nnx.Param'}({code.text})")
         body += [f"self.{name} = {with_rngs(made)}" for name, made in text.children]
@@ -63,14 +63,14 @@ class FlaxShape(Classes):
         return lines
 
     def _layers(self, stack: StackText) -> list[str]:
-        argument = "layer" if uses_layer(stack) else "_"
+        argument = "layer" if stack.uses_layer else "_"
         lines = ["pattern = [", *(f"    lambda {argument}, rngs: {with_rngs(p)}," for p in stack.pattern), "]"]
         given = ["pattern", stack.depth]
         if stack.replaced:
             replaced = (f"    {i}: lambda {argument}, rngs: {with_rngs(p)}," for i, p in stack.replaced.items())
             lines += ["replaced = {", *replaced, "}"]
             given.append("replaced")
-        if uses_layer(stack):
+        if stack.uses_layer:
             given.append(f"alone=range({stack.depth})")
         given += ["rngs=rngs", "remat=remat", "unroll=unroll"]
         lines.append(f"self.{stack.name} = Layers({', '.join(given)})")
@@ -105,7 +105,7 @@ def _places(stacks: list[StackText]) -> list[str]:
     given = []
     for stack in stacks:
         numbers = [f'"{stack.name}"', str(stack.count), str(len(stack.pattern))]
-        if uses_layer(stack):
+        if stack.uses_layer:
             numbers.append(f"range({stack.count})")
         elif stack.replaced:
             numbers.append(str(sorted(stack.replaced)))

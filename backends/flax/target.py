@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from archc.backends.flax.shape import FlaxShape
 
-from archc.emit.header import KERNELS, header_lines, imported_kernels
+from archc.emit.header import KERNELS, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 
@@ -29,11 +29,11 @@ class FlaxTarget:
     framework = "Flax"
     requirements = "flax jax optax orbax-checkpoint safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
-    def header(self, module: Module, used: Sequence[str]) -> list[str]:
-        """The doc of the file and the imports that its text needs."""
+    def imports(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The imports that lines of text need."""
         text = "\n".join(used)
         module.kernels.update(dict.fromkeys(name for name in WRITTEN if f"{name}(" in text))
-        lines = header_lines(module)
+        lines: list[str] = []
         if "math." in text:
             lines += ["import math", ""]
         if "jax." in text:

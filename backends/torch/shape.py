@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.backends.torch.dialect import TorchDialect
 
-from archc.emit.classes import INDENT, Classes, indented, uses_layer
+from archc.emit.classes import INDENT, Classes, indented
 from archc.emit.dialect import Dialect
 from archc.emit.module import ClassText, ModelText, StackText, docstring
 from archc.emit.numbers import Taken
@@ -12,7 +12,7 @@ from archc.emit.numbers import Taken
 
 def signature(taken: list[Taken]) -> str:
     """The numbers of a constructor."""
-    return ", ".join(f"{t.name}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken)
+    return ", ".join(f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken)
 
 
 class TorchShape(Classes):
@@ -36,7 +36,7 @@ class TorchShape(Classes):
     def _init(self, text: ClassText, taken: str, extra: list[str]) -> list[str]:
         body = ["super().__init__()"]
         body += [f"{name} = {code.text}" for name, code in text.computed]
-        body += [f"self.{n} = {n}" for n in sorted(text.kept)]
+        body += [f"self.{name} = {local}" for name, local in text.kept]
         for name, code, frozen in text.weights:
             body.append(
                 f'self.register_buffer("{name}", {code.text})' if frozen else f"self.{name} = nn.Parameter({code.text})"
@@ -62,7 +62,7 @@ class TorchShape(Classes):
         return lines
 
     def _layers(self, stack: StackText) -> list[str]:
-        argument = "layer" if uses_layer(stack) else "_"
+        argument = "layer" if stack.uses_layer else "_"
         lines = ["pattern = [", *(f"    lambda {argument}: {p}," for p in stack.pattern), "]"]
         choose = f"pattern[i % {len(stack.pattern)}](i)"
         if stack.replaced:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from archc.backends.torch.shape import TorchShape
 
-from archc.emit.header import KERNELS, header_lines, imported_kernels
+from archc.emit.header import KERNELS, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 
@@ -20,10 +20,10 @@ class TorchTarget:
     framework = "PyTorch"
     requirements = "torch safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
-    def header(self, module: Module, used: Sequence[str]) -> list[str]:
-        """The doc of the file and the imports that its text needs."""
+    def imports(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The imports that lines of text need."""
         text = "\n".join(used)
-        lines = header_lines(module)
+        lines: list[str] = []
         if "math." in text:
             lines += ["import math", ""]
         lines.append("import torch")

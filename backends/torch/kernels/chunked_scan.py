@@ -32,8 +32,7 @@ def chunked_scan(
     read before the update, `y[t] = q[t] . S[t-1]`.
     Returns y like v, and S[T-1] in at least single precision. Only the inputs are kept for the backward pass.
     """
-    run = _run_before if before else _run
-    return run(_chunks, log_a, k, v, q, pos, state)
+    return (_run_before if before else _run)(_chunks, log_a, k, v, q, pos, state)
 
 
 def chunked_key_scan(
@@ -47,8 +46,7 @@ def chunked_key_scan(
     before: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
-    run = _run_before if before else _run
-    return run(_key_chunks, log_a, k, v, q, pos, state)
+    return (_run_before if before else _run)(_key_chunks, log_a, k, v, q, pos, state)
 
 
 def _run_before(
