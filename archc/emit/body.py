@@ -141,9 +141,21 @@ class Body:
             return False
         if value.op == "weight":
             return value.attrs["path"] in self.fp32
-        if value.op == "index":
+        if value.op in ("index", "softmax"):
             return True
         return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
+
+    def matched(self, code: Code, operand: Value, value: Value) -> Code:
+        """An operand of a contraction in the element type of the result: the frameworks want one for all."""
+        if "complex" in (operand.type.dtype, value.type.dtype):
+            return code
+        single = operand.type.wide or self.is_wide_weight(operand)
+        if operand.type.dtype != "real" or (single and not value.type.wide):
+            code, single = self.narrow(code), False
+        if value.type.wide and not single:
+            self.kernel("fp32")
+            return Code(f"fp32({code.text})")
+        return code
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""

@@ -326,13 +326,13 @@ def _letters(body: Body, value: Value, result: str) -> Code:
     for index, operand in enumerate(value.operands):
         pattern, code = _operand(body, operand, value, index)
         specs.append(pattern.format(spell(operand.names)))
-        codes.append(code)
+        codes.append(body.matched(code, operand, value))
     seen = "".join(specs)
     if "q" not in seen or "k" not in seen:
         specs, codes = [], []
         for operand in value.operands:
             specs.append(("..." if operand.kind is Kind.PAIR else "") + spell(operand.names))
-            code = body.render(operand)
+            code = body.matched(body.render(operand), operand, value)
             codes.append(body.dialect.move_axes(code, "(-2, -1)", "(1, 2)") if operand.kind is Kind.PAIR else code)
         out = body.dialect.einsum(f"{','.join(specs)}->...{spell(value.names)}", *codes)
         return body.dialect.move_axes(out, "(1, 2)", "(-2, -1)")

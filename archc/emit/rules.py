@@ -18,6 +18,7 @@ INFIX = {
 }  # fmt: skip
 
 
+COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 OWN = frozenset({"inv_softplus"})
 
 
@@ -25,6 +26,11 @@ def _infix(body: Body, value: Value) -> Code:
     code = infix(INFIX[value.op], body.aligned(value, 0), body.aligned(value, 1))
     quotient = value.op == "div" and all(v.type.dtype == "int" for v in value.operands)
     return body.narrow(code) if quotient and not value.type.wide else code
+
+
+def _compared(body: Body, value: Value) -> Code:
+    sides = (body.dialect.compared(body.aligned(value, i)) for i in range(2))
+    return infix(INFIX[value.op], *sides)
 
 
 def _logic(body: Body, value: Value) -> Code:
@@ -111,9 +117,7 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
     made: tuple[str, ...] = value.attrs.get("made", ())
     kept = [n for n in made if n in left.names and n not in over]
     new = [n for n in stored if n in made and n not in kept]
-    code = body.render(left)
-    if left.type.wide:
-        code = body.narrow(code)
+    code = body.matched(body.render(left), left, value)
     if kept:
         return einsum(body, value, left, weight, code)
     straight = list(stored) == [*over, *new]
@@ -125,7 +129,7 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
         code = transposed(code, left, order, body.dialect)
     if len(over) > 1:
         code = body.dialect.flatten(code, len(over))
-    matrix = body.render(weight)
+    matrix = body.matched(body.render(weight), weight, value)
     product = infix("@", code, matrix if straight else Code(f"{matrix.atom}.T"))
     if len(new) == 1:
         return product
@@ -155,20 +159,8 @@ def einsum(body: Body, value: Value, left: Value, right: Value, code: Code | Non
         return lead[kind] + "".join(letter[n] for n in names)
 
     spec = f"{spell(left.names, left.kind)},{spell(right.names, right.kind)}->{spell(value.names, value.kind)}"
-    first = code if code is not None else _matched(body, left, value)
-    return body.dialect.einsum(spec, first, _matched(body, right, value))
-
-
-def _matched(body: Body, operand: Value, value: Value) -> Code:
-    """An operand of a contraction: the frameworks want one element type."""
-    code = body.render(operand)
-    wide = operand.type.wide or body.is_wide_weight(operand)
-    if wide and not value.type.wide:
-        return body.narrow(code)
-    if value.type.wide and not wide and operand.type.dtype == "real":
-        body.kernel("fp32")
-        return Code(f"fp32({code.text})")
-    return code
+    first = code if code is not None else body.matched(body.render(left), left, value)
+    return body.dialect.einsum(spec, first, body.matched(body.render(right), right, value))
 
 
 def _lookup(body: Body, value: Value) -> Code:
@@ -307,7 +299,7 @@ def _missing(body: Body, value: Value) -> Code:
 
 RULES: dict[str, Rule] = {
     **{name: _unary for name in UNARY if name != "neg"},
-    **{name: _infix for name in INFIX},
+    **{name: _compared if name in COMPARISONS else _infix for name in INFIX},
     "neg": _neg,
     "not": _unary,
     "real": _unary,

@@ -86,9 +86,9 @@ def _plain(body: Body, value: Value, shape: list[Code]) -> str:
     if value.op == "conv":
         taps = value.operands[1].type.sizes[value.attrs["taps"]]
         count = infix("-", body.size(value.attrs["taps"], taps), Code("1"))
-        return _zeros(body, [count, *shape], "dtype")
+        return _zeros(body, [count, *shape], _element(value.operands[0]))
     if value.op == "prev":
-        return _zeros(body, shape, "dtype")
+        return _zeros(body, shape, _element(value.operands[0]))
     return _zeros(body, shape, "complex" if value.type.dtype == "complex" else "wide")
 
 
@@ -144,8 +144,15 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens]
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], _element(t)) for t in tokens]
     return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
+
+
+def _element(token: Value) -> str:
+    """What a remembered token is kept as, for `Dialect.zeros`."""
+    if token.type.dtype == "real":
+        return "wide" if token.type.wide else "dtype"
+    return token.type.dtype
 
 
 def _slots(body: Body) -> Code:

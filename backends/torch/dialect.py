@@ -72,6 +72,10 @@ class TorchDialect:
         """Element-wise choice."""
         return call("torch.where", condition, yes, no)
 
+    def compared(self, value: Code) -> Code:
+        """A side of a comparison."""
+        return value
+
     def logic(self, name: str, left: Code, right: Code) -> Code:
         """`and`, `or`."""
         return infix("&" if name == "and" else "|", left, right)
@@ -205,5 +209,7 @@ class TorchDialect:
             "dtype": "dtype",
             "wide": "torch.promote_types(dtype, torch.float32)",
             "complex": "torch.promote_types(dtype, torch.complex64)",
+            "int": "torch.int64",
+            "bool": "torch.bool",
         }[how]
         return call("torch.zeros", *(s.text for s in sizes), dtype=kind, device="device")
