@@ -20,7 +20,7 @@ def render_loop(body: Body, value: Value) -> Code:
     inputs = [body.names.get(t) or python_name(t.label or f"input_{i}") for i, t in enumerate(tokens)]
     outs = _used_outs(body, value)
     extra = [i for i in outs if i >= len(states)]
-    key = f"loop_{states[0]}"
+    key = f"loop_{node.states[0].name.text}"
     saved, names = body.lines, dict(body.names)
     body.lines = []
     body.line(f"{_tuple(inputs)} = inputs")
