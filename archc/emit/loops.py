@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
+from archc.emit.placed import whole
 from archc.emit.statements import let
 from archc.ir.graph import Kind, Operand, Region, Value, captures
 from archc.text import ast
@@ -16,7 +17,7 @@ def render_loop(body: Body, value: Value) -> Code:
     region: Region = value.attrs["body"]
     states = [python_name(s.name.text) for s in node.states]
     tokens = [v for v in captures(region) if v.kind is Kind.TOKEN and v.op != "pos"]
-    codes = [body.render(t).text for t in tokens]
+    codes = [whole(body, t).text for t in tokens]
     inputs = [body.names.get(t) or python_name(t.label or f"input_{i}") for i, t in enumerate(tokens)]
     outs = _used_outs(body, value)
     extra = [i for i in outs if i >= len(states)]

@@ -6,6 +6,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
 from archc.emit.pairs import PAIR_RULES
+from archc.emit.placed import whole
 from archc.emit.recurrent import RECURRENT_RULES, read_out
 from archc.emit.statements import run_stack
 from archc.ir.graph import Axis, Kind, Type, Value
@@ -248,7 +249,7 @@ def _concat(body: Body, value: Value) -> Code:
 def _beside(body: Body, value: Value, arg: Value, piece: str) -> Code:
     """One piece, with the axes of the whole; it must really have them all, concatenation does not broadcast."""
     names = [piece if n == value.attrs["into"] else n for n in value.names]
-    code = body.render(arg)
+    code = whole(body, arg)
     if list(arg.names) != [n for n in names if n in arg.names]:
         code = transposed(code, arg, [n for n in names if n in arg.names], body.dialect)
     if set(arg.names) != set(names):
@@ -278,7 +279,7 @@ def _pick(body: Body, value: Value) -> Code:
 def _reduce_time(body: Body, value: Value) -> Code:
     (inner,) = value.operands
     over = value.attrs["over"]
-    code = body.dialect.reduce_time(value.attrs["fn"], body.render(inner), len(inner.names))
+    code = body.dialect.reduce_time(value.attrs["fn"], whole(body, inner), len(inner.names))
     if not over:
         return code
     places = sorted(inner.names.index(n) - len(inner.names) for n in over)
