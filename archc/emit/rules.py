@@ -134,6 +134,8 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
     product = infix("@", code, matrix if straight else Code(f"{matrix.atom}.T"))
     if len(new) == 1:
         return product
+    if not new:
+        return body.dialect.squeeze(product, -1)
     sizes = weight.type.sizes
     product = body.dialect.unflatten(product, -1, [body.size(n, sizes[n]) for n in new])
     return _in_order(body, product, (*order[: len(order) - len(over)], *new), value)
