@@ -10,7 +10,7 @@ import numpy as np
 from archc.ir.graph import Graph
 from archc.passes.caches import bounds
 from archc.passes.support import check_causal
-from archc.reference.frame import Array, Frame
+from archc.reference.frame import Array, Evaluate, Frame
 from archc.reference.rules import RULES
 
 
@@ -27,9 +27,10 @@ class Reference:
 
     `weights` are arrays by full checkpoint name, with the axes of `Weight.type`. Raises `ValueError` for a missing,
     unknown or misshapen one. Documents restart where pos is 0; fp32 and narrow types are double precision here.
+    `rules` are what the ops mean: others than RULES may add errors to it.
     """
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Array]) -> None:
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], rules: Mapping[str, Evaluate] | None = None) -> None:
         declared = graph.named_weights()
         if set(declared) != set(weights):
             raise ValueError(f"weights differ from the graph's: {sorted(set(declared) ^ set(weights))}")
@@ -38,6 +39,7 @@ class Reference:
             if weights[name].shape != shape:
                 raise ValueError(f"weight '{name}' is {weights[name].shape}, not {shape}")
         self.graph = graph
+        self.rules = RULES if rules is None else rules
         self.weights = {n: w if np.iscomplexobj(w) else w.astype(np.float64) for n, w in weights.items()}
         self.supports = check_causal(graph)
         self.kept = bounds(graph)
@@ -77,7 +79,7 @@ class Reference:
             first = state.past[:, -1:] + 1 if state.past.shape[1] else np.zeros((batch, 1), dtype=np.int64)
             pos = first + np.arange(length)
         frame = Frame(
-            rules=RULES,
+            rules=self.rules,
             weights=self.weights,
             inputs=inputs,
             past=np.concatenate([state.past, pos], axis=1),

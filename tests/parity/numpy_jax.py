@@ -210,8 +210,9 @@ POINTWISE: dict[str, Rule] = {
     "sin": np.sin, "cos": np.cos, "logistic": lambda x: 1 / (1 + np.exp(-x)), "square": np.square, "pow": np.power,
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "and": np.bitwise_and, "or": np.bitwise_or, "not": np.invert, "rem": np.fmod, "real": np.real, "imag": np.imag,
-    "conj": np.conj, "complex": lambda x, y: x + 1j * y, "is_finite": np.isfinite, "clamp": lambda a, x, b: np.clip(x, a, b),
+    "conj": np.conj, "complex": lambda x, y: x + 1j * y, "is_finite": np.isfinite,
+    "clamp": lambda a, x, b: np.clip(x, a, b),
     "div": lambda x, y: x / y if x.dtype.kind not in "iu" else np.trunc(x / y),
-    "select_n": lambda which, *cases: np.choose(which, cases) if len(cases) != 2 else np.where(which, cases[1], cases[0]),
+    "select_n": lambda which, *cases: np.choose(which, cases) if len(cases) > 2 else np.where(which, *reversed(cases)),
     **dict.fromkeys(("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision"), lambda x: x),
 }  # fmt: skip

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archc.ir.graph import Value
-from archc.ops.frame import Evaluate, Frame
-from archc.reference import RULES
+from archc.reference.frame import Evaluate, Frame
+from archc.reference.rules import RULES
 
 DOUBLE, SINGLE, BFLOAT16 = 2.0**-53, 2.0**-24, 2.0**-9  # half a unit in the last place of 1
 EXACT = frozenset(
