@@ -148,7 +148,7 @@ class FlaxShape:
         return [INDENT + line for line in lines]
 
     def _model_state(self, text: ModelText) -> list[str]:
-        entries = ['"pos": jnp.zeros(batch, jnp.int32),']
+        entries = ['"pos": jnp.zeros(batch, int),']
         entries += [f'"{key}": {value},' for key, value in text.states]
         for stack in text.stacks:
             if stack.has_state:
