@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
-DEMO   := --steps 1200 --batch 8 --lr 3e-3 --warmup 100 --resume
+DEMO   := --steps 800 --batch 8 --lr 3e-3 --warmup 100 --resume
 FAST   := text elaborate passes ops golden report cli house specs
 
 .PHONY: help setup demo test fast check format clean

@@ -52,7 +52,7 @@ def check(spec: Spec, settings: Settings | None = None) -> Program:
 def report(
     spec: Spec, settings: Settings | None = None, *, batch: int = 1, seq: int = 2048, context: int = 2048
 ) -> Report:
-    """Parameters, FLOPs, caches, scans, attention and memory of a spec, as a pydantic model.
+    """Parameters, FLOPs, caches, scans, attention and memory of a spec, as frozen dataclasses.
 
     `batch` sequences of `seq` tokens are trained on at once; decoding is counted at a token that has `context` tokens
     before it. Raises `ArchError`.

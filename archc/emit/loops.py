@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
+from archc.emit.statements import let
 from archc.ir.graph import Kind, Operand, Region, Value, captures
 from archc.text import ast
 
@@ -30,7 +31,7 @@ def render_loop(body: Body, value: Value) -> Code:
     for statement in node.body:
         body.statement = statement
         if isinstance(statement, ast.Let):
-            body.let(statement)
+            let(body, statement)
     wanted = [*range(len(states)), *extra]
     body.line(
         f"return {', '.join(body.render(region.results[i]).text for i in wanted)}{',' if len(wanted) == 1 else ''}"

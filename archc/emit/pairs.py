@@ -12,9 +12,11 @@ from math import inf
 from archc.elaborate.call import Call
 from archc.emit.attend import attention
 from archc.emit.body import Body, Rule
+from archc.emit.calls import argument, module_name, state_name
 from archc.emit.code import Code, call, python_name
 from archc.emit.layout import letters, reindex
-from archc.emit.units import own_values
+from archc.emit.statements import let, let_pairs
+from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -70,7 +72,7 @@ def _program(body: Body, end: Value) -> Code:
     for each in body.call.definition.body:
         if isinstance(each, ast.Let) and body.call.facts.get(each.value) in pairs:
             body.statement = each
-            body.let_pairs(each)
+            let_pairs(body, each)
     result = body.render(end)
     body.statement = statement
     inner, body.lines = body.lines, saved
@@ -98,7 +100,7 @@ def _reach(body: Body, end: Value, pairs: list[Value]) -> dict[str, Code]:
         out["before"] = Code(str(int(span.back) - 1))
     for mask in masks:
         for key, bound in body.call.arguments.items():
-            if bound is mask and body.is_number_mask(mask):
+            if bound is mask and is_number_mask(mask):
                 number = body.numbers.symbol(key, "forward").text
                 out["before"] = Code(f"{number} and {number} - 1")
         node = body.call.nodes.get(mask)
@@ -134,15 +136,15 @@ def _remember(body: Body, pairs: list[Value], state: str) -> dict[Value, str]:
     """The line that fetches what the keys can be; gives the names of the remembered tokens by their lift."""
     tokens = lifted_keys(body, pairs)
     body.kernel("remember")
-    names = unique([_token_name(body, t, pairs) for t in tokens])
-    codes = [body.render(t).text for t in tokens]
+    names = unique([_token_name(body, t, pairs) for t in tokens]) or ["_"]
+    codes = [body.render(t).text for t in tokens] or ["pos[..., None][..., :0]"]  # nothing of each token, but a place
     left = ", ".join(names) + ("," if len(names) == 1 else "")
     right = ", ".join(codes) + ("," if len(codes) == 1 else "")
     new = f'new["{state}"]' if body.unit.has_state else "_"
     old = body.old(state) if body.unit.has_state else "None"
     body.line(f"({left}), keys, {new} = remember(({right}), pos, {old})")
     lifts = {v.operands[0]: v for v in pairs if v.op == "keys" and v.operands[0].op != "pos"}
-    return {lifts[t]: n for t, n in zip(tokens, names, strict=True)}
+    return {lifts[token]: names[i] for i, token in enumerate(tokens)}
 
 
 def unique(names: list[str]) -> list[str]:
@@ -172,14 +174,14 @@ def _bundles(body: Body, pairs: list[Value]) -> dict[ast.Call, str]:
         unit = body.units.of[below]
         if not unit.takes_rows:
             continue
-        name = f"{body.state_name(node)}_tokens"
-        args = [body.argument(below, key).text for key in token_parameters(below)] + ["pos"]
+        name = f"{state_name(body, node)}_tokens"
+        args = [argument(body, below, key).text for key in token_parameters(below)] + ["pos"]
         if unit.has_state:
-            state = body.state_name(node)
+            state = state_name(body, node)
             args.append(body.old(state))
-            body.line(f'{name}, new["{state}"] = {body.module_name(node)}.tokens({", ".join(args)})')
+            body.line(f'{name}, new["{state}"] = {module_name(body, node)}.tokens({", ".join(args)})')
         else:
-            body.line(f"{name} = {body.module_name(node)}.tokens({', '.join(args)})")
+            body.line(f"{name} = {module_name(body, node)}.tokens({', '.join(args)})")
         out[node] = name
     return out
 
@@ -218,7 +220,7 @@ def split_unit(body: Body) -> tuple[list[str], list[str]]:
     for statement in body.call.definition.body:
         if isinstance(statement, ast.Let) and body.call.facts.get(statement.value) not in pairs:
             body.statement = statement
-            body.let(statement)
+            let(body, statement)
     body.statement = None
     queries = list(dict.fromkeys(v.operands[0] for v in order if v.op == "queries" and v.operands[0].op != "pos"))
     bundle = [body.names.get(q) or body.render(q).text for q in queries]
@@ -241,7 +243,7 @@ def split_unit(body: Body) -> tuple[list[str], list[str]]:
     for statement in body.call.definition.body:
         if isinstance(statement, ast.Let) and body.call.facts.get(statement.value) in pairs:
             body.statement = statement
-            body.let_pairs(statement)
+            let_pairs(body, statement)
     body.statement = None
     body.line(f"return {', '.join(body.render(v).text for v in returned)}")
     return tokens, body.lines
@@ -278,7 +280,7 @@ def _keys(body: Body, value: Value) -> Code:
 
 def _mask(body: Body, value: Value) -> Code:
     for key, bound in body.call.arguments.items():
-        if bound is value and body.is_number_mask(value):
+        if bound is value and is_number_mask(value):
             return Code(f"rows.window({body.numbers.symbol(key, 'forward').text})")
     node = body.call.nodes.get(value)
     numbers = [str(s) for s in value.attrs["sizes"]]

@@ -15,6 +15,7 @@ import jinja2
 from archc.diagnostics import error
 from archc.elaborate.call import Program
 from archc.emit.artifact import Artifact
+from archc.emit.header import header_lines
 from archc.emit.module import Module, Shape
 from archc.passes.caches import caches
 from archc.passes.flops import flops
@@ -42,17 +43,14 @@ class Target(Protocol):
     framework: str
     requirements: str
 
-    def header(self, module: Module, used: Sequence[str]) -> list[str]:
-        """The lines before the first class: the doc of the file and the imports."""
+    def imports(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The imports that lines of text need."""
 
 
 def project(program: Program, target: Target, context: int) -> tuple[Artifact, ...]:
     """Every file of the output folder, formatted. A pure function of the program, the backend and archc's version."""
     module = Module(program, target.shape, context)
-    blocks = module.blocks()
-    text = "\n\n\n".join("\n".join(lines) for lines in blocks)
-    files = {"model.py": "\n".join(target.header(module, [b for ls in blocks for b in ls])) + "\n\n\n" + text}
-    files["model.py"] += f"\n\n\nModel = {module.units.of[program.root].name}\n"
+    files = {"model.py": "\n".join([*header_lines(module), _code(module, target)])}
     files |= {f"kernels/{name}": kernel(target.name, name) for name in _kernel_files(target, module)}
     files |= _skeletons(program, target, context)
     return tuple(Artifact(p, t) for p, t in sorted(_formatted(files).items()))
@@ -71,6 +69,19 @@ def training_context(program: Program, asked: int | None) -> int:
             "E612", f"'{name}' has positions for {most} tokens, not for {asked}", help="enlarge its table of positions"
         )
     return min(asked or CONTEXT, most or asked or CONTEXT)
+
+
+def model_code(program: Program, target: Target, context: int) -> str:
+    """What model.py runs: without its doc, and not laid out."""
+    return _code(Module(program, target.shape, context), target)
+
+
+def _code(module: Module, target: Target) -> str:
+    """Imports, then a class or function per unit; from then on the module knows which kernels it uses."""
+    blocks = module.blocks()
+    imports = target.imports(module, [line for lines in blocks for line in lines])
+    name = module.units.of[module.program.root].name
+    return "\n\n\n".join("\n".join(lines) for lines in [imports, *blocks, [f"Model = {name}"]]) + "\n"
 
 
 def _kernel_files(target: Target, module: Module) -> list[str]:

@@ -7,6 +7,7 @@ from archc.emit.code import Code, infix, minus
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
 from archc.emit.pairs import PAIR_RULES
 from archc.emit.recurrent import RECURRENT_RULES, read_out
+from archc.emit.statements import run_stack
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.ops.pointwise import UNARY
 from archc.text import ast
@@ -297,7 +298,7 @@ def _input(body: Body, value: Value) -> Code:
 
 
 def _stack_out(body: Body, value: Value) -> Code:
-    return body.stack(value)
+    return run_stack(body, value)
 
 
 def _missing(body: Body, value: Value) -> Code:

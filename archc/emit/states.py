@@ -6,9 +6,10 @@ from math import inf
 
 from archc.elaborate.call import Call
 from archc.emit.body import Body
+from archc.emit.calls import module_name, state_name
 from archc.emit.code import Code, infix
 from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
-from archc.emit.units import own_values
+from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
 from archc.ops.memory import stored
 from archc.passes.attention import Attention
@@ -39,10 +40,10 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
             arguments = list(body.dialect.state_arguments)
             if unit.takes_rows and not body.unit.takes_rows:
                 arguments[1] = _slots(body).text
-            out[body.state_name(node)] = f"{body.module_name(node)}.init_state({', '.join(arguments)})"
+            out[state_name(body, node)] = f"{module_name(body, node)}.init_state({', '.join(arguments)})"
         else:
             inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
-            out[body.state_name(node)] = (
+            out[state_name(body, node)] = (
                 "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
             )
     return list(out.items())
@@ -122,11 +123,7 @@ def _rings(body: Body, found: Attention) -> str:
 
     window = window_text(body, found)
     slots = Code("context") if window is None else Code(f"min({window}, context)")
-    if (
-        window is not None
-        and window.startswith("self.")
-        and body.call.arguments.get(window[5:]) is found.weights.args[1]
-    ):
+    if window is not None and any(bound is found.weights.args[1] for bound in body.call.arguments.values()):
         slots = Code(f"min({window} or context, context)")
     sizes = {**found.key.type.sizes, **found.value.type.sizes}
     groups = _flat(body, found.groups, sizes)
@@ -153,7 +150,8 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    return _tuple([_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens])
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens]
+    return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 
 def _slots(body: Body) -> Code:
@@ -161,7 +159,7 @@ def _slots(body: Body) -> Code:
     region = body.fused.regions[body.call]
     spans = [body.fused.spans[v] for v in region.values if v.op == "keys" and v in body.fused.spans]
     for key, bound in body.call.arguments.items():
-        if isinstance(bound, Value) and body.is_number_mask(bound):
+        if isinstance(bound, Value) and is_number_mask(bound):
             return Code(f"min({body.numbers.symbol(key, 'forward').text} or context, context)")
     back = max((s.back for s in spans), default=inf)
     return Code("context") if back == inf else Code(f"min({int(back)}, context)")

@@ -17,12 +17,12 @@ from tests.parity.agreement import POS, check_flax, check_torch, checked, text_c
 from tests.parity.models import (
     Case,
     blank_flax_model,
-    compiled,
     distance,
     emitted,
     flax_inputs,
     flax_model,
     flax_outputs_and_gradients,
+    flax_step,
     tiny,
     torch_gradients,
 )
@@ -95,7 +95,7 @@ def test_gradients_of_stacks_and_streams_are_those_of_pytorch(winding: Case) -> 
 @pytest.mark.parametrize("options", [{"remat": True}, {"unroll": True}, {"remat": True, "unroll": True}])
 def test_recomputing_and_unrolling_change_only_rounding(winding: Case, options: dict[str, bool]) -> None:
     (plain,), slopes = flax_outputs_and_gradients(winding, POS)
-    (logits,), found = flax_outputs_and_gradients(winding, POS, flax_model(winding, **options))
+    (logits,), found = flax_outputs_and_gradients(winding, POS, model=flax_model(winding, **options))
     assert distance(logits, np.asarray(plain)) < 1e-6
     assert max(distance(found[name], slopes[name]) for name in slopes) < 1e-5
 
@@ -131,13 +131,13 @@ def test_recomputing_layers_runs_their_matrices_again(unroll: bool) -> None:
 def test_half_precision_trains_and_decodes_close_by(winding: Case) -> None:
     wanted, slopes = winding.reference(POS)[0], torch_gradients(winding, torch.float64, POS)
     model: Any = in_half(winding)
-    (logits,), found = flax_outputs_and_gradients(winding, POS, model)
+    (logits,), found = flax_outputs_and_gradients(winding, POS, model=model)
     assert logits.dtype == jnp.bfloat16
     assert 1e-4 < distance(logits, wanted) < 0.03
     assert max(distance(found[name], slopes[name]) for name in slopes) < 0.3
     whole, wanted = (np.concatenate([each[name].ravel() for name in slopes]) for each in (found, slopes))
     assert distance(whole, wanted) < 0.05
-    step = compiled(model, lambda model, *arrays: model.step(*arrays))
+    step = flax_step(model)
     (tokens,) = flax_inputs(winding)
     state, parts = model.init_state(*POS.shape, jnp.bfloat16), []
     for piece in (tokens[:, :5], *(tokens[:, i : i + 1] for i in range(5, POS.shape[1]))):

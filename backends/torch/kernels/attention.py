@@ -37,8 +37,11 @@ def attention(
         rings = write_ring(keys, k, pos), write_ring(values, v, pos)
         return _one_token(q, *rings, pos, reach, scale), rings
     old = min(held(pos, width), reach - 1)
-    past_k, past_v = read_ring(keys, pos, old), read_ring(values, pos, old)
-    y = _sequence(q, torch.cat([past_k, k], 1), torch.cat([past_v, v], 1), pos, reach, scale)
+    if old:
+        past_k, past_v = read_ring(keys, pos, old), read_ring(values, pos, old)
+        y = _sequence(q, torch.cat([past_k, k], 1), torch.cat([past_v, v], 1), pos, reach, scale)
+    else:
+        y = _sequence(q, k, v, pos[0] if _whole(pos) else pos, reach, scale)
     return y, (write_ring(keys, k, pos), write_ring(values, v, pos))
 
 
@@ -68,6 +71,11 @@ def write_ring(ring: Tensor, x: Tensor, pos: Tensor) -> Tensor:
         ring = ring.clone()
     ring[_rows(ring), slots] = x[:, x.shape[1] - count :].to(ring.dtype)
     return ring
+
+
+def _whole(pos: Tensor) -> bool:
+    """Whether every row of pos [B, T] is one document from its start on, which needs no mask."""
+    return pos.dim() == 2 and torch.equal(pos, torch.arange(pos.shape[1], device=pos.device).expand_as(pos))
 
 
 def _rows(ring: Tensor) -> Tensor:
