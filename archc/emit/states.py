@@ -11,6 +11,7 @@ from archc.emit.code import Code, infix
 from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
+from archc.ops.memory import stored
 from archc.passes.attention import Attention
 from archc.passes.scans import ScanClass
 from archc.text import ast
@@ -86,10 +87,15 @@ def _plain(body: Body, value: Value, shape: list[Code]) -> str:
     if value.op == "conv":
         taps = value.operands[1].type.sizes[value.attrs["taps"]]
         count = infix("-", body.size(value.attrs["taps"], taps), Code("1"))
-        return _zeros(body, [count, *shape], "dtype")
+        return _zeros(body, [count, *shape], _kept(value))
     if value.op == "prev":
-        return _zeros(body, shape, "dtype")
+        return _zeros(body, shape, _kept(value))
     return _zeros(body, shape, "complex" if value.type.dtype == "complex" else "wide")
+
+
+def _kept(value: Value) -> str:
+    """In which precision an op keeps its inputs: in that in which they are computed."""
+    return {"fp32": "wide", "complex": "complex"}.get(stored(value.operands[0]), "dtype")
 
 
 def _scan_state(body: Body, found: ScanClass) -> str:
