@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from kernels.operators import runs_fused
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -17,6 +18,10 @@ def scan(a: Tensor | complex, u: Tensor, pos: Tensor, state: Tensor | None = Non
     Returns h [B, T, *axes] in the dtype of u (complex if a is), and h[T-1] in at least single precision.
     """
     wide = _wide(u.dtype, a.dtype if isinstance(a, Tensor) else type(a))
+    if runs_fused(u) and not isinstance(a, complex) and not wide.is_complex:
+        from kernels.scan_fused import fused_scan
+
+        return fused_scan(a, u, pos, state, wide)
     decay = torch.as_tensor(a, dtype=wide, device=u.device)
     if pos.dim() == 2:
         decay = torch.where(_over_axes(pos == 0, u), 0, decay)
