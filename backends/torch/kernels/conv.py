@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kernels.operators import runs_fused
+from kernels.operators import TRITON, runs_fused
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+if TRITON:
+    from kernels.conv_fused import fused_conv
 
 
 def causal_conv(
@@ -32,8 +35,6 @@ def causal_conv(
         last = stream[:, stream.shape[1] - (w.shape[0] - 1) :]
         stream = x if pos.dim() == 1 else stream
     if runs_fused(x):
-        from kernels.conv_fused import fused_conv
-
         return fused_conv(stream, w, bias, None if pos.dim() == 1 else pos, silu), last
     one = x.shape[1] == 1 and state is not None and pos.dim() == 2
     y = _one_token(stream, w, pos) if one else _Conv.apply(stream, w, pos)

@@ -11,9 +11,13 @@ from math import prod
 from typing import Any
 
 import torch
-from kernels.operators import free_name, runs_fused
-from kernels.scan import scan
+from kernels.operators import TRITON, free_name, runs_fused
+from kernels.recurrence import linear_scan
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+if TRITON:
+    from kernels.gated_launch import backward, forward
 
 SPAN = 32  # tokens between the states kept for the backward pass
 Fused = Callable[[list[Tensor], list[Tensor], Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
@@ -52,7 +56,7 @@ def gated_scan(
     if gates.fused is None or not runs_fused(x[0]):
         first = (pos == 0).reshape(pos.shape + (1,) * (len(shape) - 2))
         a, u = gates.plain(*x, *w, first)
-        h, last = scan(a, u.expand(shape), pos, state)
+        h, last = linear_scan(a, u.expand(shape), pos, state)
         return h.to(x[0].dtype), last
     channels = prod(shape[2:])
     xs = [each.expand(shape).reshape(*shape[:2], channels).contiguous() for each in x]
@@ -75,14 +79,11 @@ def _wide(tensors: list[Tensor]) -> torch.dtype:
 
 def _register(name: str, device: Any, grad: Any) -> Fused:
     """The scan with these gates as an operator of torch, so that autograd, torch.compile and the counters know it."""
-    from torch.utils.flop_counter import register_flop_formula  # imports Triton
 
     @torch.library.custom_op(free_name(f"{name}_scan"), mutates_args=())
     def fused(
         x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from kernels.gated_launch import forward
-
         return forward(device, x, w, pos, start, _wide([*x, *w]))
 
     @fused.register_fake
@@ -96,8 +97,6 @@ def _register(name: str, device: Any, grad: Any) -> Fused:
     def gradients(
         x: list[Tensor], w: list[Tensor], pos: Tensor | None, carries: Tensor, dy: Tensor, dlast: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        from kernels.gated_launch import backward
-
         return backward(device, grad, x, w, pos, carries, dy, dlast)
 
     @gradients.register_fake

@@ -14,12 +14,10 @@ GIVEN = Gates(_linear, given, given_grad)
 CONSTANT = Gates(_linear, constant, constant_grad)
 
 
-def fused_scan(
-    a: Tensor | float, u: Tensor, pos: Tensor, state: Tensor | None, wide: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
+def fused_scan(a: Tensor | complex, u: Tensor, pos: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """See `kernels.scan.scan`; a is real, and constant over time if it has no axes but those of a token."""
     if not isinstance(a, Tensor):
-        a = torch.full((), a, dtype=wide, device=u.device)
+        a = torch.full((), a, dtype=torch.promote_types(u.dtype, torch.float32), device=u.device)
     if a.dim() > u.dim() - 2:
         return gated_scan(GIVEN, (u, a), (), pos, state)
     return gated_scan(CONSTANT, (u,), (a,), pos, state)
