@@ -59,7 +59,7 @@ def _report(arguments: Namespace) -> int:
 
     checked = program(arguments.spec, parse_settings(arguments.set))
     found = build(checked, batch=arguments.batch, seq=arguments.seq, context=arguments.context)
-    print(found.model_dump_json(indent=2) if arguments.json else tables(found))
+    print(found.to_json() if arguments.json else tables(found))
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Num
 from archc.elaborate.call import Call
 from archc.emit.calls import called
@@ -51,7 +52,7 @@ class Body:
             value: (node, index)
             for node, below in self.call.calls.items()
             for index, value in enumerate(below.results)
-            if isinstance(value, Value)
+            if isinstance(value, Value) and value not in below.arguments.values()  # what it was given is there already
         }
 
     @property
@@ -161,7 +162,7 @@ class Body:
                 return Code(python_name(param.name.text))
         if isinstance(self.call.definition, ast.BlockDef):
             return Code("x")
-        return self.dialect.weight(next(iter(self.call.instance.weights)))
+        return self.dialect.weight(attribute(next(iter(self.call.instance.weights))))
 
     def kernel(self, name: str) -> str:
         """Uses a function of a kernel file; gives back its name."""
@@ -187,8 +188,8 @@ class Body:
         return Code(name)
 
     def old(self, state: str) -> str:
-        """The part of the incoming state."""
-        return f'old.get("{state}")'
+        """The part of the incoming state; an encoder has none."""
+        return f'old.get("{state}")' if self.unit.has_state else "None"
 
     def local_state(self, value: Value) -> str:
         """The name of a state below this unit."""
@@ -205,7 +206,7 @@ class Body:
             alone = self.statement.targets[0].text not in read and self._crossings(self.statement) <= 1
             if bound is value or alone:
                 return name
-        taken = {t.text for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
+        taken = {python_name(t.text) for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
         taken |= set(self.names.values()) | self.reserved_functions | set(self.units.extras.get(self.unit, {}))
         name = base = python_name(state)
         count = 1

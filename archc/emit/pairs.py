@@ -136,15 +136,15 @@ def _remember(body: Body, pairs: list[Value], state: str) -> dict[Value, str]:
     """The line that fetches what the keys can be; gives the names of the remembered tokens by their lift."""
     tokens = lifted_keys(body, pairs)
     body.kernel("remember")
-    names = unique([_token_name(body, t, pairs) for t in tokens])
-    codes = [body.render(t).text for t in tokens]
+    names = unique([_token_name(body, t, pairs) for t in tokens]) or ["_"]
+    codes = [body.render(t).text for t in tokens] or ["pos[..., None][..., :0]"]  # nothing of each token, but a place
     left = ", ".join(names) + ("," if len(names) == 1 else "")
     right = ", ".join(codes) + ("," if len(codes) == 1 else "")
     new = f'new["{state}"]' if body.unit.has_state else "_"
     old = body.old(state) if body.unit.has_state else "None"
     body.line(f"({left}), keys, {new} = remember(({right}), pos, {old})")
     lifts = {v.operands[0]: v for v in pairs if v.op == "keys" and v.operands[0].op != "pos"}
-    return {lifts[t]: n for t, n in zip(tokens, names, strict=True)}
+    return {lifts[token]: names[i] for i, token in enumerate(tokens)}
 
 
 def unique(names: list[str]) -> list[str]:

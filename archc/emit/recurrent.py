@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
-from archc.emit.fused import split_decay
+from archc.emit.fused import bonus_sides, split_decay
 from archc.emit.layout import reindex, transposed
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
 from archc.passes.scans import Factor, ScanClass
@@ -146,8 +146,24 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
     q = _heads(body, body.render(query), tuple(Axis(n, sizes[n]) for n in query.names), groups, heads, key)
     state = body.local_state(found.scan)
     name = body.kernel("chunked_key_scan" if per_key else "chunked_scan")
-    text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)})"
-    return _from_heads(body, value, text, state, groups, heads, inner)
+    before = ", before=True" if found.before else ""
+    text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)}{before})"
+    code = body.hoist(value, text, state)
+    if found.bonus:
+        body.line(f"{code.text} = {infix('+', code, _bonus(body, found, q, groups, heads)).text}", value)
+    return _from_heads(body, value, code, groups, heads, inner)
+
+
+def _bonus(body: Body, found: ScanClass, q: Code, groups: tuple[Axis, ...], heads: tuple[Axis, ...]) -> Code:
+    """What the addition to the state before it is read adds to the read-out: (q . keys) values."""
+    sides = bonus_sides(found)
+    assert sides is not None
+    sizes = found.scan.type.sizes
+    key, inner = (tuple(Axis(n, sizes[n]) for n in names) for names in (found.key, found.value))
+    keys = _heads(body, *_side(body, sides[0], (*groups, *heads, *key)), groups, heads, key)
+    values = _heads(body, *_side(body, sides[1], (*groups, *heads, *inner)), groups, heads, inner, full=True)
+    weight = body.dialect.reduce("sum", infix("*", q, keys), [-1])
+    return infix("*", Code(f"{weight.atom}[..., None]"), values)
 
 
 def _side(body: Body, factors: tuple[Factor, ...], order: tuple[Axis, ...]) -> tuple[Code, tuple[Axis, ...]]:
@@ -239,13 +255,12 @@ def _short(parts: list[str]) -> list[str]:
 def _from_heads(
     body: Body,
     value: Value,
-    text: str,
-    state: str,
+    code: Code,
     groups: tuple[Axis, ...],
     heads: tuple[Axis, ...],
     inner: tuple[Axis, ...],
 ) -> Code:
-    code = body.hoist(value, text, state)
+    """The result of a chunked scan, with the axes of the read-out."""
     name = code.text
     flat: list[tuple[int, tuple[Axis, ...]]] = []
     if len(inner) > 1:
