@@ -167,7 +167,14 @@ def einsum(body: Body, value: Value, left: Value, right: Value, code: Code | Non
 
 
 def _lookup(body: Body, value: Value) -> Code:
-    return body.dialect.lookup(body.operand(value, 0), body.operand(value, 1))
+    index = body.operand(value, 1)
+    if _from_positions(value.operands[1]):  # negative on what fills up the front of a batch
+        index = body.dialect.two("maximum", index, Code("0"))
+    return body.dialect.lookup(body.operand(value, 0), index)
+
+
+def _from_positions(value: Value) -> bool:
+    return value.op == "pos" or any(_from_positions(v) for v in value.operands if v.type.dtype == "int")
 
 
 # --- reductions --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from archc.emit.code import Code, infix
 from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
+from archc.ops.memory import stored
 from archc.passes.attention import Attention
 from archc.passes.scans import ScanClass
 from archc.text import ast
@@ -86,10 +87,16 @@ def _plain(body: Body, value: Value, shape: list[Code]) -> str:
     if value.op == "conv":
         taps = value.operands[1].type.sizes[value.attrs["taps"]]
         count = infix("-", body.size(value.attrs["taps"], taps), Code("1"))
-        return _zeros(body, [count, *shape], _element(value.operands[0]))
+        return _zeros(body, [count, *shape], _kept(value.operands[0]))
     if value.op == "prev":
-        return _zeros(body, shape, _element(value.operands[0]))
+        return _zeros(body, shape, _kept(value.operands[0]))
     return _zeros(body, shape, "complex" if value.type.dtype == "complex" else "wide")
+
+
+def _kept(token: Value) -> str:
+    """What a remembered token is kept as, for `Dialect.zeros`: in the precision in which it is computed."""
+    kept = stored(token)
+    return {"fp32": "wide", "compute": "dtype"}.get(kept, kept)
 
 
 def _scan_state(body: Body, found: ScanClass) -> str:
@@ -144,15 +151,8 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], _element(t)) for t in tokens]
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], _kept(t)) for t in tokens]
     return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
-
-
-def _element(token: Value) -> str:
-    """What a remembered token is kept as, for `Dialect.zeros`."""
-    if token.type.dtype == "real":
-        return "wide" if token.type.wide else "dtype"
-    return token.type.dtype
 
 
 def _slots(body: Body) -> Code:

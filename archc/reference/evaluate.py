@@ -30,7 +30,7 @@ class Reference:
     `rules` are what the ops mean: others than RULES may add errors to it.
     """
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Array], rules: Mapping[str, Evaluate] = RULES) -> None:
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], rules: Mapping[str, Evaluate] | None = None) -> None:
         declared = graph.named_weights()
         if set(declared) != set(weights):
             raise ValueError(f"weights differ from the graph's: {sorted(set(declared) ^ set(weights))}")
@@ -39,7 +39,7 @@ class Reference:
             if weights[name].shape != shape:
                 raise ValueError(f"weight '{name}' is {weights[name].shape}, not {shape}")
         self.graph = graph
-        self.rules = rules
+        self.rules = RULES if rules is None else rules
         self.weights = {n: w if np.iscomplexobj(w) else w.astype(np.float64) for n, w in weights.items()}
         self.supports = check_causal(graph)
         self.kept = bounds(graph)

@@ -58,12 +58,12 @@ def _initial(weight: Weight, rng: np.random.Generator) -> Array:
                 return np.zeros(shape)
     (result,) = weight.init.results
     nothing = np.zeros((1, 0), dtype=np.int64)
-    frame = Frame(RULES, {}, {}, nothing, 0, {}, draw=lambda value: _draw(value, rng))
+    frame = Frame(RULES, {}, {}, nothing, 0, {}, draw=lambda value: _draw(value, weight, rng))
     (array,) = frame.run(weight.init)
     return np.array(np.broadcast_to(place(array, result.type, result.kind, weight.type.axes), shape), dtype=np.float64)
 
 
-def _draw(value: Value, rng: np.random.Generator) -> Array:
+def _draw(value: Value, weight: Weight, rng: np.random.Generator) -> Array:
     """Random numbers with the axes of the weight."""
     shape = tuple(a.size for a in value.type.axes)
     params: tuple[float, ...] = value.attrs["params"]
@@ -77,14 +77,22 @@ def _draw(value: Value, rng: np.random.Generator) -> Array:
         case "log_uniform", (low, high):
             return np.exp(rng.uniform(math.log(low), math.log(high), shape))
         case "orthogonal", ():
-            return _orthogonal(shape, rng)
+            return _orthogonal(shape, len(weight.kept), weight.row_axes, rng)
         case how, _:
             raise AssertionError(f"no random numbers {how}{params}")
 
 
-def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Columns of unit length along the first axis, orthogonal to one another in blocks of as many as there can be."""
-    rows = shape[0]
-    columns = math.prod(shape[1:])
-    blocks = [np.linalg.qr(rng.normal(size=(rows, rows)))[0] for _ in range(-(-columns // rows))]
-    return np.concatenate(blocks, axis=1)[:, :columns].reshape(shape)
+def _orthogonal(shape: tuple[int, ...], kept: int, rows: int, rng: np.random.Generator) -> Array:
+    """Matrices with columns of unit length, orthogonal to one another in blocks of as many as there can be.
+
+    The first `kept` axes count matrices, the next `rows` are the rows of each, the others its columns. Every orthogonal
+    block is as likely as any other (Mezzadri 2007, arXiv:math-ph/0609050, section 5).
+    """
+    count, height = math.prod(shape[:kept]), math.prod(shape[kept : kept + rows])
+    columns = math.prod(shape[kept + rows :])
+    out = np.empty((count, height, columns))
+    for matrix in out:
+        for first in range(0, columns, height):
+            q, r = np.linalg.qr(rng.normal(size=(height, height)))
+            matrix[:, first : first + height] = (q * np.sign(np.diagonal(r)))[:, : columns - first]
+    return out.reshape(shape)

@@ -197,7 +197,7 @@ class FlaxDialect:
             case "log_uniform":
                 low, high = (call("math.log", p) for p in params)
                 return call("jnp.exp", call("jax.random.uniform", "rngs.params()", shape, minval=low, maxval=high))
-        return call("orthogonal", "rngs.params()", shape)
+        return call("orthogonal", "rngs.params()", shape, *params)
 
     def expanded(self, value: Code, sizes: Sequence[Code]) -> Code:
         """A value repeated to the shape of a weight."""

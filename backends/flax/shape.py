@@ -27,7 +27,7 @@ class FlaxShape(Classes):
 
     dialect: Dialect = FlaxDialect()
     positions = "jnp.arange(tokens.shape[1])"
-    no_tokens = "jnp.zeros(batch, jnp.int32)"
+    no_tokens = "jnp.zeros(batch, int)"
     state_arguments = "batch, context, dtype=jnp.float32"
     below_arguments = ("batch", "context", "dtype")
 

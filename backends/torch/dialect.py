@@ -197,7 +197,7 @@ class TorchDialect:
             case "log_uniform":
                 low, high = (call("math.log", p) for p in params)
                 return call(f"torch.empty({shape}).uniform_({low.text}, {high.text}).exp")
-        return call("orthogonal", shape)
+        return call("orthogonal", shape, *params)
 
     def expanded(self, value: Code, sizes: Sequence[Code]) -> Code:
         """A value repeated to the shape of a weight, with memory of its own."""

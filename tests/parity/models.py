@@ -158,9 +158,9 @@ def torch_gradients(case: Case, dtype: torch.dtype, pos: NDArray[np.int64]) -> W
 # ---- Flax ---------------------------------------------------------------------------------------------------------
 
 
-def blank_flax_model(module: ModuleType) -> nnx.Module:
+def blank_flax_model(module: ModuleType, remat: bool = False, unroll: bool = False) -> nnx.Module:
     """The emitted Flax model without arrays."""
-    model: nnx.Module = nnx.eval_shape(lambda: module.Model(rngs=nnx.Rngs(0)))
+    model: nnx.Module = nnx.eval_shape(lambda: module.Model(rngs=nnx.Rngs(0), remat=remat, unroll=unroll))
     return model
 
 
@@ -186,9 +186,9 @@ def is_stacked(model: nnx.Module, path: str) -> bool:
     return any(path.startswith(f"{prefix}.") for prefix in model.STACKS)  # type: ignore[attr-defined]
 
 
-def flax_model(case: Case, dtype: Any = jnp.float32) -> nnx.Module:
+def flax_model(case: Case, dtype: Any = jnp.float32, remat: bool = False, unroll: bool = False) -> nnx.Module:
     """The emitted Flax model with the weights of the case."""
-    model = blank_flax_model(emitted(case.program, "flax"))
+    model = blank_flax_model(emitted(case.program, "flax"), remat, unroll)
     flat = []
     for path, shape in flax_shapes(model).items():
         parts = [case.weights[name] for name in names_of(model, path)]
@@ -224,10 +224,17 @@ def flax_step(model: nnx.Module, run: Run = run_compiled) -> Callable[..., Any]:
 
 
 def flax_outputs_and_gradients(
-    case: Case, pos: NDArray[np.int64], dtype: Any = jnp.float32, run: Run = run_compiled
+    case: Case,
+    pos: NDArray[np.int64],
+    dtype: Any = jnp.float32,
+    run: Run = run_compiled,
+    model: nnx.Module | None = None,
 ) -> tuple[tuple[jax.Array, ...], Weights]:
-    """The outputs, and the gradient of the loss of a case by each trained weight, in the axes of the spec."""
-    model = flax_model(case, dtype)
+    """The outputs, and the gradient of the loss of a case by each trained weight, in the axes of the spec.
+
+    `model` is one with the weights of the case, if not the plain one.
+    """
+    model = model or flax_model(case, dtype)
     graph, trained, frozen = nnx.split(model, nnx.Param, ...)
 
     def loss(trained: nnx.State, frozen: nnx.State, *inputs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -54,12 +54,12 @@ def _run_before(
 ) -> tuple[Tensor, Tensor | None]:
     """`R[t] = S[t-1]` is a scan of the same form, whose decay, keys and values are those of the token before."""
     starts = (pos == 0).expand(k.shape[:2])
-    late = (_token_before(x.expand(k.shape[:2] + x.shape[2:]), starts) for x in (log_a, k, v))
-    y, last = _run(chunks, *late, q, pos, state)
+    old_a, old_k, old_v = (_token_before(x.expand(k.shape[:2] + x.shape[2:]), starts) for x in (log_a, k, v))
+    y, last = _run(chunks, old_a, old_k, old_v, q, pos, state)
     if last is None:
         return y, None
-    _, last = _one_token(*(x[:, -1:].to(last.dtype) for x in (log_a, k, v, q)), pos[..., -1:], last)
-    return y, last
+    log_a, k, v, q = (x[:, -1:].to(last.dtype) for x in (log_a, k, v, q))
+    return y, _one_token(log_a, k, v, q, pos[..., -1:], last)[1]
 
 
 def _token_before(x: Tensor, starts: Tensor) -> Tensor:
