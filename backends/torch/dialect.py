@@ -187,7 +187,7 @@ class TorchDialect:
 
     def random(self, how: str, sizes: Sequence[Code], params: Sequence[Code]) -> Code:
         """A new weight: `normal`, `uniform`, `log_uniform`, `orthogonal`."""
-        shape = ", ".join(s.text for s in sizes)
+        shape = ", ".join(s.text for s in sizes) or "()"
         match how:
             case "normal":
                 normal = call("torch.randn", shape)
@@ -201,7 +201,7 @@ class TorchDialect:
 
     def expanded(self, value: Code, sizes: Sequence[Code]) -> Code:
         """A value repeated to the shape of a weight, with memory of its own."""
-        return Code(f"{value.atom}.expand({', '.join(s.text for s in sizes)}).clone()")
+        return Code(f"{value.atom}.expand({', '.join(s.text for s in sizes) or '()'}).clone()")
 
     def zeros(self, sizes: Sequence[Code], how: str) -> Code:
         """An array of a state."""
