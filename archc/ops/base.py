@@ -10,6 +10,8 @@ from archc.ir.graph import Axis, DType, Kind, Operand, Type, Value
 from archc.ops.cost import Work
 from archc.ops.frame import Evaluate
 from archc.ops.memory import Memory
+from archc.ops.node import Node
+from archc.ops.node import Operand as Term
 from archc.ops.support import Support
 
 Attrs = Mapping[str, Any]
@@ -23,13 +25,20 @@ Flow = Literal["source", "alias", "pointwise", "rearrange", "mix", "pair", "time
 `source`: no operands; `control`: regions run.
 """
 
+Slopes = Callable[..., tuple[Term, ...]]
+"""`slopes(d, y, *operands)`: with d the derivative of a number by the result y, that number's by each operand."""
+Derivative = Slopes | Literal["zero", "framework"]
+"""`zero`: the result does not change with small changes of the operands; `framework`: never part of a generated
+function, left to the framework that runs the emitted code."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
     """One op: a rule per question. No rule has a default, so that none is forgotten.
 
     infer: the type of the result, or `Misfit`; reference: its value in NumPy; flops: the work of one position or pair;
-    support: the distances at which a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`.
+    support: the distances at which a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`;
+    derivative: see `Derivative`.
     """
 
     name: str
@@ -39,6 +48,15 @@ class Op:
     support: Callable[[Value, tuple[Support | None, ...]], Support]
     state: Callable[[Value], tuple[Memory, ...]]
     flow: Flow
+    derivative: Derivative
+
+    def slopes(self, d: Node, y: Node, operands: tuple[Node, ...]) -> tuple[Term, ...]:
+        """What `derivative` says of one result. Raises `TypeError` for an op that is left to the framework."""
+        if self.derivative == "zero":
+            return (0.0,) * len(operands)
+        if isinstance(self.derivative, str):
+            raise TypeError(f"'{self.name}' is differentiated by the framework")
+        return self.derivative(d, y, *operands)
 
 
 class Misfit(Exception):

@@ -48,6 +48,7 @@ def _op(name: str, infer: Infer, reference: Evaluate) -> Op:
         support=support.not_a_pair,
         state=memory.nothing,
         flow="control",
+        derivative="framework",
     )
 
 

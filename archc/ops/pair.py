@@ -152,6 +152,7 @@ def _op(
         support=bound,
         state=state,
         flow="pair",
+        derivative="framework",
     )
 
 

@@ -4,51 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from archc.ir.graph import Operand, Type, Value
+from archc.ir.graph import Operand as Given
+from archc.ir.graph import Type, Value
 from archc.ops import cost, memory, support
-from archc.ops.base import Attrs, Flow, Infer, Op, join, join_dtype
+from archc.ops.base import Attrs, Derivative, Flow, Infer, Op, Slopes, join, join_dtype
 from archc.ops.frame import Array, elementwise
+from archc.ops.node import Node, Operand, of, where
 from archc.ops.support import Found, Support
 
 
-def _same(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _same(args: tuple[Given, ...], attrs: Attrs) -> Type:
     return join(args)
 
 
-def _real(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _real(args: tuple[Given, ...], attrs: Attrs) -> Type:
     return join(args, "complex" if join_dtype(args) == "complex" else "real")
 
 
-def _truth(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _truth(args: tuple[Given, ...], attrs: Attrs) -> Type:
     return join(args, "bool")
 
 
-def _where(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _where(args: tuple[Given, ...], attrs: Attrs) -> Type:
     whole = join(args)
     branches = join_dtype(args[1:])
     wide = any(isinstance(a, Value) and a.type.wide for a in args[1:])
     return Type(whole.kind, whole.axes, branches, wide)
 
 
-def _complex(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _complex(args: tuple[Given, ...], attrs: Attrs) -> Type:
     whole = join(args)
     return Type(whole.kind, whole.axes, "complex", True)
 
 
-def _part(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _part(args: tuple[Given, ...], attrs: Attrs) -> Type:
     whole = join(args)
     return Type(whole.kind, whole.axes, "real", whole.wide)
 
 
-def _wide(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _wide(args: tuple[Given, ...], attrs: Attrs) -> Type:
     whole = join(args)
     return Type(whole.kind, whole.axes, "complex" if whole.dtype == "complex" else "real", True)
 
 
-def _narrow(args: tuple[Operand, ...], attrs: Attrs) -> Type:
+def _narrow(args: tuple[Given, ...], attrs: Attrs) -> Type:
     whole = join(args)
     return Type(whole.kind, whole.axes, whole.dtype, False)
 
@@ -71,25 +74,90 @@ def _sigmoid(x: Array) -> Array:
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
-_FN: dict[str, tuple[Callable[..., Array], bool]] = {  # the function, and whether it maps 0 to 0
-    "exp": (np.exp, False),
-    "expm1": (np.expm1, True),
-    "log": (np.log, False),
-    "log1p": (np.log1p, True),
-    "sqrt": (np.sqrt, True),
-    "rsqrt": (lambda x: 1 / np.sqrt(x), False),
-    "sin": (np.sin, True),
-    "cos": (np.cos, False),
-    "tanh": (np.tanh, True),
-    "sigmoid": (_sigmoid, False),
-    "silu": (lambda x: x * _sigmoid(x), True),
-    "gelu": (lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))), True),
-    "gelu_tanh": (lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), True),
-    "relu": (lambda x: np.maximum(x, 0), True),
-    "softplus": (lambda x: np.logaddexp(0, x), False),
-    "inv_softplus": (lambda y: y + np.log(-np.expm1(-y)), False),
+_ROOT = math.sqrt(2 / math.pi)
+Slope = Callable[[Node, Node], Operand]
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A real function of one value: its array form, whether it maps 0 to 0, and its slope from y = f(x) and x."""
+
+    of: Callable[[Array], Array]
+    zero: bool
+    slope: Slope
+
+
+def _silu_slope(y: Node, x: Node) -> Operand:
+    s = of("sigmoid", x)
+    return s * (1 + x * (1 - s))
+
+
+def _gelu_slope(y: Node, x: Node) -> Operand:
+    """The normal distribution's function plus x times its density."""
+    return 0.5 * (1 + of("erf", math.sqrt(0.5) * x)) + (_ROOT / 2) * x * of("exp", -0.5 * (x * x))
+
+
+def _gelu_tanh_slope(y: Node, x: Node) -> Operand:
+    square = x * x
+    t = of("tanh", _ROOT * (x + 0.044715 * (x * square)))
+    return 0.5 * (1 + t) + (_ROOT / 2) * x * (1 - t * t) * (1 + 3 * 0.044715 * square)
+
+
+def _sqrt_slope(y: Node, x: Node) -> Operand:
+    """Guarded: where x is 0 the factors outside usually are too, and 0 * inf would be nan."""
+    return 0.5 * of("rsqrt", of("maximum", x, 1e-20))
+
+
+_FN = {
+    "exp": _Function(np.exp, False, lambda y, x: y),
+    "expm1": _Function(np.expm1, True, lambda y, x: of("exp", x)),
+    "log": _Function(np.log, False, lambda y, x: 1 / x),
+    "log1p": _Function(np.log1p, True, lambda y, x: 1 / (1 + x)),
+    "sqrt": _Function(np.sqrt, True, _sqrt_slope),
+    "rsqrt": _Function(lambda x: 1 / np.sqrt(x), False, lambda y, x: -0.5 * (y * y * y)),
+    "sin": _Function(np.sin, True, lambda y, x: of("cos", x)),
+    "cos": _Function(np.cos, False, lambda y, x: -of("sin", x)),
+    "tanh": _Function(np.tanh, True, lambda y, x: 1 - y * y),
+    "erf": _Function(_erf, True, lambda y, x: 2 / math.sqrt(math.pi) * of("exp", -(x * x))),
+    "sigmoid": _Function(_sigmoid, False, lambda y, x: y * (1 - y)),
+    "silu": _Function(lambda x: x * _sigmoid(x), True, _silu_slope),
+    "gelu": _Function(lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))), True, _gelu_slope),
+    "gelu_tanh": _Function(lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + 0.044715 * x**3))), True, _gelu_tanh_slope),
+    "relu": _Function(lambda x: np.maximum(x, 0), True, lambda y, x: where(x > 0, 1, 0)),
+    "softplus": _Function(lambda x: np.logaddexp(0, x), False, lambda y, x: of("sigmoid", x)),
+    "inv_softplus": _Function(lambda y: y + np.log(-np.expm1(-y)), False, lambda y, x: -1 / of("expm1", -x)),
 }
 UNARY = ("neg", "abs", "sign", *_FN)
+
+
+def _times(slope: Slope) -> Slopes:
+    return lambda d, y, x: (d * slope(y, x),)
+
+
+def _minimum(d: Node, y: Node, a: Node, b: Node) -> tuple[Operand, ...]:
+    """Of equals the first counts, so that a clipped value still learns at the edge."""
+    first = a <= b
+    return where(first, d, 0), where(first, 0, d)
+
+
+def _maximum(d: Node, y: Node, a: Node, b: Node) -> tuple[Operand, ...]:
+    first = b <= a
+    return where(first, d, 0), where(first, 0, d)
+
+
+def _quotient(d: Node, y: Node, a: Node, b: Node) -> tuple[Operand, ...]:
+    each = d / b
+    return each, -(each * y)
+
+
+def _pow(d: Node, y: Node, a: Node, b: Node) -> tuple[Operand, ...]:
+    """The exponent learns where the base is positive."""
+    positive = a > 0
+    return d * b * of("pow", a, b - 1), where(positive, d * y * of("log", where(positive, a, 1)), 0)
+
+
+def _through(d: Node, y: Node, x: Node) -> tuple[Operand, ...]:
+    return (d,)
 
 
 def _op(
@@ -97,6 +165,7 @@ def _op(
     infer: Infer,
     fn: Callable[..., Array],
     bound: Callable[[Value, Found], Support],
+    derivative: Derivative,
     flow: Flow = "pointwise",
 ) -> Op:
     return Op(
@@ -107,34 +176,39 @@ def _op(
         support=bound,
         state=memory.nothing,
         flow=flow,
+        derivative=derivative,
     )
 
 
 OPS = (
-    _op("add", _same, _arithmetic(np.add), support.joins),
-    _op("sub", _same, _arithmetic(np.subtract), support.joins),
-    _op("mul", _same, _arithmetic(np.multiply), support.meets),
-    _op("minimum", _same, _arithmetic(np.minimum), support.joins),
-    _op("maximum", _same, _arithmetic(np.maximum), support.joins),
-    _op("div", _real, _of_reals(np.divide), support.quotient),
-    _op("pow", _real, _of_reals(np.power), support.power),
-    _op("eq", _truth, np.equal, support.everywhere),
-    _op("ne", _truth, np.not_equal, support.everywhere),
-    _op("lt", _truth, np.less, support.everywhere),
-    _op("le", _truth, np.less_equal, support.everywhere),
-    _op("gt", _truth, np.greater, support.everywhere),
-    _op("ge", _truth, np.greater_equal, support.everywhere),
-    _op("and", _truth, np.logical_and, support.both),
-    _op("or", _truth, np.logical_or, support.either),
-    _op("not", _truth, np.logical_not, support.everywhere),
-    _op("neg", _same, _arithmetic(np.negative), support.keeps),
-    _op("abs", _same, _arithmetic(np.abs), support.keeps),
-    _op("sign", _same, _arithmetic(np.sign), support.keeps),
-    *(_op(n, _real, _of_reals(f), support.keeps if zero else support.everywhere) for n, (f, zero) in _FN.items()),
-    _op("where", _where, np.where, support.choice),
-    _op("complex", _complex, lambda a, b: a + 1j * b, support.joins),
-    _op("real", _part, np.real, support.keeps),
-    _op("imag", _part, np.imag, support.keeps),
-    _op("fp32", _wide, _of_reals(np.asarray), support.keeps, flow="alias"),  # at least single precision; float64 stays
-    _op("narrow", _narrow, np.asarray, support.keeps, flow="alias"),
+    _op("add", _same, _arithmetic(np.add), support.joins, lambda d, y, a, b: (d, d)),
+    _op("sub", _same, _arithmetic(np.subtract), support.joins, lambda d, y, a, b: (d, -d)),
+    _op("mul", _same, _arithmetic(np.multiply), support.meets, lambda d, y, a, b: (d * b, d * a)),
+    _op("minimum", _same, _arithmetic(np.minimum), support.joins, _minimum),
+    _op("maximum", _same, _arithmetic(np.maximum), support.joins, _maximum),
+    _op("div", _real, _of_reals(np.divide), support.quotient, _quotient),
+    _op("pow", _real, _of_reals(np.power), support.power, _pow),
+    _op("eq", _truth, np.equal, support.everywhere, "zero"),
+    _op("ne", _truth, np.not_equal, support.everywhere, "zero"),
+    _op("lt", _truth, np.less, support.everywhere, "zero"),
+    _op("le", _truth, np.less_equal, support.everywhere, "zero"),
+    _op("gt", _truth, np.greater, support.everywhere, "zero"),
+    _op("ge", _truth, np.greater_equal, support.everywhere, "zero"),
+    _op("and", _truth, np.logical_and, support.both, "zero"),
+    _op("or", _truth, np.logical_or, support.either, "zero"),
+    _op("not", _truth, np.logical_not, support.everywhere, "zero"),
+    _op("neg", _same, _arithmetic(np.negative), support.keeps, lambda d, y, x: (-d,)),
+    _op("abs", _same, _arithmetic(np.abs), support.keeps, lambda d, y, x: (d * of("sign", x),)),
+    _op("sign", _same, _arithmetic(np.sign), support.keeps, "zero"),
+    *(
+        _op(n, _real, _of_reals(f.of), support.keeps if f.zero else support.everywhere, _times(f.slope))
+        for n, f in _FN.items()
+    ),
+    _op("where", _where, np.where, support.choice, lambda d, y, c, a, b: (0, where(c, d, 0), where(c, 0, d))),
+    _op("complex", _complex, lambda a, b: a + 1j * b, support.joins, "framework"),
+    _op("real", _part, np.real, support.keeps, "framework"),
+    _op("imag", _part, np.imag, support.keeps, "framework"),
+    # at least single precision; float64 stays
+    _op("fp32", _wide, _of_reals(np.asarray), support.keeps, _through, flow="alias"),
+    _op("narrow", _narrow, np.asarray, support.keeps, _through, flow="alias"),
 )

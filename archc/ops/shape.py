@@ -169,6 +169,7 @@ def _op(
         support=bound,
         state=memory.nothing,
         flow=flow,
+        derivative="framework",
     )
 
 

@@ -58,6 +58,7 @@ def _source(name: str, infer: Infer, reference: Evaluate) -> Op:
         support=support.everywhere,
         state=memory.nothing,
         flow="source",
+        derivative="framework",
     )
 
 
