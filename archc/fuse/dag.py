@@ -5,7 +5,7 @@ Every derivative comes from the rule in the op's own record (`archc.ops.base.Op.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from archc.ops.frame import Array, Frame
 from archc.ops.node import Node, Nodes, Operand
 from archc.ops.table import OPS
 
-FIRST, READ_OUT = "\0first", "\0read_out"
+SPECIAL = "\0"
+FIRST, READ_OUT = SPECIAL + "first", SPECIAL + "read"
 """The names of the leaves that are no values of the spec: whether a document starts, and the state as it was read."""
 
 Names = Mapping[Node, str]
@@ -116,6 +117,8 @@ def gradient(equations: Equations, seeds: Sequence[Node], wanted: Sequence[Node]
     outputs = [collected.get(leaf, zero) for leaf in wanted]
     new = share_exponentials(outputs, equations.outputs)
     derived = {new[collected[n]]: f"d_{name}" for n, name in equations.names.items() if collected.get(n) in new}
+    for leaf, output in zip(wanted, outputs, strict=True):
+        derived.setdefault(new[output], f"d_{leaf.name.strip(SPECIAL)}")
     given = (*equations.given, *seeds)
     return Equations(tuple(new[o] for o in outputs), equations.x, equations.w, given, {**derived, **equations.names})
 
@@ -128,24 +131,36 @@ def _node(operand: Operand, like: Node) -> Node:
     return operand if isinstance(operand, Node) else like.home.number(operand)
 
 
-def share_exponentials(outputs: Sequence[Node], beside: Iterable[Node] = ()) -> dict[Node, Node]:
-    """Every node below the outputs, with `exp(2 L)` as the square of `exp(L)` where that is computed anyway: in the
-    outputs or beside them.
-
-    It costs a product instead of an exponential, and about twice the rounding error of the exponential. (What the same
-    saves in `expm1(2 L)` is up to the printer: near 0 it needs a series, not a difference.)
-    """
-    known = {n.args[0]: n for n in ordered([*outputs, *beside]) if n.op == "exp"}
+def rebuilt(outputs: Iterable[Node], rule: Callable[[Node, tuple[Node, ...]], Node | None]) -> dict[Node, Node]:
+    """Every node below the outputs -> what stands in its place: what `rule` says of the node and its new operands, or
+    the same op on them."""
     new: dict[Node, Node] = {}
     for node in ordered(outputs):
-        inner = half(node.args[0]) if node.op == "exp" else None
-        if inner in known:
-            root = new.get(known[inner], known[inner])
-            new[node] = root * root
-        else:
-            args = tuple(new[a] for a in node.args)
-            new[node] = node if args == node.args else node.home.apply(node.op, *args)
+        args = tuple(new[a] for a in node.args)
+        made = rule(node, args)
+        if made is None:
+            made = node if args == node.args else node.home.apply(node.op, *args)
+        new[node] = made
     return new
+
+
+def share_exponentials(outputs: Sequence[Node], beside: Iterable[Node] = ()) -> dict[Node, Node]:
+    """`exp(2 L)` as the square of `exp(L)` where that is computed anyway, in the outputs or beside them.
+
+    It costs a product instead of an exponential, and about twice the rounding error of the exponential. See `rebuilt`.
+    """
+    known = exponentials([*outputs, *beside])
+
+    def square(node: Node, args: tuple[Node, ...]) -> Node | None:
+        root = known.get(half(args[0])) if node.op == "exp" else None
+        return None if root is None else root * root
+
+    return rebuilt(outputs, square)
+
+
+def exponentials(outputs: Iterable[Node]) -> dict[Node | None, Node]:
+    """The exponentials below the outputs, by what they are taken of."""
+    return {n.args[0]: n for n in ordered(outputs) if n.op == "exp"}
 
 
 def half(node: Node) -> Node | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from archc.fuse.dag import READ_OUT, Equations, gradient, new_nodes
+from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes
 from archc.fuse.regions import (
     Builder,
     Kernel,
@@ -71,20 +71,25 @@ class FusedScan:
         return self.found.kind
 
     @property
+    def outputs(self) -> tuple[str, str]:
+        """What the two outputs of the gates are called."""
+        return ("a", "u") if self.kind == "diagonal" else ("dt", "v")
+
+    @property
     def gates_grad(self) -> Equations | None:
         """The derivatives of `gates` by x and then w; `given` are the two incoming derivatives."""
-        return None if self.gates is None else _gradient(self.gates, ("first_grad", "second_grad"))
+        return None if self.gates is None else _gradient(self.gates, tuple(f"d_{n}" for n in self.outputs))
 
     @property
     def out_grad(self) -> Equations | None:
         """The derivatives of `out` by the read-out, x and then w; `given` are the read-out and what comes in."""
-        return None if self.out is None else _gradient(self.out, ("out_grad",))
+        return None if self.out is None else _gradient(self.out, ("d_out",))
 
 
 def _gradient(equations: Equations, seeds: Sequence[str]) -> Equations:
     home = equations.outputs[0].home
     wanted = (*equations.given, *equations.x, *equations.w)
-    return gradient(equations, [home.leaf(f"\0{s}") for s in seeds], wanted)
+    return gradient(equations, [home.leaf(SPECIAL + s) for s in seeds], wanted)
 
 
 def fused_scans(graph: Graph) -> dict[Value, FusedScan]:
@@ -100,6 +105,11 @@ def _fused(found: ScanClass, region: Region) -> FusedScan:
             found.scan, found, found.scan.names, (), (), None, None, found.scan, frozenset(), None, problem
         )
     return _diagonal(found, region) if found.kind == "diagonal" else _selective(found, region)
+
+
+def _unfused(found: ScanClass, reason: str) -> FusedScan:
+    nothing = frozenset[Value]()
+    return FusedScan(found.scan, found, found.scan.names, (), (), None, None, found.scan, nothing, None, reason)
 
 
 def _problem(found: ScanClass) -> str:
@@ -182,6 +192,11 @@ def _assembled(plan: _Plan) -> FusedScan:
     inputs = tuple(h for h in handed if h.value.kind is not Kind.WEIGHT)
     weights = tuple(h for h in handed if h.value.kind is Kind.WEIGHT)
     x, w = (tuple(build.nodes.leaf(h.name) for h in each) for each in (inputs, weights))
+    if not inputs:
+        return _unfused(plan.found, "nothing in its gates varies with the token")
+    for name, node in zip(plan.products, gates, strict=True):
+        if node.args and name not in {*build.names.values(), *(h.name for h in handed)}:
+            build.names.setdefault(node, name)
     values = {p.value for p in fused} | kernel.between
     ideal = [p.value for p in border(tops, kernel.grown(tops, frozenset()) | behind_it) if p.value not in kernel.own]
     return FusedScan(
@@ -206,9 +221,10 @@ def _behind(build: Builder, read_out: Value, last: Placed) -> tuple[Node, ...]:
 
 
 def _handed(build: Builder, tile: tuple[str, ...]) -> list[Handed]:
-    """The border in the order of the text."""
-    order = sorted(build.border.items(), key=lambda each: (each[0].value.id, each[0].axes))
-    return [Handed(p.value, p.axes, tuple(a for a in tile if a not in p.axes), leaf.name) for p, leaf in order]
+    """The border in the order of the text, real values of the whole tile first: results are stored like the first."""
+    found = sorted(build.border.items(), key=lambda each: (each[0].value.id, each[0].axes))
+    handed = [Handed(p.value, p.axes, tuple(a for a in tile if a not in p.axes), leaf.name) for p, leaf in found]
+    return sorted(handed, key=lambda h: h.is_broadcast or h.value.type.dtype != "real")
 
 
 SOURCES = {

@@ -111,7 +111,7 @@ def test_the_gates_of_griffin_reach_from_the_projections_to_the_state(tiny: Call
     assert names(fused.weights) == ["b_r", "b_i", "hoisted_lambda"]
     assert [h.value.op for h in fused.inputs] == ["split", "contract", "contract"]
     assert fused.gates is not None
-    assert set(fused.gates.names.values()) == {"r", "i", "log_a", "m"}
+    assert set(fused.gates.names.values()) == {"r", "i", "log_a", "m", "a"}
     assert not any(h.is_broadcast for h in fused.inputs)
     assert fused.traffic is not None
     assert (fused.traffic.forward, fused.traffic.backward) == (8, 14)
@@ -183,7 +183,7 @@ def test_a_value_without_all_axes_is_marked_as_broadcast(mixer: Callable[..., Gr
     scan = "scan(decay = exp(-softplus(f + b[head])), input = u * pos)"
     fused = fused_mixer(mixer(body.format(scan).replace("f =", "side = width / 2\nf =")))
     assert {h.name: h.missing for h in fused.inputs} == {"f": ("side",), "u": (), "pos": ("head", "side")}
-    assert {h.name: h.is_broadcast for h in fused.inputs} == {"f": True, "u": False, "pos": True}
+    assert [(h.name, h.is_broadcast) for h in fused.inputs] == [("u", False), ("pos", True), ("f", True)]
     assert fused.traffic is not None
     assert fused.traffic.forward == 2 + 1 + 0.5 + 2
 
@@ -206,6 +206,11 @@ def test_numbers_and_weights_alone_are_gates_too(mixer: Callable[..., Graph]) ->
     assert names(fixed.weights) == ["hoisted_rate"]
     assert fixed.gates is not None
     assert fixed.gates.outputs[0] is fixed.gates.w[0]
+
+
+def test_gates_without_any_token_are_not_fused(mixer: Callable[..., Graph]) -> None:
+    (fused,) = fused_scans(mixer("return x + scan(decay = 0.9, input = u[width])")).values()
+    assert (fused.gates, fused.reason) == (None, "nothing in its gates varies with the token")
 
 
 SELECTIVE = """
