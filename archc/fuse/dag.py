@@ -38,6 +38,11 @@ class Equations:
     names: Names
 
     @property
+    def first(self) -> Node:
+        """The leaf that is true where a document starts."""
+        return self.outputs[0].home.leaf(FIRST, truth=True)
+
+    @property
     def nodes(self) -> list[Node]:
         """All that the outputs depend on, operands first."""
         return ordered(self.outputs)

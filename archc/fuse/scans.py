@@ -78,12 +78,12 @@ class FusedScan:
     @property
     def gates_grad(self) -> Equations | None:
         """The derivatives of `gates` by x and then w; `given` are the two incoming derivatives."""
-        return None if self.gates is None else _gradient(self.gates, tuple(f"d_{n}" for n in self.outputs))
+        return None if self.gates is None else _gradient(self.gates, tuple(f"d{n}" for n in self.outputs))
 
     @property
     def out_grad(self) -> Equations | None:
         """The derivatives of `out` by the read-out, x and then w; `given` are the read-out and what comes in."""
-        return None if self.out is None else _gradient(self.out, ("d_out",))
+        return None if self.out is None else _gradient(self.out, ("do",))
 
 
 def _gradient(equations: Equations, seeds: Sequence[str]) -> Equations:

@@ -15,6 +15,7 @@ Compute = Callable[[str, Sequence[float]], float]
 
 TRUTHS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"})
 """The ops whose results are true or false."""
+LOGIC = frozenset({"and", "or", "not"})
 COMMUTE = frozenset({"add", "mul", "and", "or", "eq", "ne"})
 
 
@@ -119,9 +120,12 @@ class Nodes:
     def apply(self, op: str, *args: Operand) -> Node:
         """An op of nodes and numbers, or the simpler node that it is equal to."""
         nodes = tuple(a if isinstance(a, Node) else self.number(a) for a in args)
-        if op not in TRUTHS:
-            head, rest = (nodes[:1], nodes[1:]) if op == "where" else ((), nodes)
-            nodes = (*head, *(self._real(n) for n in rest))
+        if op in LOGIC:
+            nodes = tuple(map(self._true, nodes))
+        elif op == "where":
+            nodes = (self._true(nodes[0]), *map(self._real, nodes[1:]))
+        else:
+            nodes = tuple(map(self._real, nodes))
         if all(n.is_number() for n in nodes):
             return self.number(self.compute(op, [n.value for n in nodes]))
         simpler = SIMPLER[op](nodes) if op in SIMPLER else None
@@ -133,6 +137,10 @@ class Nodes:
     def _real(self, node: Node) -> Node:
         """True and false count as 1 and 0."""
         return self.apply("where", node, 1, 0) if node.truth else node
+
+    def _true(self, node: Node) -> Node:
+        """What is not 0 counts as true."""
+        return node if node.truth or node.is_number() else self.apply("ne", node, 0)
 
     def _once(self, node: Node, key: tuple[object, ...]) -> Node:
         return self.table.setdefault(key, node)
@@ -172,6 +180,9 @@ def _mul(nodes: tuple[Node, ...]) -> Node | None:
         return -(a.args[0] * b)
     if b.op == "neg":
         return (-a) * b.args[0] if a.is_number() else -(a * b.args[0])
+    for factor, mask in ((a, b), (b, a)):
+        if mask.op == "where" and mask.args[1].is_number(1) and mask.args[2].is_number(0):
+            return where(mask.args[0], factor, 0)
     if a.is_number() and b.op == "mul" and b.args[0].is_number():
         return (a.value * b.args[0].value) * b.args[1]
     return None
@@ -199,6 +210,8 @@ def _neg(nodes: tuple[Node, ...]) -> Node | None:
 
 def _pow(nodes: tuple[Node, ...]) -> Node | None:
     base, exponent = nodes
+    if base.is_number() and base.value > 0:
+        return of("exp", exponent * base.home.apply("log", base))
     if not exponent.is_number():
         return None
     if exponent.is_number(0.5, -0.5):
@@ -220,6 +233,16 @@ def _choice(nodes: tuple[Node, ...]) -> Node | None:
     return yes if yes is no else None
 
 
+def _and(nodes: tuple[Node, ...]) -> Node | None:
+    a, b = nodes if nodes[0].is_number() else nodes[::-1]
+    return (b if a.value else a) if a.is_number() else None
+
+
+def _or(nodes: tuple[Node, ...]) -> Node | None:
+    a, b = nodes if nodes[0].is_number() else nodes[::-1]
+    return (a if a.value else b) if a.is_number() else None
+
+
 def _same(nodes: tuple[Node, ...]) -> Node | None:
     return nodes[0]
 
@@ -232,6 +255,8 @@ SIMPLER: dict[str, Callable[[tuple[Node, ...]], Node | None]] = {
     "neg": _neg,
     "pow": _pow,
     "where": _choice,
+    "and": _and,
+    "or": _or,
     "fp32": _same,  # expressions have one precision and no axes
     "narrow": _same,
     "rename": _same,

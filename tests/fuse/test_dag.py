@@ -175,8 +175,12 @@ def test_nodes_are_made_once_and_simplified() -> None:
     assert x / 4 is 0.25 * x
     assert (x / 3).op == "div"
     assert [of("pow", x, n) for n in (0.5, -1, 1, 2)] == [of("sqrt", x), 1 / x, x, x * x]
+    assert of("pow", nodes.number(1.0), x).is_number(1)
     assert of("fp32", x) is of("narrow", x) is x
     assert where(x > 0, y, y) is y
     assert of("exp", nodes.number(2.0)).value == math.exp(2)
-    assert x * (y > 0) is x * where(y > 0, 1, 0)
+    assert x * (y > 0) is where(y > 0, x, 0)
+    assert of("and", y > 0, 1) is (y > 0)
+    assert of("or", y > 0, 1).is_number(1)
+    assert of("not", x) is of("not", of("ne", x, 0))
     assert ordered([of("exp", x) * x])[0] is x
