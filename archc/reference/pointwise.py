@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -40,6 +40,7 @@ _FN: dict[str, Callable[..., Array]] = {
     "sin": np.sin,
     "cos": np.cos,
     "tanh": np.tanh,
+    "erf": _erf,
     "sigmoid": _sigmoid,
     "silu": lambda x: x * _sigmoid(x),
     "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
@@ -77,3 +78,9 @@ _ALL: dict[str, Callable[..., Array]] = {
     "narrow": np.asarray,
 }
 RULES: dict[str, Evaluate] = {name: elementwise(fn) for name, fn in _ALL.items()}
+
+
+def apply(op: str, operands: Sequence[Array]) -> Array:
+    """An element-wise op on arrays that broadcast as they are."""
+    with np.errstate(all="ignore"):
+        return np.asarray(_ALL[op](*map(np.asarray, operands)))
