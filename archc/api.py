@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from archc.elaborate import Program
     from archc.emit.artifact import Artifact
     from archc.emit.project import Target
-    from archc.reports.model import Report
+    from archc.reports.schema import Report
     from archc.specs_index import Setting, Settings
     from archc.text import ast
 
@@ -52,15 +52,16 @@ def check(spec: Spec, settings: Settings | None = None) -> Program:
 def report(
     spec: Spec, settings: Settings | None = None, *, batch: int = 1, seq: int = 2048, context: int = 2048
 ) -> Report:
-    """Parameters, FLOPs, caches, scans, attention and memory of a spec, as frozen dataclasses.
+    """Parameters, FLOPs, caches, scans, attention and memory of a spec, as a pydantic model.
 
     `batch` sequences of `seq` tokens are trained on at once; decoding is counted at a token that has `context` tokens
     before it. Raises `ArchError`.
     """
     from archc.reports.build import build
+    from archc.reports.schema import Report
     from archc.specs_index import program
 
-    return build(program(spec, settings), batch=batch, seq=seq, context=context)
+    return Report.of(build(program(spec, settings), batch=batch, seq=seq, context=context))
 
 
 def compile(

@@ -141,9 +141,21 @@ class Body:
             return False
         if value.op == "weight":
             return value.attrs["path"] in self.fp32
-        if value.op == "index":
+        if value.op in ("index", "softmax"):
             return True
         return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
+
+    def matched(self, code: Code, operand: Value, value: Value) -> Code:
+        """An operand of a contraction in the element type of the result: the frameworks want one for all."""
+        if "complex" in (operand.type.dtype, value.type.dtype):
+            return code
+        single = operand.type.wide or self.is_wide_weight(operand)
+        if operand.type.dtype != "real" or (single and not value.type.wide):
+            code, single = self.narrow(code), False
+        if value.type.wide and not single:
+            self.kernel("fp32")
+            return Code(f"fp32({code.text})")
+        return code
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""
@@ -155,13 +167,16 @@ class Body:
 
     @property
     def like(self) -> Code:
-        """A value that has the compute type."""
-        for param in self.call.definition.params:
-            bound = self.call.arguments.get(param.name.text)
-            if isinstance(bound, Value) and bound.type.dtype == "real" and not bound.type.wide and bound.op != "mask":
-                return Code(python_name(param.name.text))
+        """A value that has the compute type, or, of a fn that is given none, an argument in single precision."""
+        given = [(p.name.text, self.call.arguments.get(p.name.text)) for p in self.call.definition.params]
+        real = [(n, v) for n, v in given if isinstance(v, Value) and v.type.dtype == "real" and v.op != "mask"]
+        narrow = next((name for name, value in real if not value.type.wide), None)
+        if narrow is not None:
+            return Code(python_name(narrow))
         if isinstance(self.call.definition, ast.BlockDef):
             return Code("x")
+        if real and not self.call.instance.weights:
+            return Code(python_name(real[0][0]))
         return self.dialect.weight(attribute(next(iter(self.call.instance.weights))))
 
     def kernel(self, name: str) -> str:

@@ -10,6 +10,7 @@ from archc.elaborate.call import Call, Stack
 from archc.elaborate.stacks import argument_key
 from archc.emit.code import Code, handed_name
 from archc.emit.numbers import Place, axis_order, literal
+from archc.emit.placed import whole
 from archc.emit.units import Unit, is_number_mask, is_shared
 from archc.ir.graph import Kind, Value
 from archc.text import ast
@@ -75,7 +76,7 @@ def argument(body: Body, below: Call, key: str) -> Code:
     assert isinstance(value, Value)
     while value not in body.names and value.op == "rename" and value not in body.results:
         value = value.operands[0]
-    return body.render(value)
+    return whole(body, value)
 
 
 def _shared_argument(body: Body, below: Call, key: str) -> Code:

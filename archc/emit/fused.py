@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.elaborate.call import Call, Program
+from archc.emit.placed import is_placed
 from archc.ir.graph import Region, Value
 from archc.ops.support import Support
 from archc.passes.attention import Attention, attentions
@@ -72,6 +73,9 @@ def runs_fused(found: ScanClass) -> bool:
         return False
     if found.kind == "selective" and (found.before or found.bonus):
         return False
+    read = [found.reads[0].query, found.log_decay.operand, *(f.operand for fs in found.factors.values() for f in fs)]
+    if any(isinstance(each, Value) and is_placed(each) for each in read):
+        return False  # the kernels want a batch
     if found.bonus and bonus_sides(found) is None:
         return False
     held = set(found.key) if found.kind == "selective" else {*found.key, *found.heads}

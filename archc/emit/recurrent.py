@@ -6,6 +6,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
 from archc.emit.fused import bonus_sides, split_decay
 from archc.emit.layout import reindex, transposed
+from archc.emit.placed import is_placed, sequence, whole
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
 from archc.passes.scans import Factor, ScanClass
 
@@ -17,13 +18,13 @@ def _conv(body: Body, value: Value) -> Code:
     taps = body.render(weight)
     if list(weight.names) != order:
         taps = transposed(taps, weight, order, body.dialect)
-    text = f"{body.kernel('causal_conv')}({body.render(x).text}, {taps.text}, pos, {body.old(state)})"
+    text = f"{body.kernel('causal_conv')}({whole(body, x).text}, {taps.text}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
 
 
 def _prev(body: Body, value: Value) -> Code:
     state = body.local_state(value)
-    text = f"{body.kernel('prev')}({body.operand(value, 0).text}, pos, {body.old(state)})"
+    text = f"{body.kernel('prev')}({whole(body, value.operands[0]).text}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
 
 
@@ -45,6 +46,8 @@ def _full(body: Body, value: Value, index: int) -> Code:
         body.kernel("fp32")
         code = call("fp32", code)
     other = value.args[0]
+    if index == 1 and is_placed(arg):
+        return body.dialect.over_time(code, sequence(body), [body.size(a.name, a.size) for a in value.type.axes])
     varies = isinstance(other, Value) and other.kind is Kind.TOKEN
     if index == 1 and arg.kind is not Kind.TOKEN and not varies:
         return body.dialect.over_time(code, body.like, [body.size(a.name, a.size) for a in value.type.axes])

@@ -7,6 +7,7 @@ from archc.emit.body import Body
 from archc.emit.calls import call_text, state_name
 from archc.emit.code import Code, python_name
 from archc.emit.layout import axis_of
+from archc.emit.placed import whole
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -130,7 +131,7 @@ def run_stack(body: Body, value: Value) -> Code:
     fact = body.call.facts[node]
     outs = [o for o in (fact if isinstance(fact, tuple) else (fact,)) if isinstance(o, Value)]
     if value not in body.names:
-        streams = [body.render(s) for s in stack.value.operands]
+        streams = [whole(body, s) for s in stack.value.operands]
         units = [body.units.of[c] for c in stack.calls]
         extras = body.units.extras[units[0]]
         extra = [f"self.{v}" if isinstance(v, str) else body.render(v).text for v in extras.values()]

@@ -87,15 +87,16 @@ def _plain(body: Body, value: Value, shape: list[Code]) -> str:
     if value.op == "conv":
         taps = value.operands[1].type.sizes[value.attrs["taps"]]
         count = infix("-", body.size(value.attrs["taps"], taps), Code("1"))
-        return _zeros(body, [count, *shape], _kept(value))
+        return _zeros(body, [count, *shape], _kept(value.operands[0]))
     if value.op == "prev":
-        return _zeros(body, shape, _kept(value))
+        return _zeros(body, shape, _kept(value.operands[0]))
     return _zeros(body, shape, "complex" if value.type.dtype == "complex" else "wide")
 
 
-def _kept(value: Value) -> str:
-    """In which precision an op keeps its inputs: in that in which they are computed."""
-    return {"fp32": "wide", "complex": "complex"}.get(stored(value.operands[0]), "dtype")
+def _kept(token: Value) -> str:
+    """What a remembered token is kept as, for `Dialect.zeros`: in the precision in which it is computed."""
+    kept = stored(token)
+    return {"fp32": "wide", "compute": "dtype"}.get(kept, kept)
 
 
 def _scan_state(body: Body, found: ScanClass) -> str:
@@ -150,7 +151,7 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens]
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], _kept(t)) for t in tokens]
     return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 

@@ -1,6 +1,6 @@
 """What a report holds: the answers of all folds about one model, as data that JSON and Python share.
 
-Plain dataclasses: pydantic knows them as it knows its own models, and is only imported where JSON is asked for.
+Plain dataclasses, which the command line prints without importing pydantic; `schema.Report` is the same as its model.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Report:
+class Findings:
     """Everything the compiler can say about a model without running it."""
 
     name: str
@@ -163,9 +163,3 @@ class Report:
     training: Memory
     decoding: Memory
     conventions: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """Everything as JSON; `pydantic.TypeAdapter(Report)` reads it back and has its schema."""
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(Report).dump_json(self, indent=2).decode()

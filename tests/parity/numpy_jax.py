@@ -211,8 +211,8 @@ POINTWISE: dict[str, Rule] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "and": np.bitwise_and, "or": np.bitwise_or, "not": np.invert, "rem": np.fmod, "real": np.real, "imag": np.imag,
     "conj": np.conj, "complex": lambda x, y: x + 1j * y, "is_finite": np.isfinite,
-    "clamp": lambda a, x, b: np.clip(x, a, b),
+    "clamp": lambda low, x, high: np.clip(x, low, high),
     "div": lambda x, y: x / y if x.dtype.kind not in "iu" else np.trunc(x / y),
-    "select_n": lambda which, *cases: np.choose(which, cases) if len(cases) > 2 else np.where(which, *reversed(cases)),
+    "select_n": lambda which, *cases: np.choose(which.astype(int), cases),
     **dict.fromkeys(("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision"), lambda x: x),
 }  # fmt: skip

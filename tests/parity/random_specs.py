@@ -263,6 +263,8 @@ def main() -> int:
                 counts["failed"] += 1
                 print(f"seed {draw.seed}: {check.__name__}: {error!r}\n{draw.text}", flush=True)
         emitted.cache_clear()
+        if (seed - options.seed + 1) % 100 == 0:
+            print(dict(counts), flush=True)
     print(dict(counts))
     return int(counts["failed"] > 0)
 

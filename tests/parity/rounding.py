@@ -17,6 +17,7 @@ from archc.ir.graph import Value
 from archc.reference.frame import Evaluate, Frame
 from archc.reference.rules import RULES
 
+LARGEST = 1e18  # what can be squared in single precision
 DOUBLE, SINGLE, BFLOAT16 = 2.0**-53, 2.0**-24, 2.0**-9  # half a unit in the last place of 1
 EXACT = frozenset(
     """
@@ -39,6 +40,21 @@ def rounding_rules(error: float, wide: float, seed: int) -> Mapping[str, Evaluat
         return evaluate
 
     return {name: rule if name in EXACT else rounding(rule) for name, rule in RULES.items()}
+
+
+def sizing_rules(sizes: list[float]) -> Mapping[str, Evaluate]:
+    """The rules of the reference; the largest magnitude of each real result is added to `sizes`."""
+
+    def sizing(rule: Evaluate) -> Evaluate:
+        def evaluate(value: Value, operands: tuple[Any, ...], frame: Frame) -> Any:
+            result = rule(value, operands, frame)
+            if isinstance(result, np.ndarray) and result.dtype.kind in "fc" and result.size:
+                sizes.append(float(np.abs(result[np.isfinite(result)]).max(initial=0)))
+            return result
+
+        return evaluate
+
+    return {name: sizing(rule) for name, rule in RULES.items()}
 
 
 def perturbed(array: NDArray[Any], error: float, rng: np.random.Generator) -> NDArray[Any]:

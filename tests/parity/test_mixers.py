@@ -111,3 +111,30 @@ def test_values_and_gradients_of_flax(name: str) -> None:
     assert worst(gradients, wanted) < (GRADIENTS, "")
     assert worst(torch_gradients(found, torch.float32, POS), wanted) < (GRADIENTS, "")
     check_flax(text(CALLS[name]))
+
+
+LEARNED = """
+model learned(width = 16, vocab = 97, length = 40) {
+    block only {
+        x = x + attention(x, 2, rope = 0)
+    }
+    x = E[vocab width](tokens) + P[length width](pos)
+    x = stack(x, 2, [only])
+    logits = rms_norm(x) @ E[width -> vocab]
+    tied E
+}
+"""
+
+
+@pytest.mark.parametrize("spec", [LEARNED, text(CALLS["attention"])], ids=["learned positions", "rotary positions"])
+def test_what_fills_up_the_front_of_a_batch_changes_nothing(spec: str) -> None:
+    """Positions before a document are negative: a prompt behind others in a batch gives what it gives alone."""
+    found = make_case(checked(spec), POS.shape)
+    model: Any = torch_model(found, torch.float32)
+    (tokens,) = torch_inputs(found)
+    padded = model.init_state(*POS.shape) | {"pos": torch.tensor([-3, -3])}
+    with torch.no_grad():
+        alone, _ = model.step(tokens[:, 3:], model.init_state(*POS.shape))
+        logits, state = model.step(tokens[:, :10], padded)
+        rest, _ = model.step(tokens[:, 10:], state)
+    torch.testing.assert_close(torch.cat([logits, rest], 1)[:, 3:], alone, rtol=1e-5, atol=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from pydantic import TypeAdapter
 
 import archc
 from archc.reports.build import build
@@ -86,10 +85,10 @@ def test_kinds_of_layers_that_differ_in_arguments_are_told_apart() -> None:
 
 def test_json_has_every_answer_and_reads_back() -> None:
     report = archc.report("griffin:tiny", {"width": 96}, batch=2, seq=64, context=32)
-    data = json.loads(report.to_json())
+    data = json.loads(report.model_dump_json())
     assert data["params"].keys() >= {"total", "embedding", "non_embedding"}
     assert data["flops"].keys() >= {"forward_per_token", "train_per_token", "decode_per_token"}
     assert data["flops"]["decode_per_token"].keys() == {"matrix", "vector", "scan"}
     assert data["cache"].keys() >= {"bytes_per_sequence", "states"}
     assert data["settings"]["width"] == 96
-    assert TypeAdapter(type(report)).validate_json(report.to_json()) == report
+    assert type(report).model_validate_json(report.model_dump_json()) == report
