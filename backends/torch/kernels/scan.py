@@ -1,5 +1,4 @@
 """First-order recurrences over time: the linear scan and the max-plus scan, with restarts and states."""
-# mypy: disable-error-code="no-any-return"
 
 from kernels.operators import TRITON, runs_fused
 from kernels.recurrence import linear_scan, maxscan
