@@ -80,8 +80,13 @@ def method(value: Code, name: str, *args: Code | str, **named: Code | str) -> Co
 
 
 def camel(name: str) -> str:
-    """`rg_lru` as a class name."""
-    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    """`rg_lru` as a class name.
+
+    >>> [camel(name) for name in ("rg_lru", "_", "_2d")]
+    ['RgLru', 'X', 'X2d']
+    """
+    found = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    return found if found.isidentifier() else f"X{found}"
 
 
 METHODS = frozenset("state old new pos rows program step inputs states keys tokens".split())

@@ -103,7 +103,7 @@ def _reach(body: Body, end: Value, pairs: list[Value]) -> dict[str, Code]:
         for key, bound in body.call.arguments.items():
             if bound is mask and is_number_mask(mask):
                 number = body.numbers.symbol(key, "forward").text
-                out["before"] = Code(f"{number} and {number} - 1")
+                out["before"] = Code(f"{number} and {number} - 1" if len(masks) == 1 else "None")
         node = body.call.nodes.get(mask)
         if span.back != inf and len(masks) == 1 and mask.attrs["name"] == "window" and isinstance(node, ast.Call):
             (arg,) = node.args

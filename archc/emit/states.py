@@ -39,7 +39,7 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
         if unit.is_class:
             arguments = list(body.dialect.state_arguments)
             if unit.takes_rows and not body.unit.takes_rows:
-                arguments[1] = _slots(body).text
+                arguments[1] = _slots(body, _around(body, node)).text
             out[state_name(body, node)] = f"{module_name(body, node)}.init_state({', '.join(arguments)})"
         else:
             inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
@@ -136,8 +136,8 @@ def _rings(body: Body, found: Attention) -> str:
 def _pair_rings(body: Body) -> dict[str, str]:
     """One ring for every token that a pair program lifts to keys, by the key of the program."""
     if not body.unit.takes_rows:
-        programs = {program_state(body, e): lifted_keys(body, pair_values(body, e)) for e in program_ends(body)}
-        return {key: _token_rings(body, _slots(body), tokens) for key, tokens in programs.items()}
+        programs = {program_state(body, end): pair_values(body, end) for end in program_ends(body)}
+        return {key: _token_rings(body, _slots(body, ps), lifted_keys(body, ps)) for key, ps in programs.items()}
     region = body.fused.regions[body.call]
     mine = set(own_values(body.call))
     plain = {v for a in body.fused.attention.values() for v in (a.key, a.value)}
@@ -155,15 +155,22 @@ def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
     return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 
-def _slots(body: Body) -> Code:
-    """How many tokens the pair programs of this unit remember."""
-    region = body.fused.regions[body.call]
-    spans = [body.fused.spans[v] for v in region.values if v.op == "keys" and v in body.fused.spans]
+def _slots(body: Body, pairs: list[Value]) -> Code:
+    """How many tokens a pair program remembers."""
+    masks = {v for v in pairs if v.op == "mask"}
     for key, bound in body.call.arguments.items():
-        if isinstance(bound, Value) and is_number_mask(bound):
-            return Code(f"min({body.numbers.symbol(key, 'forward').text} or context, context)")
+        if bound in masks and is_number_mask(bound):
+            window = f"min({body.numbers.symbol(key, 'forward').text} or context, context)"
+            return Code(window if len(masks) == 1 else "context")
+    spans = [body.fused.spans[v] for v in pairs if v.op == "keys" and v in body.fused.spans]
     back = max((s.back for s in spans), default=inf)
     return Code("context") if back == inf else Code(f"min({int(back)}, context)")
+
+
+def _around(body: Body, node: ast.Call) -> list[Value]:
+    """The pairs of the program that a call is part of."""
+    programs = [pair_values(body, end) for end in program_ends(body)]
+    return next(ps for ps in programs if any(v in body.results and body.results[v][0] is node for v in ps))
 
 
 def _tuple(parts: list[str]) -> str:

@@ -27,7 +27,8 @@ Weights = dict[str, NDArray[np.float64]]
 POS = np.stack([np.r_[0:9, 0:11], np.r_[0:1, 0:4, 0:15]])  # [B, T]: two and three documents
 CHUNKS = (9, 1, 1, 9)
 FAST = {"xla_backend_optimization_level": 0}
-RUNS, MARGIN = 4, 10  # runs with random rounding; how much further off than they an implementation may be
+RUNS, MANY_RUNS = 4, 32  # with random rounding; many, where a choice of the largest hangs on it
+MARGIN = 10  # how much further off than such runs an implementation may be
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class Case:
         return max(sizes) < LARGEST
 
     def spread(
-        self, pos: NDArray[np.int64] | None = None, error: float = SINGLE, wide: float = SINGLE
+        self, pos: NDArray[np.int64] | None = None, error: float = SINGLE, wide: float = SINGLE, runs: int = RUNS
     ) -> tuple[float, ...]:
         """The distance of each output that rounding alone makes: relative errors up to `error` in every result and
         every weight, in islands of single precision up to `wide`.
         """
         exact, found = self.reference(pos), []
-        for seed in range(RUNS):
+        for seed in range(runs):
             rng = np.random.default_rng(seed)
             weights = {name: perturbed(w, error, rng) for name, w in self.weights.items()}
             rules = rounding_rules(error, wide, seed)
@@ -268,10 +269,11 @@ def require_near(
     off = [distance(found, right) for found, right in zip(several(got), wanted, strict=True)]
     if all(each < limit for each in off):
         return
-    spread = case.spread(pos, *errors)
-    assert all(each < limit + MARGIN * least for each, least in zip(off, spread, strict=True)), (
-        f"{what}: off by {off}, where rounding explains {spread}"
-    )
+    for runs in (RUNS, MANY_RUNS):
+        spread = case.spread(pos, *errors, runs)
+        if all(each < limit + MARGIN * least for each, least in zip(off, spread, strict=True)):
+            return
+    raise AssertionError(f"{what}: off by {off}, where rounding explains {spread}")
 
 
 def require_same_gradients(

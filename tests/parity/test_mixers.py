@@ -20,11 +20,12 @@ from tests.parity.models import (
     distance,
     flax_outputs_and_gradients,
     make_case,
+    require_same_gradients,
     torch_gradients,
     torch_inputs,
     torch_model,
 )
-from tests.parity.test_parity import GRADIENTS, VALUES, worst
+from tests.parity.test_parity import GRADIENTS, VALUES
 
 ROTATED = """
     q = {rotary}(x @ W_q[heads dim]{part})
@@ -108,8 +109,8 @@ def test_values_and_gradients_of_flax(name: str) -> None:
     assert distance(got, found.reference(POS)[0]) < VALUES
     wanted = torch_gradients(found, torch.float64, POS)
     assert set(gradients) == set(wanted)
-    assert worst(gradients, wanted) < (GRADIENTS, "")
-    assert worst(torch_gradients(found, torch.float32, POS), wanted) < (GRADIENTS, "")
+    require_same_gradients(found, gradients, wanted, POS, GRADIENTS)
+    require_same_gradients(found, torch_gradients(found, torch.float32, POS), wanted, POS, GRADIENTS)
     check_flax(found.program)
 
 

@@ -15,10 +15,8 @@ from archc.specs_index import program, shipped
 from tests.parity.models import (
     CHUNKS,
     POS,
-    Weights,
     blank_flax_model,
     case,
-    distance,
     emitted,
     flax_inputs,
     flax_model,
@@ -26,7 +24,8 @@ from tests.parity.models import (
     flax_shapes,
     flax_step,
     names_of,
-    several,
+    require_near,
+    require_same_gradients,
     short_case,
     tiny,
     torch_gradients,
@@ -45,8 +44,7 @@ def test_pytorch_computes_what_the_spec_means(name: str) -> None:
     for pos in (None, POS):
         with torch.no_grad():
             outputs = model(*torch_inputs(found), *(() if pos is None else (torch.tensor(pos),)))
-        for got, wanted in zip(several(outputs), found.reference(pos), strict=True):
-            assert distance(got, wanted) < VALUES
+        require_near("torch", found, outputs, pos, VALUES)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -60,31 +58,19 @@ def test_pytorch_step_by_step_is_the_whole_sequence(name: str) -> None:
         for chunk in chunks:
             part, state = model.step(*chunk, state)
             logits.append(part)
-    assert distance(torch.cat(logits, 1), found.reference()[0]) < VALUES
+    require_near("torch, in pieces", found, torch.cat(logits, 1), None, VALUES)
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_flax_computes_what_the_spec_means_and_has_the_gradients_of_pytorch(name: str) -> None:
     found = case(name)
     outputs, gradients = flax_outputs_and_gradients(found, POS)
-    for got, wanted in zip(outputs, found.reference(POS), strict=True):
-        assert distance(got, wanted) < VALUES
+    require_near("flax", found, outputs, POS, VALUES)
     wanted = torch_gradients(found, torch.float64, POS)
     single = torch_gradients(found, torch.float32, POS)
     assert set(gradients) == set(wanted) == set(single)
-    assert worst(single, wanted) < (GRADIENTS, "")
-    assert worst(gradients, wanted) < (GRADIENTS, "")
-
-
-def worst(got: Weights, wanted: Weights) -> tuple[float, str]:
-    """The largest distance, and the weight that it belongs to.
-
-    A gradient that is nothing but rounding (of a bias of keys: a softmax does not see it) is held against the others.
-    """
-    norms = {name: float(np.linalg.norm(x)) for name, x in wanted.items()}
-    typical = float(np.median(list(norms.values())))
-    scales = {name: norm if norm > 1e-9 * typical else typical for name, norm in norms.items()}
-    return max((float(np.linalg.norm(got[name] - wanted[name])) / scales[name], name) for name in wanted)
+    require_same_gradients(found, single, wanted, POS, GRADIENTS)
+    require_same_gradients(found, gradients, wanted, POS, GRADIENTS)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -98,7 +84,7 @@ def test_flax_step_by_step_is_the_whole_sequence(name: str) -> None:
     for chunk in zip(*(jnp.split(x, cuts, 1) for x in flax_inputs(found)), strict=True):
         part, state = step(*chunk, state)
         logits.append(part)
-    assert distance(np.concatenate(logits, 1), found.reference()[0]) < VALUES
+    require_near("flax, in pieces", found, np.concatenate(logits, 1), None, VALUES)
 
 
 @pytest.mark.parametrize("name", shipped())
