@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from archc.elaborate import Program
     from archc.emit.artifact import Artifact
     from archc.emit.project import Target
-    from archc.reports.model import Report
+    from archc.reports.schema import Report
     from archc.specs_index import Setting, Settings
     from archc.text import ast
 
 Backend = Literal["torch", "flax"]
 Spec = str | os.PathLike[str]
-CONTEXT = 256
-"""Tokens in a training sequence, if nothing else is said."""
 
 
 def parse(spec: Spec) -> ast.File:
@@ -60,9 +58,10 @@ def report(
     before it. Raises `ArchError`.
     """
     from archc.reports.build import build
+    from archc.reports.schema import Report
     from archc.specs_index import program
 
-    return build(program(spec, settings), batch=batch, seq=seq, context=context)
+    return Report.of(build(program(spec, settings), batch=batch, seq=seq, context=context))
 
 
 def compile(
@@ -71,20 +70,22 @@ def compile(
     backend: Backend,
     out: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
-    context: int = CONTEXT,
+    context: int | None = None,
     force: bool = False,
 ) -> tuple[Artifact, ...]:
     """The files of a project that trains and generates: a pure function of the spec, the options and archc's version.
 
-    `context` is how many tokens a training sequence has, unless its config.toml or command line says otherwise.
+    `context` is how many tokens a training sequence has, unless its config.toml or command line says otherwise; 256 or
+    as many as the model has positions for.
     Written into the folder `out` if one is given, whole or not at all (see `archc.emit.write.write`). Raises
     `ArchError`.
     """
-    from archc.emit.project import project
+    from archc.emit.project import project, training_context
     from archc.emit.write import write
     from archc.specs_index import program
 
-    artifacts = project(program(spec, settings), _target(backend), context)
+    checked = program(spec, settings)
+    artifacts = project(checked, _target(backend), training_context(checked, context))
     if out is not None:
         write(artifacts, Path(out), force=force)
     return artifacts

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import NoReturn
 
-from archc.api import CONTEXT
 from archc.diagnostics import closest
 from archc.version import VERSION
 
@@ -112,7 +111,8 @@ def _project(command: _Parser) -> None:
     _spec(command)
     command.add_argument("--backend", choices=("torch", "flax"), required=True, help="the framework to write for")
     _settings(command)
-    _count(command, "--context", CONTEXT, "tokens in a training sequence")
+    what = "tokens in a training sequence [256, or as many as the model has positions for]"
+    command.add_argument("--context", type=_positive, metavar="N", help=what)
     what = "overwrite files in the way; no other file is touched"
     command.add_argument("--force", action="store_true", help=what)
 

@@ -23,7 +23,7 @@ def train(
     settings: Settings,
     arguments: tuple[str, ...],
     *,
-    context: int,
+    context: int | None,
     force: bool = False,
 ) -> int:
     """Compiles into the run folder and runs its train.py with the arguments; its exit code.
@@ -38,7 +38,10 @@ def train(
 
 
 def generate(run: Path, arguments: tuple[str, ...]) -> int:
-    """Runs the generate.py that belongs to a run folder or a checkpoint in it; its exit code. `ArchError` E609."""
+    """Runs the generate.py that belongs to a run folder or a checkpoint in it; its exit code.
+
+    `ArchError` E609 where there is none, E608 where the framework is not installed.
+    """
     if not run.exists():
         raise error("E609", f"no run folder or checkpoint '{run}'")
     for folder in (run, *run.resolve().parents[:2]):
@@ -47,6 +50,8 @@ def generate(run: Path, arguments: tuple[str, ...]) -> int:
             found = _FRAMEWORK.search(script.read_text("utf-8"))
             _require(found[1] if found else "torch")
             return _run(script, (str(run), *arguments))
+        if (folder / "masking.py").is_file():
+            raise error("E609", f"'{run}' holds an encoder: it fills in masked tokens and cannot continue a text")
     raise error("E609", f"'{run}' is no run folder: it has no generate.py", help="'archc train' makes run folders")
 
 

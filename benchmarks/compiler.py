@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -56,7 +57,7 @@ def cold_report(repeats: int) -> None:
 
 def _fresh(words: Sequence[str], compiled: str) -> tuple[float, float]:
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    before = os.times()
+    before = getrusage(RUSAGE_CHILDREN)
     wall = seconds(
         lambda: subprocess.run(
             [sys.executable, "-c", *words],
@@ -65,9 +66,8 @@ def _fresh(words: Sequence[str], compiled: str) -> tuple[float, float]:
             check=True,
         )
     )
-    after = os.times()
-    spent = after.children_user - before.children_user + after.children_system - before.children_system
-    return wall, spent
+    after = getrusage(RUSAGE_CHILDREN)
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def compile_deeper(name: str, args: argparse.Namespace) -> None:

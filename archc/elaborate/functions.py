@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from archc.diagnostics import Note, Span, closest
 from archc.elaborate import names, statements
+from archc.elaborate.attributes import attribute
 from archc.elaborate.axes import axis_names
 from archc.elaborate.bound import Axes, Bound, Function, Instance, Poison, Scope, SharedFunction
 from archc.elaborate.call import Call, Definition
 from archc.elaborate.frame import Frame, Poisoned
 from archc.elaborate.hygiene import rename_in, rename_out
-from archc.elaborate.weights import safe_name
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -98,7 +98,7 @@ def _instance(target: Function | SharedFunction, node: ast.Call, frame: Frame) -
             target.instance.rewind()
         return target.instance
     name = node.label or target.definition.name
-    made = frame.call.instance.child(safe_name(name.text), label=node.label is not None)
+    made = frame.call.instance.child(attribute(name.text), label=node.label is not None)
     if made is None:
         where = node.label or node.callee
         help = "choose another label" if node.label else "label the call: other_name: f(...)"
@@ -151,7 +151,7 @@ def share(statement: ast.Shared, frame: Frame) -> None:
         ):
             frame.fail("E112", f"'shared' binds numbers, weights, masks and fns, not '{key}'", call)
     name = statement.name.text
-    instance = frame.call.instance.child(safe_name(name), label=True)
+    instance = frame.call.instance.child(attribute(name), label=True)
     if instance is None:
         frame.fail("E116", f"the name '{name}' is taken by another call or weight here", statement.name)
     frame.shelf.homes[instance.path] = frame.home or frame.builder.outside

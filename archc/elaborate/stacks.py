@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from archc.diagnostics import ArchError, Note, Span, closest
 from archc.elaborate import functions, names, statements
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import (
     Axes,
     BlockUse,
@@ -21,7 +22,7 @@ from archc.elaborate.bound import (
 )
 from archc.elaborate.call import Call, Stack
 from archc.elaborate.frame import Builder, Frame, Poisoned, describe
-from archc.elaborate.weights import finish_weights, safe_name
+from archc.elaborate.weights import finish_weights
 from archc.ir.graph import Kind, Layer, Origin, Region, Value
 from archc.text import ast
 
@@ -53,7 +54,7 @@ def run(node: ast.Call, frame: Frame) -> Bound:
         frame.fail("E232", f"a stack has 1 to {MOST:_} layers, not {count:_}", depth, *number.roots)
     plan = make_plan(entries, count, frame)
     built = _layers(plan, values, labels, frame)
-    instance = frame.call.instance.child(safe_name(node.label.text) if node.label else "layers", node.label is not None)
+    instance = frame.call.instance.child(attribute(node.label.text) if node.label else "layers", node.label is not None)
     if instance is None:
         frame.fail(
             "E116", "the name of this stack is taken", node.label or node.callee, help="label it: name: stack(...)"

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from keyword import iskeyword
 from typing import Literal
 
 from archc.diagnostics import ArchError, Note
+from archc.elaborate.attributes import attribute
 from archc.elaborate.axes import declared_axes
 from archc.elaborate.frame import Builder, Frame, WeightDraft
 from archc.ir.graph import Axis, Kind, Operand, Region, Type, Value, Weight
 from archc.text import ast
 
 Role = Literal["matrix", "table", "scale", "bias"]
-
-
-def safe_name(name: str) -> str:
-    """The name as an attribute in Python, and so in checkpoints: `lambda` becomes `lambda_`."""
-    return name + "_" if iskeyword(name) else name
 
 
 @dataclass(frozen=True)
@@ -35,11 +30,13 @@ def declare(ref: ast.WeightRef, use: Use, frame: Frame) -> Value:
     instance, name = frame.call.instance, ref.name.text
     if name in instance.weights:
         return _mentioned_again(ref, use, frame)
-    if safe_name(name) in instance.children:
-        message = f"weight '{name}' and a call below have one name in checkpoints"
+    path = instance.below(attribute(name))
+    alike = next((other for other, weight in instance.weights.items() if weight.attrs["path"] == path), None)
+    if alike is not None or attribute(name) in instance.children:
+        others = "a call below" if alike is None else f"weight '{alike}'"
+        message = f"weight '{name}' and {others} have one name in checkpoints"
         frame.fail("E116", message, ref.name, help="rename the weight, or label the call: other_name: f(...)")
     builder = frame.home or frame.builder.outside
-    path = instance.below(safe_name(name))
     inside = frame.at(builder=builder) if frame.home is not None else frame
     value = inside.add("weight", (), ref, {"path": path, "type": Type(Kind.WEIGHT, use.axes)}, label=name)
     instance.weights[name], instance.first[name] = value, ref

@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
 from archc.emit.layout import reindex
+from archc.emit.placed import whole
 from archc.ir.graph import Kind, Type, Value
 from archc.passes.attention import Attention
 from archc.text import ast
@@ -41,7 +42,7 @@ def _grouped(body: Body, value: Value, parts: list[list[str]]) -> Code:
     """A token as [B, T, part, part, ...]: axes of a part flattened, an empty part 1."""
     order = [n for p in parts for n in p]
     axes = tuple(next(a for a in value.type.axes if a.name == n) for n in order)
-    code = reindex(body.render(value), value, Type(Kind.TOKEN, axes), body.dialect)
+    code = reindex(whole(body, value), value, Type(Kind.TOKEN, axes), body.dialect)
     after = 0
     for part in reversed(parts):
         if len(part) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Num
 from archc.elaborate.call import Call
 from archc.emit.calls import called
@@ -51,7 +52,7 @@ class Body:
             value: (node, index)
             for node, below in self.call.calls.items()
             for index, value in enumerate(below.results)
-            if isinstance(value, Value)
+            if isinstance(value, Value) and value not in below.arguments.values()  # what it was given is there already
         }
 
     @property
@@ -140,9 +141,21 @@ class Body:
             return False
         if value.op == "weight":
             return value.attrs["path"] in self.fp32
-        if value.op == "index":
+        if value.op in ("index", "softmax"):
             return True
         return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
+
+    def matched(self, code: Code, operand: Value, value: Value) -> Code:
+        """An operand of a contraction in the element type of the result: the frameworks want one for all."""
+        if "complex" in (operand.type.dtype, value.type.dtype):
+            return code
+        single = operand.type.wide or self.is_wide_weight(operand)
+        if operand.type.dtype != "real" or (single and not value.type.wide):
+            code, single = self.narrow(code), False
+        if value.type.wide and not single:
+            self.kernel("fp32")
+            return Code(f"fp32({code.text})")
+        return code
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""
@@ -154,14 +167,17 @@ class Body:
 
     @property
     def like(self) -> Code:
-        """A value that has the compute type."""
-        for param in self.call.definition.params:
-            bound = self.call.arguments.get(param.name.text)
-            if isinstance(bound, Value) and bound.type.dtype == "real" and not bound.type.wide and bound.op != "mask":
-                return Code(python_name(param.name.text))
+        """A value that has the compute type, or, of a fn that is given none, an argument in single precision."""
+        given = [(p.name.text, self.call.arguments.get(p.name.text)) for p in self.call.definition.params]
+        real = [(n, v) for n, v in given if isinstance(v, Value) and v.type.dtype == "real" and v.op != "mask"]
+        narrow = next((name for name, value in real if not value.type.wide), None)
+        if narrow is not None:
+            return Code(python_name(narrow))
         if isinstance(self.call.definition, ast.BlockDef):
             return Code("x")
-        return self.dialect.weight(next(iter(self.call.instance.weights)))
+        if real and not self.call.instance.weights:
+            return Code(python_name(real[0][0]))
+        return self.dialect.weight(attribute(next(iter(self.call.instance.weights))))
 
     def kernel(self, name: str) -> str:
         """Uses a function of a kernel file; gives back its name."""
@@ -187,8 +203,8 @@ class Body:
         return Code(name)
 
     def old(self, state: str) -> str:
-        """The part of the incoming state."""
-        return f'old.get("{state}")'
+        """The part of the incoming state; an encoder has none."""
+        return f'old.get("{state}")' if self.unit.has_state else "None"
 
     def local_state(self, value: Value) -> str:
         """The name of a state below this unit."""
@@ -205,7 +221,7 @@ class Body:
             alone = self.statement.targets[0].text not in read and self._crossings(self.statement) <= 1
             if bound is value or alone:
                 return name
-        taken = {t.text for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
+        taken = {python_name(t.text) for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
         taken |= set(self.names.values()) | self.reserved_functions | set(self.units.extras.get(self.unit, {}))
         name = base = python_name(state)
         count = 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import BlockUse, Bound, Num, SharedFunction
 from archc.elaborate.call import Call, Stack
 from archc.elaborate.stacks import argument_key
-from archc.emit.code import Code, python_name
+from archc.emit.code import Code, handed_name
 from archc.emit.numbers import Place, axis_order, literal
+from archc.emit.placed import whole
 from archc.emit.units import Unit, is_number_mask, is_shared
 from archc.ir.graph import Kind, Value
 from archc.text import ast
@@ -44,7 +46,7 @@ def module_name(body: Body, node: ast.Call) -> str:
     """A called module: ours, or a shared one that was handed in."""
     callee = node.callee.text
     if is_shared(body.call, node) and callee not in body.call.shared:
-        return python_name(callee)
+        return handed_name(callee)
     return f"self.{instance_name(body, node)}"
 
 
@@ -74,7 +76,7 @@ def argument(body: Body, below: Call, key: str) -> Code:
     assert isinstance(value, Value)
     while value not in body.names and value.op == "rename" and value not in body.results:
         value = value.operands[0]
-    return body.render(value)
+    return whole(body, value)
 
 
 def _shared_argument(body: Body, below: Call, key: str) -> Code:
@@ -82,7 +84,8 @@ def _shared_argument(body: Body, below: Call, key: str) -> Code:
     params = [p.name.text for p in below.definition.params]
     arg = next(a for i, a in enumerate(node.args) if (a.name.text if a.name else params[i]) == key)
     assert isinstance(arg.value, ast.Name)
-    return Code(f"self.{arg.value.text}" if arg.value.text in body.call.shared else python_name(arg.value.text))
+    name = arg.value.text
+    return Code(f"self.{attribute(name)}" if name in body.call.shared else handed_name(name))
 
 
 def number_arguments(body: Body, below: Call, unit: Unit, place: Place) -> list[str]:
@@ -91,7 +94,7 @@ def number_arguments(body: Body, below: Call, unit: Unit, place: Place) -> list[
     given: dict[str, ast.Expr] = {}
     site = next((n for n, c in body.call.calls.items() if c is below), None)
     for name, statement in body.call.shared.items():
-        if below.instance.path == body.call.instance.below(name):
+        if below.instance.path == body.call.instance.below(attribute(name)):
             site = statement.call
     params = [p.name.text for p in below.definition.params]
     position = 0
@@ -108,7 +111,7 @@ def number_arguments(body: Body, below: Call, unit: Unit, place: Place) -> list[
         name = each.name
         if each.param is not None and name in given:
             text = number_or_mask(body, given[name], below.arguments[name], place)
-            out.append(f"{name}={text}" if each.default is not None else text)
+            out.append(f"{each.local}={text}" if each.default is not None else text)
         elif each.param is not None and name in below.defaulted:
             if each.default is None:
                 out.append(default_text(body, below, name))

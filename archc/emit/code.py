@@ -84,15 +84,35 @@ def camel(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
-RESERVED = frozenset(
+METHODS = frozenset("state old new pos rows program step inputs states keys tokens".split())
+"""Variables of methods and functions."""
+RESERVED = METHODS | frozenset(
     """
-    self state old new pos rows program step inputs states part math torch jax jnp nn nnx F
-    len min max int float abs checkpoint fp32 inv_softplus softmax_over orthogonal top
-    causal_conv prev scan maxscan selective_scan chunked_scan chunked_key_scan attention loop over_rows remember
+    self pattern replaced rngs remat unroll math torch jax jnp nn nnx F checkpoint
+    len min max int float abs range enumerate super
+    fp32 inv_softplus softmax_over softmax_keys orthogonal top causal_conv prev scan maxscan selective_scan
+    chunked_scan chunked_key_scan attention loop over_rows remember unflatten Frozen Layers stacked single
     """.split()
 )
+"""What the emitted text calls things by itself."""
+HANDED = frozenset("layer part i batch context dtype device".split())
+"""What the methods use that hand values of the model to layers."""
+
+
+def handed_name(name: str) -> str:
+    """A value of the model, a stream or a shared fn as layers are given it."""
+    found = python_name(name)
+    return f"{found}_" if found.rstrip("_") in HANDED else found
+
+
+def number_name(name: str) -> str:
+    """A number of the spec as a variable of a constructor."""
+    return name if name in METHODS else python_name(name)
 
 
 def python_name(name: str) -> str:
-    """A name of the spec as a local variable."""
-    return name + "_" if name in RESERVED or iskeyword(name) else name
+    """A name of the spec as a variable: none that the emitted text uses itself, different ones for different names."""
+    if name.startswith("__") or not name.strip("_"):
+        return f"x{name}"  # Python changes such names inside of classes, the text throws `_` away
+    plain = name.rstrip("_")
+    return f"{name}_" if plain in RESERVED or iskeyword(plain) else name

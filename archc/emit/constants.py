@@ -49,24 +49,23 @@ def _per_layer(names: list[str], layers: tuple[Layer, ...]) -> list[str]:
     """Full names, those of layers gathered by the layers that share them."""
     prefixes = {layer.prefix + ".": layer for layer in layers}
     plain: list[str] = []
-    by_name: dict[str, list[int]] = {}
-    stack = ""
+    by_name: dict[tuple[str, str], list[int]] = {}
     for name in names:
         prefix = next((p for p in prefixes if name.startswith(p)), None)
         if prefix is None:
             plain.append(name)
         else:
             stack = prefix.rsplit(".", 2)[0]
-            by_name.setdefault(name[len(prefix) :], []).append(prefixes[prefix].index)
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for name, indices in by_name.items():
-        groups.setdefault(tuple(sorted(indices)), []).append(name)
+            by_name.setdefault((stack, name[len(prefix) :]), []).append(prefixes[prefix].index)
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (stack, name), indices in by_name.items():
+        groups.setdefault((stack, tuple(sorted(indices))), []).append(name)
     lines = [
         "# weights that weight decay leaves alone: vectors, tables, and what makes a decay",
         "NO_DECAY = frozenset(",
     ]
     lines.append("    {" + "".join(f'"{n}", ' for n in plain) + "}" if plain else "    set()")
-    for places, found in groups.items():
+    for (stack, places), found in groups.items():
         listed = ", ".join(f'"{n}"' for n in found)
         lines.append(f'    | {{f"{stack}.{{i}}.{{name}}" for i in {_indices(places)} for name in ({listed},)}}')
     lines.append(")")

@@ -36,6 +36,9 @@ class Dialect(Protocol):
     def where(self, condition: Code, yes: Code, no: Code) -> Code:
         """Element-wise choice."""
 
+    def compared(self, value: Code) -> Code:
+        """A side of a comparison."""
+
     def logic(self, name: str, left: Code, right: Code) -> Code:
         """`and`, `or`."""
 
@@ -117,4 +120,4 @@ class Dialect(Protocol):
         """A value repeated to the shape of a weight, with memory of its own."""
 
     def zeros(self, sizes: Sequence[Code], how: str) -> Code:
-        """An array of a state; `how`: dtype, wide (at least single precision), complex."""
+        """An array of a state; `how`: dtype, wide (at least single precision), complex, int, bool."""

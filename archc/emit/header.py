@@ -10,6 +10,27 @@ from archc.passes.flops import flops
 from archc.passes.params import params
 from archc.passes.workload import Workload
 
+KERNELS = {
+    "causal_conv": "conv.py",
+    "prev": "prev.py",
+    "scan": "scan.py",
+    "maxscan": "scan.py",
+    "selective_scan": "selective_scan.py",
+    "chunked_scan": "chunked_scan.py",
+    "chunked_key_scan": "chunked_scan.py",
+    "attention": "attention.py",
+    "loop": "loop.py",
+    "fp32": "numerics.py",
+    "inv_softplus": "numerics.py",
+    "softmax_over": "numerics.py",
+    "orthogonal": "numerics.py",
+    "top": "numerics.py",
+    "over_rows": "pairs.py",
+    "remember": "pairs.py",
+    "softmax_keys": "pairs.py",
+}
+"""The files that hold the functions which rules ask for, in either framework."""
+
 
 def header_lines(module: Module) -> list[str]:
     """The docstring of the file, and the legend of the comments."""

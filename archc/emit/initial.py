@@ -30,8 +30,8 @@ def initial_value(body: Body, name: str, value: Value, weight: Weight) -> Code:
         return infix("/", normal, call("math.sqrt", fan))
     (result,) = weight.init.results
     if result.op == "random":
-        return _random(body, result, sizes, node)
-    body = _with_random(body, sizes, value)
+        return _random(body, result, sizes, node, weight)
+    body = _with_random(body, sizes, weight)
     code = body.render(result)
     if {a.name for a in result.type.axes} != set(value.names) or not _has_random(result):
         code = reindex(code, result, value.type, dialect)
@@ -43,11 +43,11 @@ def _has_random(value: Value) -> bool:
     return value.op == "random" or any(_has_random(v) for v in value.operands)
 
 
-def _with_random(body: Body, sizes: list[Code], value: Value) -> Body:
+def _with_random(body: Body, sizes: list[Code], weight: Weight) -> Body:
     rules = dict(body.rules)
 
     def random(inner: Body, found: Value) -> Code:
-        return _random(inner, found, sizes, inner.call.nodes.get(found))
+        return _random(inner, found, sizes, inner.call.nodes.get(found), weight)
 
     rules["random"] = random
     rules["fp32"] = lambda inner, found: inner.operand(found, 0)
@@ -58,7 +58,7 @@ def _with_random(body: Body, sizes: list[Code], value: Value) -> Body:
     return body
 
 
-def _random(body: Body, value: Value, sizes: list[Code], node: ast.Expr | None) -> Code:
+def _random(body: Body, value: Value, sizes: list[Code], node: ast.Expr | None, weight: Weight) -> Code:
     how, params = value.attrs["how"], value.attrs["params"]
     if how == "constant":
         text = body.numbers.text(node, "init") if node is not None else Code(literal(params[0]))
@@ -70,6 +70,9 @@ def _random(body: Body, value: Value, sizes: list[Code], node: ast.Expr | None) 
                 codes[index] = body.numbers.text(arg.value, "init")
     if how == "orthogonal":
         body.kernel("orthogonal")
+        rows = weight.row_axes if len(sizes) == len(weight.type.axes) else 1  # a stored matrix has merged its rows
+        given = (("kept", len(weight.kept), 0), ("rows", rows, 1))
+        codes = [Code(f"{name}={number}") for name, number, default in given if number != default]
     return body.dialect.random(how, sizes, codes)
 
 

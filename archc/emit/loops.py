@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
+from archc.emit.placed import whole
 from archc.emit.statements import let
 from archc.ir.graph import Kind, Operand, Region, Value, captures
 from archc.text import ast
@@ -16,11 +17,11 @@ def render_loop(body: Body, value: Value) -> Code:
     region: Region = value.attrs["body"]
     states = [python_name(s.name.text) for s in node.states]
     tokens = [v for v in captures(region) if v.kind is Kind.TOKEN and v.op != "pos"]
-    codes = [body.render(t).text for t in tokens]
+    codes = [whole(body, t).text for t in tokens]
     inputs = [body.names.get(t) or python_name(t.label or f"input_{i}") for i, t in enumerate(tokens)]
     outs = _used_outs(body, value)
     extra = [i for i in outs if i >= len(states)]
-    key = f"loop_{states[0]}"
+    key = f"loop_{node.states[0].name.text}"
     saved, names = body.lines, dict(body.names)
     body.lines = []
     body.line(f"{_tuple(inputs)} = inputs")

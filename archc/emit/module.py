@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from re import search
 from textwrap import wrap
 from typing import Protocol
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
 from archc.emit.body import Body
@@ -17,7 +19,7 @@ from archc.emit.calls import (
     number_or_mask,
     tensor_parameters,
 )
-from archc.emit.code import Code, python_name
+from archc.emit.code import Code, handed_name, python_name
 from archc.emit.constants import constants
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused, find
@@ -55,7 +57,7 @@ class ClassText:
     doc: str
     taken: list[Taken]
     computed: list[tuple[str, Code]]
-    kept: list[str]
+    kept: list[tuple[str, str]]
     weights: list[tuple[str, Code, bool]]
     children: list[tuple[str, str]]
     arguments: list[str]
@@ -79,7 +81,7 @@ class ModelText(ClassText):
 @dataclass(frozen=True, eq=False)
 class StackText:
     """A stack of layers: constructors of one period (of `layer`), overrides by index, the streams, what blocks take
-    besides."""
+    besides, the attributes of the model that have shared fns."""
 
     name: str
     depth: str
@@ -95,6 +97,11 @@ class StackText:
     def arguments(self) -> list[str]:
         """What a layer is called with, without its part of the state."""
         return [*self.streams, *self.extra, *(["pos"] if any(u.needs_pos for u in self.units) else [])]
+
+    @property
+    def uses_layer(self) -> bool:
+        """Whether the layers know their index: then no two of them are the same."""
+        return any(search(r"\blayer\b", made) for made in (*self.pattern, *self.replaced.values()))
 
     @property
     def has_state(self) -> bool:
@@ -155,17 +162,17 @@ class Module:
             for param in unit.first.region.params:
                 body.bind(param, python_name(param.label))
             for name, value in self.units.extras[unit].items():
-                if value is not None:
+                if isinstance(value, Value):
                     body.bind(value, name)
         if isinstance(unit.definition, ast.ModelDef):
             assert unit.first.region is not None
             for value in unit.first.region.values:
                 if value.op in ("input", "pos"):
-                    body.bind(value, "pos" if value.op == "pos" else python_name(value.label))
+                    body.bind(value, "pos" if value.op == "pos" else input_name(value.label))
         run_statements(body)
         if isinstance(unit.definition, ast.BlockDef):
             assert unit.first.region is not None
-            give_back(body, [p.label for p in unit.first.region.params])
+            give_back(body, [python_name(p.label) for p in unit.first.region.params])
         elif isinstance(unit.definition, ast.ModelDef) and not any(
             isinstance(s, ast.Return) for s in unit.definition.body
         ):
@@ -192,7 +199,7 @@ class Module:
                 lines.append(axis)
                 numbers.read_off.add(each.name)
         taken = numbers.taken()
-        arguments += [t.name if t.default is None else f"{t.name}={t.default}" for t in taken]
+        arguments += [t.local if t.default is None else f"{t.local}={t.default}" for t in taken]
         if unit.has_state and any(t.default is None for t in taken):
             arguments.remove("state=None")
             arguments.insert(len(tensors) + 1, "state")
@@ -213,7 +220,7 @@ class Module:
             bound = unit.first.arguments[name]
             assert isinstance(bound, Value)
             if each.name in bound.names:
-                return f"{each.name} = {python_name(name)}.shape[{axis_of(bound, each.name)}]"
+                return f"{each.local} = {python_name(name)}.shape[{axis_of(bound, each.name)}]"
         return None
 
     def _class(self, unit: Unit) -> ClassText:
@@ -236,7 +243,7 @@ class Module:
             self.finished[unit] = numbers
             for stack in unit.first.stacks.values():
                 self._stack(unit, stack)
-        kept = list(numbers.needed["forward"])
+        kept = [(numbers.attribute(name), numbers.local(name)) for name in sorted(numbers.needed["forward"])]
         numbers.close()
         self.finished[unit] = numbers
         return ClassText(
@@ -259,7 +266,7 @@ class Module:
 
     def _shared(self, unit: Unit) -> list[str]:
         """The shared fns that a block is handed: it makes the state of its calls of them."""
-        return [name for name, value in self.units.extras.get(unit, {}).items() if value is None]
+        return [name for name, value in self.units.extras.get(unit, {}).items() if isinstance(value, str)]
 
     def _token_inputs(self, unit: Unit) -> list[str]:
         return [*map(python_name, token_parameters(unit.first)), "pos"] if unit.takes_rows else []
@@ -282,7 +289,7 @@ class Module:
                 name = instance_name(body, node)
                 if name not in out:
                     out[name] = self.construct(body, below, child)
-        for name in unit.first.shared:
+        for name in map(attribute, unit.first.shared):
             owner = next(c for i, c in self.units.owners.items() if i.path == unit.first.instance.below(name))
             if not self.units.of[owner].is_class:
                 continue
@@ -301,7 +308,7 @@ class Module:
         taken = self.finished[unit].taken()
         return ModelText(
             unit, text.doc, taken, self.finished[unit].computed(), text.kept, text.weights, text.children,
-            [python_name(n) for n in self.program.graph.inputs], text.lines, text.states, text.results,
+            [input_name(n) for n in self.program.graph.inputs], text.lines, text.states, text.results,
             program=self.program,
             stacks=stacks, constants=constants(self.program, self.context),
         )  # fmt: skip
@@ -323,9 +330,9 @@ class Module:
             numbers.text(depth, "init").text,
             pattern[: len(stack.layers)],
             replaced,
-            stack.streams,
+            tuple(map(handed_name, stack.streams)),
             extra,
-            self._shared(first[0]),
+            [value for value in self.units.extras[first[0]].values() if isinstance(value, str)],
             first,
             len(stack.layers),
         )
@@ -344,10 +351,15 @@ class Module:
                 out.append("layer" if name == "layer" else body.numbers.symbol(name, "init").text)
             elif name in given:
                 text = number_or_mask(body, given[name], below.arguments[name], "init")
-                out.append(f"{name}={text}")
+                out.append(f"{each.local}={text}")
             elif each.default is None:
-                out.append(f"{name}={default_text(body, below, name)}")
-        return f"{unit.name}({', '.join(keywords_last(out, [t.name for t in self.finished[unit].taken()]))})"
+                out.append(f"{each.local}={default_text(body, below, name)}")
+        return f"{unit.name}({', '.join(keywords_last(out, [t.local for t in self.finished[unit].taken()]))})"
+
+
+def input_name(name: str) -> str:
+    """An input of the model as its argument."""
+    return name if name == "tokens" else python_name(name)
 
 
 def keywords_last(arguments: list[str], names: list[str]) -> list[str]:

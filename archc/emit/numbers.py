@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Axes, Bound, Num
 from archc.elaborate.call import Call
-from archc.emit.code import Code, call, infix, minus
+from archc.emit.code import Code, call, infix, minus, number_name, python_name
 from archc.emit.units import Unit, is_number_mask
 from archc.ir.graph import Value
 from archc.text import ast
@@ -67,7 +68,21 @@ class Numbers:
     def symbol(self, name: str, place: Place) -> Code:
         """A number by its name: an attribute in the methods of a class, a local elsewhere."""
         self.needed[place].setdefault(name)
-        return Code(f"self.{name}" if place == "forward" and self.unit.is_class else name)
+        kept = place == "forward" and self.unit.is_class
+        return Code(f"self.{self.attribute(name)}" if kept else self.local(name))
+
+    def local(self, name: str) -> str:
+        """A number as a variable: of the constructor, or of a function."""
+        return number_name(name) if self.unit.is_class else python_name(name)
+
+    def attribute(self, name: str) -> str:
+        """A number as an attribute, beside weights and calls."""
+        instance = self.unit.first.instance
+        taken = {*map(attribute, instance.weights), *instance.children}
+        found = attribute(name)
+        while found in taken:
+            found += "_"
+        return found
 
     def size(self, axis: str, value: int, place: Place) -> Code:
         """The size of an axis, by name where the unit knows it."""
@@ -146,7 +161,7 @@ class Numbers:
     def computed(self) -> list[tuple[str, Code]]:
         """`name = text` lines for the computed numbers that are needed, in the order of the spec."""
         place: Place = "init" if self.unit.is_class else "forward"
-        return [(n, self.text(e, place)) for n, e in _ordered(self.lets) if n in self.needed[place]]
+        return [(self.local(n), self.text(e, place)) for n, e in _ordered(self.lets) if n in self.needed[place]]
 
     def taken(self) -> list[Taken]:
         """The numbers that the unit takes: required ones first, in the order in which the spec has them."""
@@ -174,22 +189,24 @@ class Numbers:
             if param.name.text == name:
                 bound = self.unit.first.arguments[name]
                 if is_number_mask(bound):
-                    return Taken(name, "int | None", None, param)
+                    return Taken(name, self.local(name), "int | None", None, param)
                 default = written(param.default) if isinstance(param.default, ast.Number) else None
                 if isinstance(self.unit.definition, ast.ModelDef):
                     assert isinstance(bound, Num)
                     default = literal(bound.value)
                 numbers = [c.arguments.get(name) for c in self.unit.calls]
                 whole = all(isinstance(n, Num) and n.whole is not None for n in numbers)
-                return Taken(name, "int" if whole else "float", default, param)
-        return Taken(name, "int" if self.model.get(name, True) else "float", None, None)
+                return Taken(name, self.local(name), "int" if whole else "float", default, param)
+        whole = self.model.get(name, True)
+        return Taken(name, self.local(name), "int" if whole else "float", None, None)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A number that a unit takes: name, type, default as text, and the parameter of the spec if it is one."""
+    """A number that a unit takes: name, argument, type, default as text, and the parameter of the spec if it is one."""
 
     name: str
+    local: str
     type: str
     default: str | None
     param: ast.Param | None

@@ -15,6 +15,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.calls import argument, module_name, state_name
 from archc.emit.code import Code, call, python_name
 from archc.emit.layout import letters, reindex
+from archc.emit.placed import whole
 from archc.emit.statements import let, let_pairs
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Kind, Value
@@ -136,15 +137,15 @@ def _remember(body: Body, pairs: list[Value], state: str) -> dict[Value, str]:
     """The line that fetches what the keys can be; gives the names of the remembered tokens by their lift."""
     tokens = lifted_keys(body, pairs)
     body.kernel("remember")
-    names = unique([_token_name(body, t, pairs) for t in tokens])
-    codes = [body.render(t).text for t in tokens]
+    names = unique([_token_name(body, t, pairs) for t in tokens]) or ["_"]
+    codes = [whole(body, t).text for t in tokens] or ["pos[..., None][..., :0]"]  # nothing of each token, but a place
     left = ", ".join(names) + ("," if len(names) == 1 else "")
     right = ", ".join(codes) + ("," if len(codes) == 1 else "")
     new = f'new["{state}"]' if body.unit.has_state else "_"
     old = body.old(state) if body.unit.has_state else "None"
     body.line(f"({left}), keys, {new} = remember(({right}), pos, {old})")
     lifts = {v.operands[0]: v for v in pairs if v.op == "keys" and v.operands[0].op != "pos"}
-    return {lifts[t]: n for t, n in zip(tokens, names, strict=True)}
+    return {lifts[token]: names[i] for i, token in enumerate(tokens)}
 
 
 def unique(names: list[str]) -> list[str]:
@@ -269,7 +270,7 @@ def _queries(body: Body, value: Value) -> Code:
     (token,) = value.operands
     if token.op == "pos":
         return Code("rows.query_pos[..., None]")
-    return Code(f"rows.queries({body.render(token).text})")
+    return Code(f"rows.queries({whole(body, token).text})")
 
 
 def _keys(body: Body, value: Value) -> Code:
@@ -326,13 +327,13 @@ def _letters(body: Body, value: Value, result: str) -> Code:
     for index, operand in enumerate(value.operands):
         pattern, code = _operand(body, operand, value, index)
         specs.append(pattern.format(spell(operand.names)))
-        codes.append(code)
+        codes.append(body.matched(code, operand, value))
     seen = "".join(specs)
     if "q" not in seen or "k" not in seen:
         specs, codes = [], []
         for operand in value.operands:
             specs.append(("..." if operand.kind is Kind.PAIR else "") + spell(operand.names))
-            code = body.render(operand)
+            code = body.matched(body.render(operand), operand, value)
             codes.append(body.dialect.move_axes(code, "(-2, -1)", "(1, 2)") if operand.kind is Kind.PAIR else code)
         out = body.dialect.einsum(f"{','.join(specs)}->...{spell(value.names)}", *codes)
         return body.dialect.move_axes(out, "(1, 2)", "(-2, -1)")
@@ -342,7 +343,7 @@ def _letters(body: Body, value: Value, result: str) -> Code:
 def _operand(body: Body, operand: Value, value: Value, index: int) -> tuple[str, Code]:
     """An operand of a contraction and its letters: lifted tokens stay tokens."""
     if operand not in body.names and operand.op == "queries" and operand.operands[0].op != "pos":
-        return "bq{}", Code(f"rows.query_tokens({body.render(operand.operands[0]).text})")
+        return "bq{}", Code(f"rows.query_tokens({whole(body, operand.operands[0]).text})")
     if operand.op == "keys" and operand.operands[0].op != "pos":
         return "bk{}", Code(f"rows.key_tokens({body.remembered(operand)})")
     if operand.kind is Kind.WEIGHT:

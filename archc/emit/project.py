@@ -12,18 +12,26 @@ from typing import Literal, Protocol
 
 import jinja2
 
+from archc.diagnostics import error
 from archc.elaborate.call import Program
 from archc.emit.artifact import Artifact
+from archc.emit.header import header_lines
 from archc.emit.module import Module, Shape
 from archc.passes.caches import caches
 from archc.passes.flops import flops
 from archc.passes.params import params
+from archc.passes.positions import keeps_apart, longest
 from archc.passes.workload import Workload
 from archc.resources import kernel, paths, read
 from archc.text.format import format as canonical
 from archc.version import VERSION
 
 Backend = Literal["torch", "flax"]
+
+CONTEXT = 256
+OF_MODELS = frozenset({"generate.py", "ngram.py"})
+OF_ENCODERS = frozenset({"masking.py"})
+"""Files that only projects of one kind have: the others have nothing to continue, or nothing to mask."""
 
 
 class Target(Protocol):
@@ -35,20 +43,45 @@ class Target(Protocol):
     framework: str
     requirements: str
 
-    def header(self, module: Module, used: Sequence[str]) -> list[str]:
-        """The lines before the first class: the doc of the file and the imports."""
+    def imports(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The imports that lines of text need."""
 
 
 def project(program: Program, target: Target, context: int) -> tuple[Artifact, ...]:
     """Every file of the output folder, formatted. A pure function of the program, the backend and archc's version."""
     module = Module(program, target.shape, context)
-    blocks = module.blocks()
-    text = "\n\n\n".join("\n".join(lines) for lines in blocks)
-    files = {"model.py": "\n".join(target.header(module, [b for ls in blocks for b in ls])) + "\n\n\n" + text}
-    files["model.py"] += f"\n\n\nModel = {module.units.of[program.root].name}\n"
+    files = {"model.py": "\n".join([*header_lines(module), _code(module, target)])}
     files |= {f"kernels/{name}": kernel(target.name, name) for name in _kernel_files(target, module)}
     files |= _skeletons(program, target, context)
     return tuple(Artifact(p, t) for p, t in sorted(_formatted(files).items()))
+
+
+def training_context(program: Program, asked: int | None) -> int:
+    """Tokens in a training sequence: as many as asked for, else 256 or what the tables of positions have rows for.
+
+    `ArchError` E612 if more are asked for than that: one backend would stop at the first such token, the other look up
+    the last row for it.
+    """
+    most = longest(program.graph)
+    if asked is not None and most is not None and asked > most:
+        name = program.graph.name
+        raise error(
+            "E612", f"'{name}' has positions for {most} tokens, not for {asked}", help="enlarge its table of positions"
+        )
+    return min(asked or CONTEXT, most or asked or CONTEXT)
+
+
+def model_code(program: Program, target: Target, context: int) -> str:
+    """What model.py runs: without its doc, and not laid out."""
+    return _code(Module(program, target.shape, context), target)
+
+
+def _code(module: Module, target: Target) -> str:
+    """Imports, then a class or function per unit; from then on the module knows which kernels it uses."""
+    blocks = module.blocks()
+    imports = target.imports(module, [line for lines in blocks for line in lines])
+    name = module.units.of[module.program.root].name
+    return "\n\n\n".join("\n".join(lines) for lines in [imports, *blocks, [f"Model = {name}"]]) + "\n"
 
 
 def _kernel_files(target: Target, module: Module) -> list[str]:
@@ -59,7 +92,7 @@ def _kernel_files(target: Target, module: Module) -> list[str]:
         if name in done:
             continue
         done.append(name)
-        for line in kernel(target.name, name).splitlines():
+        for line in map(str.strip, kernel(target.name, name).splitlines()):
             if line.startswith("from kernels."):
                 todo.append(line.split()[1].removeprefix("kernels.") + ".py")
     return [*sorted(done), "__init__.py"]
@@ -73,11 +106,13 @@ def _skeletons(program: Program, target: Target, context: int) -> dict[str, str]
         loader=jinja2.FunctionLoader(_skeleton),
     )
     values = _values(program, target, context)
+    left_out = OF_ENCODERS if program.graph.kind == "model" else OF_MODELS
     out: dict[str, str] = {}
     for path in paths("templates"):
-        folder, _, name = path.rpartition("/")
-        if folder in ("", target.name):
-            out[name.removesuffix(".j2")] = environment.get_template(path).render(values)
+        folder, _, file = path.rpartition("/")
+        name = file.removesuffix(".j2")
+        if folder in ("", target.name) and name not in left_out:
+            out[name] = environment.get_template(path).render(values)
     return out
 
 
@@ -100,7 +135,10 @@ def _values(program: Program, target: Target, context: int) -> dict[str, object]
         "requirements": target.requirements,
         "context": context,
         "parameters": f"{counted.total:_}",
-        "inputs": len(graph.inputs),
+        "inputs": graph.inputs,
+        "outputs": len(graph.outputs),
+        "longest": longest(graph),
+        "apart": keeps_apart(graph),
         "decodes": graph.kind == "model",
     }
 

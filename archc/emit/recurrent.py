@@ -5,8 +5,10 @@ from __future__ import annotations
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
 from archc.emit.layout import reindex, transposed
+from archc.emit.placed import sequence, whole
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
-from archc.passes.matrix_scans import split_decay
+from archc.passes.matrix_scans import bonus_sides, split_decay
+from archc.passes.placed import is_placed
 from archc.passes.scans import Factor, ScanClass
 
 
@@ -17,13 +19,13 @@ def _conv(body: Body, value: Value) -> Code:
     taps = body.render(weight)
     if list(weight.names) != order:
         taps = transposed(taps, weight, order, body.dialect)
-    text = f"{body.kernel('causal_conv')}({body.render(x).text}, {taps.text}, pos, {body.old(state)})"
+    text = f"{body.kernel('causal_conv')}({whole(body, x).text}, {taps.text}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
 
 
 def _prev(body: Body, value: Value) -> Code:
     state = body.local_state(value)
-    text = f"{body.kernel('prev')}({body.operand(value, 0).text}, pos, {body.old(state)})"
+    text = f"{body.kernel('prev')}({whole(body, value.operands[0]).text}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
 
 
@@ -45,6 +47,8 @@ def _full(body: Body, value: Value, index: int) -> Code:
         body.kernel("fp32")
         code = call("fp32", code)
     other = value.args[0]
+    if index == 1 and is_placed(arg):
+        return body.dialect.over_time(code, sequence(body), [body.size(a.name, a.size) for a in value.type.axes])
     varies = isinstance(other, Value) and other.kind is Kind.TOKEN
     if index == 1 and arg.kind is not Kind.TOKEN and not varies:
         return body.dialect.over_time(code, body.like, [body.size(a.name, a.size) for a in value.type.axes])
@@ -146,8 +150,24 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
     q = _heads(body, body.render(query), tuple(Axis(n, sizes[n]) for n in query.names), groups, heads, key)
     state = body.local_state(found.scan)
     name = body.kernel("chunked_key_scan" if per_key else "chunked_scan")
-    text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)})"
-    return _from_heads(body, value, text, state, groups, heads, inner)
+    before = ", before=True" if found.before else ""
+    text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)}{before})"
+    code = body.hoist(value, text, state)
+    if found.bonus:
+        body.line(f"{code.text} = {infix('+', code, _bonus(body, found, q, groups, heads)).text}", value)
+    return _from_heads(body, value, code, groups, heads, inner)
+
+
+def _bonus(body: Body, found: ScanClass, q: Code, groups: tuple[Axis, ...], heads: tuple[Axis, ...]) -> Code:
+    """What the addition to the state before it is read adds to the read-out: (q . keys) values."""
+    sides = bonus_sides(found)
+    assert sides is not None
+    sizes = found.scan.type.sizes
+    key, inner = (tuple(Axis(n, sizes[n]) for n in names) for names in (found.key, found.value))
+    keys = _heads(body, *_side(body, sides[0], (*groups, *heads, *key)), groups, heads, key)
+    values = _heads(body, *_side(body, sides[1], (*groups, *heads, *inner)), groups, heads, inner, full=True)
+    weight = body.dialect.reduce("sum", infix("*", q, keys), [-1])
+    return infix("*", Code(f"{weight.atom}[..., None]"), values)
 
 
 def _side(body: Body, factors: tuple[Factor, ...], order: tuple[Axis, ...]) -> tuple[Code, tuple[Axis, ...]]:
@@ -239,13 +259,12 @@ def _short(parts: list[str]) -> list[str]:
 def _from_heads(
     body: Body,
     value: Value,
-    text: str,
-    state: str,
+    code: Code,
     groups: tuple[Axis, ...],
     heads: tuple[Axis, ...],
     inner: tuple[Axis, ...],
 ) -> Code:
-    code = body.hoist(value, text, state)
+    """The result of a chunked scan, with the axes of the read-out."""
     name = code.text
     flat: list[tuple[int, tuple[Axis, ...]]] = []
     if len(inner) > 1:

@@ -6,6 +6,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
 from archc.emit.pairs import PAIR_RULES
+from archc.emit.placed import whole
 from archc.emit.recurrent import RECURRENT_RULES, read_out
 from archc.emit.statements import run_stack
 from archc.ir.graph import Axis, Kind, Type, Value
@@ -18,6 +19,7 @@ INFIX = {
 }  # fmt: skip
 
 
+COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 OWN = frozenset({"inv_softplus"})
 
 
@@ -25,6 +27,11 @@ def _infix(body: Body, value: Value) -> Code:
     code = infix(INFIX[value.op], body.aligned(value, 0), body.aligned(value, 1))
     quotient = value.op == "div" and all(v.type.dtype == "int" for v in value.operands)
     return body.narrow(code) if quotient and not value.type.wide else code
+
+
+def _compared(body: Body, value: Value) -> Code:
+    sides = (body.dialect.compared(body.aligned(value, i)) for i in range(2))
+    return infix(INFIX[value.op], *sides)
 
 
 def _logic(body: Body, value: Value) -> Code:
@@ -111,9 +118,7 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
     made: tuple[str, ...] = value.attrs.get("made", ())
     kept = [n for n in made if n in left.names and n not in over]
     new = [n for n in stored if n in made and n not in kept]
-    code = body.render(left)
-    if left.type.wide:
-        code = body.narrow(code)
+    code = body.matched(body.render(left), left, value)
     if kept:
         return einsum(body, value, left, weight, code)
     straight = list(stored) == [*over, *new]
@@ -125,10 +130,12 @@ def _matrix(body: Body, value: Value, left: Value, weight: Value) -> Code:
         code = transposed(code, left, order, body.dialect)
     if len(over) > 1:
         code = body.dialect.flatten(code, len(over))
-    matrix = body.render(weight)
+    matrix = body.matched(body.render(weight), weight, value)
     product = infix("@", code, matrix if straight else Code(f"{matrix.atom}.T"))
     if len(new) == 1:
         return product
+    if not new:
+        return body.dialect.squeeze(product, -1)
     sizes = weight.type.sizes
     product = body.dialect.unflatten(product, -1, [body.size(n, sizes[n]) for n in new])
     return _in_order(body, product, (*order[: len(order) - len(over)], *new), value)
@@ -155,24 +162,19 @@ def einsum(body: Body, value: Value, left: Value, right: Value, code: Code | Non
         return lead[kind] + "".join(letter[n] for n in names)
 
     spec = f"{spell(left.names, left.kind)},{spell(right.names, right.kind)}->{spell(value.names, value.kind)}"
-    first = code if code is not None else _matched(body, left, value)
-    return body.dialect.einsum(spec, first, _matched(body, right, value))
-
-
-def _matched(body: Body, operand: Value, value: Value) -> Code:
-    """An operand of a contraction: the frameworks want one element type."""
-    code = body.render(operand)
-    wide = operand.type.wide or body.is_wide_weight(operand)
-    if wide and not value.type.wide:
-        return body.narrow(code)
-    if value.type.wide and not wide and operand.type.dtype == "real":
-        body.kernel("fp32")
-        return Code(f"fp32({code.text})")
-    return code
+    first = code if code is not None else body.matched(body.render(left), left, value)
+    return body.dialect.einsum(spec, first, body.matched(body.render(right), right, value))
 
 
 def _lookup(body: Body, value: Value) -> Code:
-    return body.dialect.lookup(body.operand(value, 0), body.operand(value, 1))
+    index = body.operand(value, 1)
+    if _from_positions(value.operands[1]):  # negative on what fills up the front of a batch
+        index = body.dialect.two("maximum", index, Code("0"))
+    return body.dialect.lookup(body.operand(value, 0), index)
+
+
+def _from_positions(value: Value) -> bool:
+    return value.op == "pos" or any(_from_positions(v) for v in value.operands if v.type.dtype == "int")
 
 
 # --- reductions --------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ def _concat(body: Body, value: Value) -> Code:
 def _beside(body: Body, value: Value, arg: Value, piece: str) -> Code:
     """One piece, with the axes of the whole; it must really have them all, concatenation does not broadcast."""
     names = [piece if n == value.attrs["into"] else n for n in value.names]
-    code = body.render(arg)
+    code = whole(body, arg)
     if list(arg.names) != [n for n in names if n in arg.names]:
         code = transposed(code, arg, [n for n in names if n in arg.names], body.dialect)
     if set(arg.names) != set(names):
@@ -286,7 +288,7 @@ def _pick(body: Body, value: Value) -> Code:
 def _reduce_time(body: Body, value: Value) -> Code:
     (inner,) = value.operands
     over = value.attrs["over"]
-    code = body.dialect.reduce_time(value.attrs["fn"], body.render(inner), len(inner.names))
+    code = body.dialect.reduce_time(value.attrs["fn"], whole(body, inner), len(inner.names))
     if not over:
         return code
     places = sorted(inner.names.index(n) - len(inner.names) for n in over)
@@ -307,7 +309,7 @@ def _missing(body: Body, value: Value) -> Code:
 
 RULES: dict[str, Rule] = {
     **{name: _unary for name in UNARY if name != "neg"},
-    **{name: _infix for name in INFIX},
+    **{name: _compared if name in COMPARISONS else _infix for name in INFIX},
     "neg": _neg,
     "not": _unary,
     "real": _unary,

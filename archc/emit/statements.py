@@ -7,6 +7,7 @@ from archc.emit.body import Body
 from archc.emit.calls import call_text, state_name
 from archc.emit.code import Code, python_name
 from archc.emit.layout import axis_of
+from archc.emit.placed import whole
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -82,7 +83,12 @@ def _unpack(body: Body, statement: ast.Let, bound: tuple[Bound, ...], names: lis
         for name, value in kept:
             body.bind(value, name)
         return
-    node, _ = body.results[values[0]]
+    node = next((body.results[v][0] for v in values if v in body.results), None)
+    if node is None:  # a fn gave back what it was given
+        body.line(f"{', '.join(names)} = {', '.join(body.render(v).text for v in values)}", values[0])
+        for name, value in zip(names, values, strict=True):
+            body.bind(value, name)
+        return
     text, unit = call_text(body, node)
     state = f', new["{state_name(body, node)}"]' if unit.has_state else ""
     left = ", ".join(names)
@@ -125,20 +131,21 @@ def run_stack(body: Body, value: Value) -> Code:
     fact = body.call.facts[node]
     outs = [o for o in (fact if isinstance(fact, tuple) else (fact,)) if isinstance(o, Value)]
     if value not in body.names:
-        streams = [body.render(s) for s in stack.value.operands]
+        streams = [whole(body, s) for s in stack.value.operands]
         units = [body.units.of[c] for c in stack.calls]
         extras = body.units.extras[units[0]]
-        extra = [body.render(v).text if v is not None else f"self.{n}" for n, v in extras.items()]
+        extra = [f"self.{v}" if isinstance(v, str) else body.render(v).text for v in extras.values()]
         args = [*(s.text for s in streams), *extra]
         if any(u.needs_pos for u in units):
             args.append("pos")
         name = stack.layers[0].prefix.rsplit(".", 1)[0]
-        left = ", ".join(stack.streams)
+        names = [python_name(stream) for stream in stack.streams]
+        left = ", ".join(names)
         if any(u.has_state for u in units):
             left = f"({left})" if len(outs) > 1 else left
             body.line(f'{left}, new["{name}"] = self.run_{name}({", ".join([*args, body.old(name)])})', value)
         else:
             body.line(f"{left} = self.run_{name}({', '.join(args)})", value)
-        for out, stream in zip(outs, stack.streams, strict=True):
+        for out, stream in zip(outs, names, strict=True):
             body.bind(out, stream)
     return Code(body.names[value])

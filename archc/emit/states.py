@@ -11,6 +11,7 @@ from archc.emit.code import Code, infix
 from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
+from archc.ops.memory import stored
 from archc.passes.attention import Attention
 from archc.passes.scans import ScanClass
 from archc.text import ast
@@ -86,10 +87,16 @@ def _plain(body: Body, value: Value, shape: list[Code]) -> str:
     if value.op == "conv":
         taps = value.operands[1].type.sizes[value.attrs["taps"]]
         count = infix("-", body.size(value.attrs["taps"], taps), Code("1"))
-        return _zeros(body, [count, *shape], "dtype")
+        return _zeros(body, [count, *shape], _kept(value.operands[0]))
     if value.op == "prev":
-        return _zeros(body, shape, "dtype")
+        return _zeros(body, shape, _kept(value.operands[0]))
     return _zeros(body, shape, "complex" if value.type.dtype == "complex" else "wide")
+
+
+def _kept(token: Value) -> str:
+    """What a remembered token is kept as, for `Dialect.zeros`: in the precision in which it is computed."""
+    kept = stored(token)
+    return {"fp32": "wide", "compute": "dtype"}.get(kept, kept)
 
 
 def _scan_state(body: Body, found: ScanClass) -> str:
@@ -117,11 +124,7 @@ def _rings(body: Body, found: Attention) -> str:
 
     window = window_text(body, found)
     slots = Code("context") if window is None else Code(f"min({window}, context)")
-    if (
-        window is not None
-        and window.startswith("self.")
-        and body.call.arguments.get(window[5:]) is found.weights.args[1]
-    ):
+    if window is not None and any(bound is found.weights.args[1] for bound in body.call.arguments.values()):
         slots = Code(f"min({window} or context, context)")
     sizes = {**found.key.type.sizes, **found.value.type.sizes}
     groups = _flat(body, found.groups, sizes)
@@ -148,7 +151,8 @@ def _pair_rings(body: Body) -> dict[str, str]:
 
 
 def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
-    return _tuple([_zeros(body, [slots, *_shape(body, t.type.axes)], "dtype") for t in tokens])
+    rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], _kept(t)) for t in tokens]
+    return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 
 def _slots(body: Body) -> Code:

@@ -7,12 +7,14 @@ kinds and axes of arguments, the same callables, the same terms that vanish beca
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Axes, Bound, Builtin, Function, Instance, Num, SharedFunction
 from archc.elaborate.call import Call, Program
-from archc.emit.code import camel, python_name
+from archc.emit.code import RESERVED, camel, handed_name, python_name
 from archc.ir.graph import Kind, Value, captures
 from archc.text import ast
 
@@ -47,14 +49,15 @@ class Units:
     """All units of a program, each after the ones it uses.
 
     `owners`: the call that declared the weights of an instance (a shared one has several calls). `extras`: what the
-    blocks of a stack take besides their streams: values of the model by name, and shared fns (None).
+    blocks of a stack take besides their streams: values of the model by name, and shared fns by the
+    attribute that has them.
     """
 
     program: Program
     order: tuple[Unit, ...]
     of: Mapping[Call, Unit]
     owners: Mapping[Instance, Call]
-    extras: Mapping[Unit, Mapping[str, Value | None]]
+    extras: Mapping[Unit, Mapping[str, Value | str]]
 
 
 def own_values(call: Call) -> list[Value]:
@@ -83,7 +86,7 @@ class _Grouping:
         self.units: dict[object, Unit] = {}
         self.of: dict[Call, Unit] = {}
         self.order: list[Unit] = []
-        self.taken: dict[str, int] = {}
+        self.taken = _words(program)
         self.owners: dict[Instance, Call] = {}
         for call in program.root.walk():
             if call.weights or call.instance not in self.owners:
@@ -136,12 +139,13 @@ class _Grouping:
         return Unit(self._name(call, is_class), call, [], is_class, has_state, needs_pos, takes_rows)
 
     def _name(self, call: Call, is_class: bool) -> str:
-        base = camel(call.name) if is_class else call.name
-        count = self.taken.get(base, 0) + 1
-        self.taken[base] = count
-        if count == 1:
-            return base
-        return f"{base}{count}" if is_class else f"{base}_{count}"
+        base = camel(call.name) if is_class else python_name(call.name)
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}{count}" if is_class else f"{base.rstrip('_')}_{count}"
+        self.taken.add(name)
+        return name
 
     def _signature(self, call: Call) -> tuple[object, ...]:
         axes: dict[str, int] = {}
@@ -185,14 +189,40 @@ def group(program: Program) -> Units:
     """The units of a program."""
     grouping = _Grouping(program)
     grouping.visit(program.root)
-    extras: dict[Unit, Mapping[str, Value | None]] = {}
+    extras: dict[Unit, Mapping[str, Value | str]] = {}
     for call in program.root.walk():
         for stack in call.stacks.values():
-            found: dict[str, Value | None] = {}
+            found: dict[str, Value | str] = {}
             for block in stack.distinct:
                 found |= _extras(block, grouping.of)
             extras |= {grouping.of[block]: found for block in stack.distinct}
     return Units(program, tuple(grouping.order), grouping.of, grouping.owners, extras)
+
+
+def _words(program: Program) -> set[str]:
+    """What classes and functions cannot be called: the variables of the text, and what it has from elsewhere."""
+    words = {*RESERVED, *dir(builtins), "Model"}
+    for definition in {call.definition for call in program.root.walk()}:
+        words |= {python_name(param.name.text) for param in definition.params}
+        for node in definition.walk():
+            words |= {python_name(name) for name in _variables(node)}
+    return words
+
+
+def _variables(node: ast.Node) -> list[str]:
+    """The names that a statement or a declared axis makes variables of."""
+    match node:
+        case ast.Let():
+            return [target.text for target in node.targets]
+        case ast.Loop():
+            return [state.name.text for state in node.states]
+        case ast.InputDecl():
+            return [name.text for name in node.names]
+        case ast.Shared():
+            return [node.name.text]
+        case ast.AxisDecl():
+            return [node.axis.name]
+    return []
 
 
 def is_shared(call: Call, node: ast.Call) -> bool:
@@ -200,14 +230,14 @@ def is_shared(call: Call, node: ast.Call) -> bool:
     return call.calls[node].instance not in call.instance.children.values()
 
 
-def _extras(block: Call, units: Mapping[Call, Unit]) -> dict[str, Value | None]:
+def _extras(block: Call, units: Mapping[Call, Unit]) -> dict[str, Value | str]:
     """What a block uses of the model: values by name, and fns with weights made by `shared`."""
     assert block.region is not None
     shared = [n.callee.text for n, c in block.calls.items() if is_shared(block, n) and units[c].is_class]
     own = [n for n in shared if n not in block.arguments and n not in block.shared]
     values = [v for v in captures(block.region) if v.op not in ("pos", "mask")]
-    plain = [v for v in values if v.op != "weight" or v.attrs["path"].split(".")[0] not in shared]
-    return {python_name(v.label): v for v in plain} | {python_name(n): None for n in own}
+    plain = [v for v in values if v.op != "weight" or v.attrs["path"].split(".")[0] not in map(attribute, shared)]
+    return {handed_name(v.label): v for v in plain} | {handed_name(n): attribute(n) for n in own}
 
 
 def is_number_mask(bound: Bound | None) -> bool:

@@ -199,6 +199,11 @@ class Weight:
     kept: tuple[str, ...] = ()
     origin: Origin = field(default_factory=Origin)
 
+    @property
+    def row_axes(self) -> int:
+        """How many of its axes, those kept left out, are the rows of what it is as a matrix; the others are columns."""
+        return max(1, sum(name not in self.kept for name in self.contracted))
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:

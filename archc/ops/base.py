@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from archc.ir.graph import Axis, DType, Kind, Operand, Type, Value
 from archc.ops.cost import Work
-from archc.ops.frame import Evaluate
 from archc.ops.memory import Memory
 from archc.ops.node import Node
 from archc.ops.node import Operand as Term
@@ -36,14 +35,13 @@ function, left to the framework that runs the emitted code."""
 class Op:
     """One op: a rule per question. No rule has a default, so that none is forgotten.
 
-    infer: the type of the result, or `Misfit`; reference: its value in NumPy; flops: the work of one position or pair;
-    support: the distances at which a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`;
-    derivative: see `Derivative`.
+    infer: the type of the result, or `Misfit`; flops: the work of one position or pair; support: the distances at which
+    a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`; derivative: see
+    `Derivative`. What it computes is in `archc.reference`, so that asking about a model does not import NumPy.
     """
 
     name: str
     infer: Infer
-    reference: Evaluate
     flops: Callable[[Value], Work]
     support: Callable[[Value, tuple[Support | None, ...]], Support]
     state: Callable[[Value], tuple[Memory, ...]]

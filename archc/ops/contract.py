@@ -5,7 +5,6 @@ from __future__ import annotations
 from archc.ir.graph import Kind, Operand, Type, Value
 from archc.ops import cost, memory, support
 from archc.ops.base import Attrs, Misfit, Op, called, is_wide, join_axes, join_dtype, join_kind
-from archc.ops.frame import Array, Frame, sum_of_products
 
 
 def _contract(args: tuple[Operand, ...], attrs: Attrs) -> Type:
@@ -39,21 +38,10 @@ def _lookup(args: tuple[Operand, ...], attrs: Attrs) -> Type:
     return Type(max(index.kind, Kind.WEIGHT), table.type.axes[1:], table.type.dtype)
 
 
-def _sum_of_products(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    left, right = zip(operands, value.operands, strict=True)
-    return sum_of_products(left, right, value.type)
-
-
-def _rows(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    table, index = operands
-    return table[index]
-
-
 OPS = (
     Op(
         name="contract",  # over, made
         infer=_contract,
-        reference=_sum_of_products,
         flops=cost.product_of_sums,
         support=support.meets,
         state=memory.nothing,
@@ -63,7 +51,6 @@ OPS = (
     Op(
         name="lookup",  # args: table, index; the first axis of the table is looked up
         infer=_lookup,
-        reference=_rows,
         flops=cost.free,
         support=support.everywhere,
         state=memory.nothing,

@@ -6,13 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from archc.ir.graph import Operand as Given
 from archc.ir.graph import Type, Value
 from archc.ops import cost, memory, support
 from archc.ops.base import Attrs, Derivative, Flow, Infer, Op, Slopes, join, join_dtype
-from archc.ops.frame import Array, elementwise
 from archc.ops.node import Node, Operand, of, where
 from archc.ops.support import Found, Support
 
@@ -56,33 +53,14 @@ def _narrow(args: tuple[Given, ...], attrs: Attrs) -> Type:
     return Type(whole.kind, whole.axes, whole.dtype, False)
 
 
-def _number(x: Array) -> Array:
-    """Truth values count as 0 and 1 in arithmetic, whole numbers as real in division and powers."""
-    return x.astype(np.float64) if x.dtype.kind in "bi" else x
-
-
-def _arithmetic(fn: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda *operands: fn(*(x.astype(np.int64) if x.dtype.kind == "b" else x for x in operands))
-
-
-def _of_reals(fn: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda *operands: fn(*map(_number, operands))
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0, -x))
-
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
 _ROOT = math.sqrt(2 / math.pi)
 Slope = Callable[[Node, Node], Operand]
 
 
 @dataclass(frozen=True)
 class _Function:
-    """A real function of one value: its array form, whether it maps 0 to 0, and its slope from y = f(x) and x."""
+    """A real function of one value: whether it maps 0 to 0, and its slope from y = f(x) and x."""
 
-    of: Callable[[Array], Array]
     zero: bool
     slope: Slope
 
@@ -109,23 +87,23 @@ def _sqrt_slope(y: Node, x: Node) -> Operand:
 
 
 _FN = {
-    "exp": _Function(np.exp, False, lambda y, x: y),
-    "expm1": _Function(np.expm1, True, lambda y, x: of("exp", x)),
-    "log": _Function(np.log, False, lambda y, x: 1 / x),
-    "log1p": _Function(np.log1p, True, lambda y, x: 1 / (1 + x)),
-    "sqrt": _Function(np.sqrt, True, _sqrt_slope),
-    "rsqrt": _Function(lambda x: 1 / np.sqrt(x), False, lambda y, x: -0.5 * (y * y * y)),
-    "sin": _Function(np.sin, True, lambda y, x: of("cos", x)),
-    "cos": _Function(np.cos, False, lambda y, x: -of("sin", x)),
-    "tanh": _Function(np.tanh, True, lambda y, x: 1 - y * y),
-    "erf": _Function(_erf, True, lambda y, x: 2 / math.sqrt(math.pi) * of("exp", -(x * x))),
-    "sigmoid": _Function(_sigmoid, False, lambda y, x: y * (1 - y)),
-    "silu": _Function(lambda x: x * _sigmoid(x), True, _silu_slope),
-    "gelu": _Function(lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))), True, _gelu_slope),
-    "gelu_tanh": _Function(lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + 0.044715 * x**3))), True, _gelu_tanh_slope),
-    "relu": _Function(lambda x: np.maximum(x, 0), True, lambda y, x: where(x > 0, 1, 0)),
-    "softplus": _Function(lambda x: np.logaddexp(0, x), False, lambda y, x: of("sigmoid", x)),
-    "inv_softplus": _Function(lambda y: y + np.log(-np.expm1(-y)), False, lambda y, x: -1 / of("expm1", -x)),
+    "exp": _Function(False, lambda y, x: y),
+    "expm1": _Function(True, lambda y, x: of("exp", x)),
+    "log": _Function(False, lambda y, x: 1 / x),
+    "log1p": _Function(True, lambda y, x: 1 / (1 + x)),
+    "sqrt": _Function(True, _sqrt_slope),
+    "rsqrt": _Function(False, lambda y, x: -0.5 * (y * y * y)),
+    "sin": _Function(True, lambda y, x: of("cos", x)),
+    "cos": _Function(False, lambda y, x: -of("sin", x)),
+    "tanh": _Function(True, lambda y, x: 1 - y * y),
+    "erf": _Function(True, lambda y, x: 2 / math.sqrt(math.pi) * of("exp", -(x * x))),
+    "sigmoid": _Function(False, lambda y, x: y * (1 - y)),
+    "silu": _Function(True, _silu_slope),
+    "gelu": _Function(True, _gelu_slope),
+    "gelu_tanh": _Function(True, _gelu_tanh_slope),
+    "relu": _Function(True, lambda y, x: where(x > 0, 1, 0)),
+    "softplus": _Function(False, lambda y, x: of("sigmoid", x)),
+    "inv_softplus": _Function(False, lambda y, x: -1 / of("expm1", -x)),
 }
 UNARY = ("neg", "abs", "sign", *_FN)
 
@@ -163,7 +141,6 @@ def _through(d: Node, y: Node, x: Node) -> tuple[Operand, ...]:
 def _op(
     name: str,
     infer: Infer,
-    fn: Callable[..., Array],
     bound: Callable[[Value, Found], Support],
     derivative: Derivative,
     flow: Flow = "pointwise",
@@ -171,7 +148,6 @@ def _op(
     return Op(
         name=name,
         infer=infer,
-        reference=elementwise(fn),
         flops=cost.free if flow == "alias" else cost.pointwise,
         support=bound,
         state=memory.nothing,
@@ -181,34 +157,31 @@ def _op(
 
 
 OPS = (
-    _op("add", _same, _arithmetic(np.add), support.joins, lambda d, y, a, b: (d, d)),
-    _op("sub", _same, _arithmetic(np.subtract), support.joins, lambda d, y, a, b: (d, -d)),
-    _op("mul", _same, _arithmetic(np.multiply), support.meets, lambda d, y, a, b: (d * b, d * a)),
-    _op("minimum", _same, _arithmetic(np.minimum), support.joins, _minimum),
-    _op("maximum", _same, _arithmetic(np.maximum), support.joins, _maximum),
-    _op("div", _real, _of_reals(np.divide), support.quotient, _quotient),
-    _op("pow", _real, _of_reals(np.power), support.power, _pow),
-    _op("eq", _truth, np.equal, support.everywhere, "zero"),
-    _op("ne", _truth, np.not_equal, support.everywhere, "zero"),
-    _op("lt", _truth, np.less, support.everywhere, "zero"),
-    _op("le", _truth, np.less_equal, support.everywhere, "zero"),
-    _op("gt", _truth, np.greater, support.everywhere, "zero"),
-    _op("ge", _truth, np.greater_equal, support.everywhere, "zero"),
-    _op("and", _truth, np.logical_and, support.both, "zero"),
-    _op("or", _truth, np.logical_or, support.either, "zero"),
-    _op("not", _truth, np.logical_not, support.everywhere, "zero"),
-    _op("neg", _same, _arithmetic(np.negative), support.keeps, lambda d, y, x: (-d,)),
-    _op("abs", _same, _arithmetic(np.abs), support.keeps, lambda d, y, x: (d * of("sign", x),)),
-    _op("sign", _same, _arithmetic(np.sign), support.keeps, "zero"),
-    *(
-        _op(n, _real, _of_reals(f.of), support.keeps if f.zero else support.everywhere, _times(f.slope))
-        for n, f in _FN.items()
-    ),
-    _op("where", _where, np.where, support.choice, lambda d, y, c, a, b: (0, where(c, d, 0), where(c, 0, d))),
-    _op("complex", _complex, lambda a, b: a + 1j * b, support.joins, "framework"),
-    _op("real", _part, np.real, support.keeps, "framework"),
-    _op("imag", _part, np.imag, support.keeps, "framework"),
+    _op("add", _same, support.joins, lambda d, y, a, b: (d, d)),
+    _op("sub", _same, support.joins, lambda d, y, a, b: (d, -d)),
+    _op("mul", _same, support.meets, lambda d, y, a, b: (d * b, d * a)),
+    _op("minimum", _same, support.joins, _minimum),
+    _op("maximum", _same, support.joins, _maximum),
+    _op("div", _real, support.quotient, _quotient),
+    _op("pow", _real, support.power, _pow),
+    _op("eq", _truth, support.everywhere, "zero"),
+    _op("ne", _truth, support.everywhere, "zero"),
+    _op("lt", _truth, support.everywhere, "zero"),
+    _op("le", _truth, support.everywhere, "zero"),
+    _op("gt", _truth, support.everywhere, "zero"),
+    _op("ge", _truth, support.everywhere, "zero"),
+    _op("and", _truth, support.both, "zero"),
+    _op("or", _truth, support.either, "zero"),
+    _op("not", _truth, support.everywhere, "zero"),
+    _op("neg", _same, support.keeps, lambda d, y, x: (-d,)),
+    _op("abs", _same, support.keeps, lambda d, y, x: (d * of("sign", x),)),
+    _op("sign", _same, support.keeps, "zero"),
+    *(_op(n, _real, support.keeps if f.zero else support.everywhere, _times(f.slope)) for n, f in _FN.items()),
+    _op("where", _where, support.choice, lambda d, y, c, a, b: (0, where(c, d, 0), where(c, 0, d))),
+    _op("complex", _complex, support.joins, "framework"),
+    _op("real", _part, support.keeps, "framework"),
+    _op("imag", _part, support.keeps, "framework"),
     # at least single precision; float64 stays
-    _op("fp32", _wide, _of_reals(np.asarray), support.keeps, _through, flow="alias"),
-    _op("narrow", _narrow, np.asarray, support.keeps, _through, flow="alias"),
+    _op("fp32", _wide, support.keeps, _through, flow="alias"),
+    _op("narrow", _narrow, support.keeps, _through, flow="alias"),
 )

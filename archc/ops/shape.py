@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from archc.ir.graph import Axis, Operand, Type, Value
 from archc.ops import cost, memory, support
 from archc.ops.base import Attrs, Flow, Infer, Misfit, Op, called, join, require_axes
-from archc.ops.frame import Array, Evaluate, Frame, place, positions
 from archc.ops.support import Found, Support
 
 
@@ -102,69 +99,15 @@ def _pick(args: tuple[Operand, ...], attrs: Attrs) -> Type:
     return _with(value, tuple(a for a in value.type.axes if a.name != attrs["axis"]))
 
 
-def _unchanged(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    return operands[0]
-
-
-def _reshaped(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    (array,) = operands
-    return np.reshape(array, (*array.shape[: value.kind], *(a.size for a in value.type.axes)))
-
-
-def _merged(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    (source,) = value.operands
-    axes: tuple[str, ...] = value.attrs["axes"]
-    sizes = source.type.axes
-    order: list[Axis] = []
-    for axis in sizes:
-        if axis.name == axes[0]:
-            order += [next(a for a in sizes if a.name == n) for n in axes]
-        elif axis.name not in axes:
-            order.append(axis)
-    return _reshaped(value, (place(operands[0], source.type, source.kind, tuple(order)),), frame)
-
-
-def _sliced(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    (axis,) = positions(value.operands[0], (value.attrs["axis"],))
-    start: int = value.attrs["start"]
-    return np.take(operands[0], np.arange(start, start + value.attrs["size"]), axis=axis)
-
-
-def _joined(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    """Each piece is spread over the axes that it lacks, then they are put side by side."""
-    into = value.attrs["into"]
-    placed = []
-    for array, source, piece in zip(operands, value.operands, value.attrs["pieces"], strict=True):
-        axes = tuple(Axis(piece, source.type.sizes[piece]) if a.name == into else a for a in value.type.axes)
-        placed.append(place(array, source.type, value.kind, axes))
-    where = int(value.kind) + value.names.index(into)
-    shape = np.broadcast_shapes(*(np.delete(p.shape, where) for p in placed))
-    spread = [np.broadcast_to(p, np.insert(shape, where, p.shape[where])) for p in placed]
-    return np.concatenate(spread, axis=where)
-
-
-def _stacked(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    one = Type(value.kind, value.type.axes[:-1])
-    placed = [place(a, s.type, one.kind, one.axes) for a, s in zip(operands, value.operands, strict=True)]
-    return np.stack(np.broadcast_arrays(*placed), axis=-1)
-
-
-def _picked(value: Value, operands: tuple[Array, ...], frame: Frame) -> Array:
-    (axis,) = positions(value.operands[0], (value.attrs["axis"],))
-    return np.asarray(np.take(operands[0], value.attrs["at"], axis=axis))
-
-
 def _op(
     name: str,
     infer: Infer,
-    reference: Evaluate,
     bound: Callable[[Value, Found], Support] = support.keeps,
     flow: Flow = "rearrange",
 ) -> Op:
     return Op(
         name=name,
         infer=infer,
-        reference=reference,
         flops=cost.free,
         support=bound,
         state=memory.nothing,
@@ -174,11 +117,11 @@ def _op(
 
 
 OPS = (
-    _op("rename", _rename, _unchanged, flow="alias"),  # names: old -> new
-    _op("split", _split, _reshaped),  # axis, into: tuple of Axis
-    _op("merge", _merge, _merged),  # axes, into
-    _op("slice", _slice, _sliced),  # axis, start, size, into
-    _op("concat", _concat, _joined, bound=support.joins),  # pieces, into
-    _op("stack_axis", _stack_axis, _stacked, bound=support.joins),  # into: a new last axis
-    _op("pick", _pick, _picked),  # axis, at
+    _op("rename", _rename, flow="alias"),  # names: old -> new
+    _op("split", _split),  # axis, into: tuple of Axis
+    _op("merge", _merge),  # axes, into
+    _op("slice", _slice),  # axis, start, size, into
+    _op("concat", _concat, bound=support.joins),  # pieces, into
+    _op("stack_axis", _stack_axis, bound=support.joins),  # into: a new last axis
+    _op("pick", _pick),  # axis, at
 )

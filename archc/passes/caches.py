@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, prod
 from typing import Any
@@ -54,13 +55,14 @@ def caches(graph: Graph) -> tuple[Cache, ...]:
     span = reach(graph)
     out: list[Cache] = []
     for region, prefixes in graph.regions():
+        held = tuple(_held(region, span))
         for prefix in prefixes:
-            out += _of_region(region, prefix, span)
+            out += (replace(cache, name=f"{prefix}.{cache.name}") for cache in held) if prefix else held
     return tuple(out)
 
 
-def _of_region(region: Region, prefix: str, span: dict[Value, Support]) -> list[Cache]:
-    out: list[Cache] = []
+def _held(region: Region, span: dict[Value, Support]) -> Iterator[Cache]:
+    """The arrays of one layer that runs a region, under their names below its prefix."""
     lifted: set[Value] = set()
     for value in region.values:
         if value not in region.live or value in region.params or is_free(value):
@@ -71,9 +73,7 @@ def _of_region(region: Region, prefix: str, span: dict[Value, Support]) -> list[
             lifted.update(value.operands)
         for part in OPS[value.op].state(value):
             tokens = part.tokens if part.tokens is not None else _whole(span[value].back)
-            name = f"{prefix}.{part.name}" if prefix else part.name
-            out.append(Cache(name, part.what, part.axes, tokens, part.stored, _why(value, part, tokens), value))
-    return out
+            yield Cache(part.name, part.what, part.axes, tokens, part.stored, _why(value, part, tokens), value)
 
 
 def _whole(back: float) -> int | None:

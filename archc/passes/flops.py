@@ -9,8 +9,8 @@ the matrix units'.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 from archc.ir.calls import call_of, callee, depth
@@ -68,7 +68,7 @@ class Row:
     block: str
     parts: Mapping[str, Part]
 
-    @property
+    @cached_property
     def whole(self) -> Part:
         """All parts together."""
         return sum(self.parts.values(), Part())
@@ -83,6 +83,11 @@ class Row:
         """The backward pass; zero unless training."""
         return self.whole.backward
 
+    def plus(self, parts: Mapping[str, Part]) -> Row:
+        """The same layer with more work, part by part."""
+        names = {**self.parts, **parts}
+        return replace(self, parts={n: self.parts.get(n, Part()) + parts.get(n, Part()) for n in names})
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -91,7 +96,7 @@ class Flops:
     workload: Workload
     rows: tuple[Row, ...]
 
-    @property
+    @cached_property
     def whole(self) -> Part:
         """All rows together: of all tokens of the workload (decoding: of one token of every sequence)."""
         return sum((row.whole for row in self.rows), Part())
@@ -139,9 +144,8 @@ def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops
                 name = "" if call is None else callee(call)
                 parts[name] = parts.get(name, Part()) + Part(forward, _backward(value, forward, moving))
         for prefix in prefixes:
-            outer = rows.get(prefix, Row(prefix, region.name, {}))
-            both = {n: outer.parts.get(n, Part()) + parts.get(n, Part()) for n in {**outer.parts, **parts}}
-            rows[prefix] = Row(prefix, outer.block, both)
+            outer = rows.get(prefix)
+            rows[prefix] = Row(prefix, region.name, parts) if outer is None else outer.plus(parts)
     return Flops(workload, tuple(rows.values()))
 
 

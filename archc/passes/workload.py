@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from archc.ops.support import Support
 
 Pairs = Callable[[Any, Support], Any]
@@ -42,10 +40,12 @@ class Workload:
 
 def least(a: Any, b: Any) -> Any:
     """The smaller of two numbers, or of arrays element by element; whole numbers stay whole."""
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        found = np.minimum(a, b)
-        return found.astype(np.int64) if np.all(np.isfinite(found)) else found
-    return min(a, b)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return min(a, b)
+    import numpy as np  # only sweeps pay for it
+
+    found = np.minimum(a, b)
+    return found.astype(np.int64) if np.all(np.isfinite(found)) else found
 
 
 def full(time: Any, support: Support) -> Any:

@@ -29,13 +29,13 @@ CONVENTIONS = (
 )
 
 
-def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2048) -> model.Report:
+def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2048) -> model.Findings:
     """The report of a program for a workload: training on batch x seq tokens, decoding after `context` tokens."""
     graph = program.graph
     kinds = layers(graph)
     training = Workload(batch=batch, time=seq)
     decoding = Workload(batch=batch, context=context, mode="decode")
-    return model.Report(
+    return model.Findings(
         name=graph.name,
         size=program.size,
         kind=graph.kind,

@@ -79,7 +79,8 @@ COMMANDS: dict[str, Code] = {
     ),
     "E609": Code(
         "no run folder",
-        "generate takes the folder that a training wrote, or one of its checkpoints.",
+        "generate takes the folder that a training of a model wrote, or one of its checkpoints. An encoder fills in\n"
+        "masked tokens and cannot continue a text.",
         "archc generate griffin:tiny",
         "archc generate runs/griffin-tiny-torch",
     ),
@@ -95,6 +96,12 @@ COMMANDS: dict[str, Code] = {
         "graph itself.",
         "archc graph griffin:tiny -o griffin.png",
         "archc graph griffin:tiny -o griffin.svg",
+    ),
+    "E612": Code(
+        "longer sequences than the model has positions for",
+        "A model that looks positions up in a table can read documents of as many tokens as the table has rows.",
+        "archc compile bert:tiny --backend torch -o out --context 512",
+        "archc compile bert:tiny --backend torch -o out --context 512 --set length=512",
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from archc.ir.graph import Graph, Layer, Region
 
@@ -16,12 +17,12 @@ class Layers:
     labels: Mapping[str, str]
     order: tuple[str, ...]
 
-    @property
+    @cached_property
     def counts(self) -> dict[str, int]:
         """How many layers of each kind there are, in the order in which the kinds first come."""
         return dict(Counter(self.order))
 
-    @property
+    @cached_property
     def first(self) -> dict[str, str]:
         """Kind -> the prefix of its first layer."""
         return {label: prefix for prefix, label in reversed(list(self.labels.items()))}

@@ -1,19 +1,16 @@
-"""What a report holds: the answers of all folds about one model, as data that JSON and Python share."""
+"""What a report holds: the answers of all folds about one model, as data that JSON and Python share.
+
+Plain dataclasses, which the command line prints without importing pydantic; `schema.Report` is the same as its model.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 
-
-class Row(BaseModel):
-    """The base of everything in a report: it does not change, and nothing unknown is in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Work(Row):
+@dataclass(frozen=True)
+class Work:
     """Floating-point operations by the unit that does them; a multiply-add is 2."""
 
     matrix: float
@@ -21,7 +18,8 @@ class Work(Row):
     scan: float
 
 
-class BlockParams(Row):
+@dataclass(frozen=True)
+class BlockParams:
     """The trained parameters of a kind of layer: `each` in one layer, `total` in all `layers` of the kind."""
 
     block: str
@@ -30,7 +28,8 @@ class BlockParams(Row):
     total: int
 
 
-class TensorParams(Row):
+@dataclass(frozen=True)
+class TensorParams:
     """A trained tensor, once for all layers that have it: `count` elements in each of `layers` layers."""
 
     name: str
@@ -40,7 +39,8 @@ class TensorParams(Row):
     count: int
 
 
-class Params(Row):
+@dataclass(frozen=True)
+class Params:
     """Trained parameters. `non_embedding` is without looked-up tables (`embedding`) and an untied `head`."""
 
     total: int
@@ -52,7 +52,8 @@ class Params(Row):
     tensors: tuple[TensorParams, ...]
 
 
-class BlockFlops(Row):
+@dataclass(frozen=True)
+class BlockFlops:
     """The forward work of one layer of a kind, per token of the training sequence."""
 
     block: str
@@ -60,7 +61,8 @@ class BlockFlops(Row):
     forward_per_token: Work
 
 
-class Flops(Row):
+@dataclass(frozen=True)
+class Flops:
     """Work per token: forward and training over the sequence, decoding at the context."""
 
     forward_per_token: Work
@@ -69,7 +71,8 @@ class Flops(Row):
     blocks: tuple[BlockFlops, ...]
 
 
-class State(Row):
+@dataclass(frozen=True)
+class State:
     """An array that a decoder remembers in each of `layers` layers of a kind.
 
     `tokens` is how many tokens it holds at the context, `limit` the most it ever holds (None: all there are), `bytes`
@@ -88,7 +91,8 @@ class State(Row):
     why: str
 
 
-class Cache(Row):
+@dataclass(frozen=True)
+class Cache:
     """The state of a decoder per sequence: all bytes, bytes by what they are, and the arrays."""
 
     bytes_per_sequence: int
@@ -96,7 +100,8 @@ class Cache(Row):
     states: tuple[State, ...]
 
 
-class Scan(Row):
+@dataclass(frozen=True)
+class Scan:
     """How a scan runs: its class, and why in a sentence. `fits`: no state is kept for every token."""
 
     name: str
@@ -107,7 +112,8 @@ class Scan(Row):
     sentence: str
 
 
-class Pairs(Row):
+@dataclass(frozen=True)
+class Pairs:
     """A sum over keys: run by the framework's fused attention where it is `fused`, else composed in query blocks."""
 
     name: str
@@ -117,7 +123,8 @@ class Pairs(Row):
     sentence: str
 
 
-class Memory(Row):
+@dataclass(frozen=True)
+class Memory:
     """Bytes on one device that holds the whole model; activations are not counted."""
 
     weights: int
@@ -127,7 +134,8 @@ class Memory(Row):
     total: int
 
 
-class Workload(Row):
+@dataclass(frozen=True)
+class Workload:
     """What was asked for: training on `batch` sequences of `seq` tokens, decoding a token after `context` others."""
 
     batch: int
@@ -135,7 +143,8 @@ class Workload(Row):
     context: int
 
 
-class Report(Row):
+@dataclass(frozen=True)
+class Findings:
     """Everything the compiler can say about a model without running it."""
 
     name: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from archc.reports.model import Memory, Report, TensorParams, Work
+from archc.reports.model import Findings, Memory, TensorParams, Work
 from archc.reports.units import in_bytes, large
 
 Cells = Sequence[str]
 
 
-def tables(report: Report) -> str:
+def tables(report: Findings) -> str:
     """All of it, one section after another; sections that have nothing to say are left out."""
     sections = [
         [heading(report)],
@@ -26,7 +26,7 @@ def tables(report: Report) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def heading(report: Report) -> str:
+def heading(report: Findings) -> str:
     """`griffin:tiny, 6 layers: (recurrent, recurrent, local) x 2`."""
     name = f"{report.name}:{report.size}" if report.size else report.name
     return f"{name}, {len(report.layers)} layers: {report.pattern}" if report.layers else name
@@ -50,7 +50,7 @@ def _padded(row: Cells, widths: Sequence[int], numbers: Sequence[int]) -> Iterat
         yield f"{cell:>{width}}" if column in numbers else f"{cell:<{width}}"
 
 
-def _params(report: Report) -> list[str]:
+def _params(report: Findings) -> list[str]:
     found = report.params
     rows = [("total", f"{found.total:,}", ""), ("embedding", f"{found.embedding:,}", "")]
     rows += [("head", f"{found.head:,}", "")] if found.head else []
@@ -62,7 +62,7 @@ def _params(report: Report) -> list[str]:
     return aligned(rows, numbers=(1,))
 
 
-def _tensors(report: Report) -> list[str]:
+def _tensors(report: Findings) -> list[str]:
     """One line a tensor; kinds of layers with equal tensors are told once."""
     by_block: dict[str, list[TensorParams]] = {}
     for tensor in report.params.tensors:
@@ -83,12 +83,12 @@ def _axes(axes: dict[str, int]) -> str:
     return f"[{' '.join(f'{name}={size}' for name, size in axes.items())}]"
 
 
-def _asked(report: Report) -> str:
+def _asked(report: Findings) -> str:
     asked = report.workload
     return f"training on {asked.batch} x {asked.seq:,} tokens, decoding after {asked.context:,}"
 
 
-def _flops(report: Report) -> list[str]:
+def _flops(report: Findings) -> list[str]:
     found = report.flops
     rows: list[Cells] = [("", "matrix", "vector", "scan")]
     rows += [
@@ -113,7 +113,7 @@ def _sentences(rows: Iterable[tuple[str, str, str]]) -> list[str]:
     return lines
 
 
-def _cache(report: Report) -> list[str]:
+def _cache(report: Findings) -> list[str]:
     found = report.cache
     kinds = ", ".join(f"{what} {in_bytes(size)}" for what, size in found.by_kind.items())
     lines = [f"  {found.bytes_per_sequence:,} bytes: {kinds}" if found.states else "  none: nothing crosses time"]
@@ -129,7 +129,7 @@ def _stored(how: str) -> str:
     return {"compute": "bf16", "complex": "complex64"}.get(how, how)
 
 
-def _memory(report: Report) -> list[str]:
+def _memory(report: Findings) -> list[str]:
     def row(name: str, memory: Memory) -> Cells:
         parts = (memory.weights, memory.gradients, memory.optimizer, memory.caches, memory.total)
         return name, *(in_bytes(part) if part else "-" for part in parts)

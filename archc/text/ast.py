@@ -6,7 +6,7 @@ Nodes compare by identity, so that a pass can keep facts about one occurrence of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
@@ -23,10 +23,7 @@ class Node:
 
     def children(self) -> Iterator[Node]:
         """Every node directly below this one, in the order of the text."""
-        for each in fields(self):
-            if each.name == "span":
-                continue
-            value = getattr(self, each.name)
+        for value in vars(self).values():
             for item in value if isinstance(value, tuple) else (value,):
                 if isinstance(item, Node):
                     yield item

@@ -8,7 +8,6 @@ from archc.diagnostics import ArchError, Source
 from archc.text import ast
 from archc.text.build import build
 from archc.text.grammar import parser
-from archc.text.recover import syntax_errors
 
 
 def parse(source: Source) -> ast.File:
@@ -16,5 +15,7 @@ def parse(source: Source) -> ast.File:
     try:
         tree = parser().parse(source.text)
     except UnexpectedInput:
+        from archc.text.recover import syntax_errors  # only mistakes pay for it
+
         raise ArchError(syntax_errors(source)) from None
     return build(source, tree)

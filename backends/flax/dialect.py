@@ -13,6 +13,7 @@ FUNCTIONS = {
     "tanh": "jnp.tanh", "erf": "jax.lax.erf", "sigmoid": "jax.nn.sigmoid", "silu": "jax.nn.silu", "relu": "jax.nn.relu",
     "softplus": "jax.nn.softplus", "log_sigmoid": "jax.nn.log_sigmoid", "inv_softplus": "inv_softplus",
 }  # fmt: skip
+ARRAYS_ONLY = frozenset({"relu", "rsqrt", "sigmoid"})  # `jax.lax` beneath them does not take a Param
 
 
 def _tuple(sizes: Sequence[Code]) -> str:
@@ -24,7 +25,7 @@ def _axes(axes: Sequence[int]) -> str:
 
 
 def _array(value: Code) -> Code:
-    """A weight as the array that `jax.lax` asks for; `jax.numpy` and operators take the Param itself."""
+    """A weight as the array that `jax.lax` asks for; `jax.numpy` and arithmetic take the Param itself."""
     return Code(f"{value.text}[...]") if re.fullmatch(r"self\.\w+", value.text) else value
 
 
@@ -59,7 +60,7 @@ class FlaxDialect:
                 return Code(f"~{value.atom}", 80)
             case "real" | "imag":
                 return Code(f"{value.atom}.{name}")
-        return call(FUNCTIONS[name], value if not FUNCTIONS[name].startswith("jax.lax") else _array(value))
+        return call(FUNCTIONS[name], _array(value) if name in ARRAYS_ONLY else value)
 
     def two(self, name: str, left: Code, right: Code) -> Code:
         """`minimum`, `maximum`, `complex`; one of the two may be a number."""
@@ -70,6 +71,10 @@ class FlaxDialect:
     def where(self, condition: Code, yes: Code, no: Code) -> Code:
         """Element-wise choice."""
         return call("jnp.where", condition, yes, no)
+
+    def compared(self, value: Code) -> Code:
+        """A side of a comparison: a Param cannot be compared."""
+        return _array(value)
 
     def logic(self, name: str, left: Code, right: Code) -> Code:
         """`and`, `or`."""
@@ -192,7 +197,7 @@ class FlaxDialect:
             case "log_uniform":
                 low, high = (call("math.log", p) for p in params)
                 return call("jnp.exp", call("jax.random.uniform", "rngs.params()", shape, minval=low, maxval=high))
-        return call("orthogonal", "rngs.params()", shape)
+        return call("orthogonal", "rngs.params()", shape, *params)
 
     def expanded(self, value: Code, sizes: Sequence[Code]) -> Code:
         """A value repeated to the shape of a weight."""
@@ -204,6 +209,8 @@ class FlaxDialect:
             "dtype": "dtype",
             "wide": "jnp.promote_types(dtype, jnp.float32)",
             "complex": "jnp.promote_types(dtype, jnp.complex64)",
+            "int": "jnp.int32",
+            "bool": "jnp.bool",
         }[how]
         return call("jnp.zeros", _tuple(sizes), kind)
 

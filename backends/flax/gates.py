@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archc.backends.flax.dialect import FlaxDialect
+
 from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, statements, unpacked
 from archc.fuse.dag import Equations

@@ -6,35 +6,18 @@ from collections.abc import Sequence
 
 from archc.backends.flax.shape import FlaxShape
 
-from archc.emit.header import header_lines, imported_kernels
+from archc.emit.header import KERNELS, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 
-KERNELS = {
-    "causal_conv": "conv.py",
-    "prev": "prev.py",
-    "scan": "scan.py",
-    "maxscan": "scan.py",
-    "selective_scan": "selective_scan.py",
-    "chunked_scan": "chunked_scan.py",
-    "chunked_key_scan": "chunked_scan.py",
-    "attention": "attention.py",
-    "loop": "loop.py",
-    "fp32": "numerics.py",
-    "inv_softplus": "numerics.py",
-    "softmax_over": "numerics.py",
-    "orthogonal": "numerics.py",
-    "top": "numerics.py",
-    "over_rows": "pairs.py",
-    "remember": "pairs.py",
-    "softmax_keys": "pairs.py",
+WRITTEN = {
     "unflatten": "axes.py",
     "Frozen": "frozen.py",
     "Layers": "layers.py",
     "stacked": "layers.py",
     "single": "layers.py",
 }
-WRITTEN = ("unflatten", "Frozen", "Layers", "stacked", "single")  # by the dialect and the shape, not by a rule
+"""What the dialect and the shape write, not a rule."""
 
 
 class FlaxTarget:
@@ -42,17 +25,17 @@ class FlaxTarget:
 
     name: Backend = "flax"
     shape: Shape = FlaxShape()
-    kernels = KERNELS
+    kernels = KERNELS | WRITTEN
     framework = "Flax"
     requirements = "flax jax optax orbax-checkpoint safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
-    def header(self, module: Module, used: Sequence[str]) -> list[str]:
-        """The doc of the file and the imports that its text needs."""
+    def imports(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The imports that lines of text need."""
         text = "\n".join(used)
         module.kernels.update(dict.fromkeys(name for name in WRITTEN if f"{name}(" in text))
-        lines = header_lines(module)
+        lines: list[str] = []
         if "math." in text:
             lines += ["import math", ""]
         if "jax." in text:
             lines.append("import jax")
-        return [*lines, "import jax.numpy as jnp", "from flax import nnx", "", *imported_kernels(module, KERNELS)]
+        return [*lines, "import jax.numpy as jnp", "from flax import nnx", "", *imported_kernels(module, self.kernels)]

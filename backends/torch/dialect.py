@@ -72,6 +72,10 @@ class TorchDialect:
         """Element-wise choice."""
         return call("torch.where", condition, yes, no)
 
+    def compared(self, value: Code) -> Code:
+        """A side of a comparison."""
+        return value
+
     def logic(self, name: str, left: Code, right: Code) -> Code:
         """`and`, `or`."""
         return infix("&" if name == "and" else "|", left, right)
@@ -183,7 +187,7 @@ class TorchDialect:
 
     def random(self, how: str, sizes: Sequence[Code], params: Sequence[Code]) -> Code:
         """A new weight: `normal`, `uniform`, `log_uniform`, `orthogonal`."""
-        shape = ", ".join(s.text for s in sizes)
+        shape = ", ".join(s.text for s in sizes) or "()"
         match how:
             case "normal":
                 normal = call("torch.randn", shape)
@@ -193,11 +197,11 @@ class TorchDialect:
             case "log_uniform":
                 low, high = (call("math.log", p) for p in params)
                 return call(f"torch.empty({shape}).uniform_({low.text}, {high.text}).exp")
-        return call("orthogonal", shape)
+        return call("orthogonal", shape, *params)
 
     def expanded(self, value: Code, sizes: Sequence[Code]) -> Code:
         """A value repeated to the shape of a weight, with memory of its own."""
-        return Code(f"{value.atom}.expand({', '.join(s.text for s in sizes)}).clone()")
+        return Code(f"{value.atom}.expand({', '.join(s.text for s in sizes) or '()'}).clone()")
 
     def zeros(self, sizes: Sequence[Code], how: str) -> Code:
         """An array of a state."""
@@ -205,5 +209,7 @@ class TorchDialect:
             "dtype": "dtype",
             "wide": "torch.promote_types(dtype, torch.float32)",
             "complex": "torch.promote_types(dtype, torch.complex64)",
+            "int": "torch.int64",
+            "bool": "torch.bool",
         }[how]
         return call("torch.zeros", *(s.text for s in sizes), dtype=kind, device="device")

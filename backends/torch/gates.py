@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from archc.backends.torch.dialect import TorchDialect
+
 from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, row, statements, unpacked
 from archc.fuse.dag import Equations, exponentials, half, rebuilt

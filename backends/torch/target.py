@@ -6,29 +6,9 @@ from collections.abc import Sequence
 
 from archc.backends.torch.shape import TorchShape
 
-from archc.emit.header import header_lines, imported_kernels
+from archc.emit.header import KERNELS, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
-
-KERNELS = {
-    "causal_conv": "conv.py",
-    "prev": "prev.py",
-    "scan": "scan.py",
-    "maxscan": "scan.py",
-    "selective_scan": "selective_scan.py",
-    "chunked_scan": "chunked_scan.py",
-    "chunked_key_scan": "chunked_scan.py",
-    "attention": "attention.py",
-    "loop": "loop.py",
-    "fp32": "numerics.py",
-    "inv_softplus": "numerics.py",
-    "softmax_over": "numerics.py",
-    "orthogonal": "numerics.py",
-    "top": "numerics.py",
-    "over_rows": "pairs.py",
-    "remember": "pairs.py",
-    "softmax_keys": "pairs.py",
-}
 
 
 class TorchTarget:
@@ -40,10 +20,10 @@ class TorchTarget:
     framework = "PyTorch"
     requirements = "torch safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
-    def header(self, module: Module, used: Sequence[str]) -> list[str]:
-        """The doc of the file and the imports that its text needs."""
+    def imports(self, module: Module, used: Sequence[str]) -> list[str]:
+        """The imports that lines of text need."""
         text = "\n".join(used)
-        lines = header_lines(module)
+        lines: list[str] = []
         if "math." in text:
             lines += ["import math", ""]
         lines.append("import torch")

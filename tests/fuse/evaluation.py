@@ -9,20 +9,19 @@ import numpy as np
 from archc.fuse.dag import FIRST
 from archc.fuse.scans import FusedScan
 from archc.ir.graph import Axis, Graph, Kind, Operand, Value
-from archc.ops.frame import Array, Frame, place
 from archc.ops.node import Node
-from archc.ops.table import OPS
 from archc.passes.support import supports
 from archc.reference import random_weights
+from archc.reference.frame import Array, Frame, place
+from archc.reference.rules import RULES
 
 POS = np.array([[0, 1, 2, 3, 0, 1, 2, 0, 1, 2], [3, 4, 5, 6, 7, 8, 0, 0, 1, 2]])
 
 
 def run(graph: Graph) -> Frame:
     """The values of the last layer that ran each region, after ten tokens of two packed sequences."""
-    rules = {name: op.reference for name, op in OPS.items()}
     tokens = np.random.default_rng(3).integers(0, 11, POS.shape)
-    frame = Frame(rules, random_weights(graph), {"tokens": tokens}, POS, POS.shape[1], {}, supports=supports(graph))
+    frame = Frame(RULES, random_weights(graph), {"tokens": tokens}, POS, POS.shape[1], {}, supports=supports(graph))
     frame.run(graph.main)
     return frame
 

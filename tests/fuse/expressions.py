@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from archc.fuse.dag import FIRST, Equations, new_nodes
-from archc.ops.frame import Array
 from archc.ops.node import Node, Nodes, of
+from archc.reference.frame import Array
 
 LEAVES = ("x0", "x1", "x2", "w0", "w1")
 SMOOTH = ("tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "softplus", "sin", "cos", "neg", "abs", "relu", "sign")

@@ -107,6 +107,34 @@ assert not found, found
     subprocess.run([sys.executable, "-P", "-c", program], check=True)
 
 
+COMMANDS = (
+    "--help",
+    "explain E301",
+    "specs",
+    "check griffin:tiny",
+    "report griffin:tiny",
+    "compile griffin:tiny --backend flax",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_nothing_large_that_it_does_not_need(command: str, tmp_path: Path) -> None:
+    """The reference needs NumPy, pictures networkx, reports as JSON pydantic."""
+    program = """
+import sys
+from archc.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+large = {"torch", "jax", "flax", "numpy", "networkx", "pydantic"}
+found = {name.partition(".")[0] for name in sys.modules} & large
+assert not found, found
+"""
+    out = ["-o", str(tmp_path / "out")] if command.startswith("compile") else []
+    subprocess.run([sys.executable, "-P", "-c", program, *command.split(), *out], check=True)
+
+
 @pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
 def test_a_module_opens_with_a_sentence(name: str, path: Path) -> None:
     text = ast.get_docstring(ast.parse(path.read_text("utf-8")))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from archc.ir.graph import Axis, Graph, Kind, Operand, Region, Type, Value, captures, regions_of
-from archc.ops.frame import Array, Frame
 from archc.ops.table import OPS, verified
 from archc.passes.support import supports
+from archc.reference.frame import Array, Frame
+from archc.reference.rules import RULES
 
 
 @pytest.fixture
@@ -55,8 +56,7 @@ def evaluate() -> Callable[..., Array]:
         region = Region("test", params, tuple(v for v in order if v.op != "param"), (value,))
         graph = verified(Graph("test", "encoder", region, (), ("out",), {}))
         past = np.arange(length)[None] if pos is None else pos
-        rules = {name: op.reference for name, op in OPS.items()}
-        frame = Frame(rules, {}, {}, past, past.shape[1], {}, supports=supports(graph), values=dict(arrays))
+        frame = Frame(RULES, {}, {}, past, past.shape[1], {}, supports=supports(graph), values=dict(arrays))
         (out,) = frame.run(region)
         return np.asarray(out)
 

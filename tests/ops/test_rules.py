@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from archc.ir.graph import Axis, Kind, Region, Type, Value
-from archc.ops.frame import Array
+from archc.reference.frame import Array
 
 POS = np.array([[0, 1, 2, 0, 1, 2, 3, 0]])
 RNG = np.random.default_rng(11)

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archc.ir.graph import Kind, Value
-from archc.ops.frame import Array
 from archc.ops.support import CAUSAL, EVERYWHERE, NOWHERE, Support
 from archc.ops.table import OPS
+from archc.reference.frame import Array
 
 SIZES = st.integers(1, 4)
 MASKS = st.one_of(

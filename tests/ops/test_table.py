@@ -1,4 +1,4 @@
-"""The table of ops is closed: no op without all of its rules."""
+"""The table of ops is closed: no op without all of its rules, no op that the reference cannot evaluate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from archc.ops.base import Op
 from archc.ops.table import INFER, OPS, assemble
+from archc.reference import rules as reference
 
 RULES = [f.name for f in fields(Op)]
 
@@ -35,3 +36,13 @@ def test_a_name_cannot_be_taken_twice() -> None:
 def test_every_op_is_there_under_its_own_name() -> None:
     assert all(op.name == name for name, op in OPS.items())
     assert {name: op.infer for name, op in OPS.items()} == INFER
+
+
+def test_the_reference_has_a_rule_for_every_op_and_no_other() -> None:
+    rules = reference.RULES
+    with pytest.raises(AssertionError, match="op 'scan' has no rule in the reference"):
+        reference.assemble([{name: rule for name, rule in rules.items() if name != "scan"}])
+    with pytest.raises(AssertionError, match="op 'add' has two rules in the reference"):
+        reference.assemble([rules, {"add": rules["add"]}])
+    with pytest.raises(AssertionError, match="a rule for 'ad', which is no op"):
+        reference.assemble([{"ad": rules["add"]}, rules])

@@ -24,7 +24,7 @@ WAYS = ("argument", "default", "local", "computed")
 
 @dataclass
 class Writer:
-    """A fn while it is drawn. `sizes` are the axes that the arguments have, by name."""
+    """A fn while it is drawn. `sizes` are the axes that the arguments have, by name; `ahead`: an encoder's."""
 
     rng: Random
     sizes: dict[str, int]
@@ -37,6 +37,7 @@ class Writer:
     ends: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
     takes_mask: bool = False
+    ahead: bool = False
     count: int = 0
 
     def __post_init__(self) -> None:
@@ -173,9 +174,14 @@ class Writer:
     # --- masks -------------------------------------------------------------------------------------------
 
     def mask(self) -> str:
-        """A causal mask: of numbers of keys, of positions, or both."""
+        """A causal mask, any mask in an encoder: of numbers of keys, of positions, or both."""
         rng = self.rng
         size = rng.randint(1, 7)
+        if self.ahead and rng.random() < 0.5:
+            return rng.choice(
+                ("everything", f"near({size})", "not causal", f"near({size}) and not prefix(1)", f"prefix({size})",
+                 f"queries(pos) <= keys(pos) + {size}", f"dilated({size}, 2) or near(1)")
+            )  # fmt: skip
         plain = ["causal", f"window({size})", f"dilated({rng.randint(1, 3)}, {rng.randint(1, 3)})"]
         match rng.choice(("argument", "plain", "plain", "or", "and", "prefix", "compare", "bucket")):
             case "argument":
@@ -196,7 +202,8 @@ class Writer:
 
     def mask_argument(self) -> str:
         """A mask as the block hands it over."""
-        return self.rng.choice(("causal", "window(3)", "window(6)", "window(depth)", "causal"))
+        ahead = ("everything", "near(2)") if self.ahead else ()
+        return self.rng.choice(("causal", "window(3)", "window(6)", "window(depth)", "causal", *ahead))
 
     # --- the end -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.parity.random_bodies import Axes, Writer
+from tests.parity.random_extras import placed, pooled, tied
 
 Mixer = Callable[[Writer], None]
 
@@ -320,8 +321,9 @@ def attention(w: Writer) -> None:
     if dim == 2 and "1 / 2" in rope:
         rope = ""
     mask = rng.choice(
-        ("", f", mask = window({rng.randint(1, 6)})", ", mask = causal", ", mask = dilated(2, 2)", ", mask = mask")
-    )
+        ("", f", mask = window({rng.randint(1, 6)})", ", mask = causal", ", mask = dilated(2, 2)", ", mask = mask",
+         *((", mask = everything", ", mask = near(2)") if w.ahead else ()))
+    )  # fmt: skip
     w.takes_mask |= mask == ", mask = mask"
     kvs = f", {kv}" if rng.random() < 0.7 else f", kv = {kv}"
     w.let(f"attention({w.read(name)}, {kv * group}{kvs}, dim = {dim}{mask}{rope})", axes)
@@ -418,7 +420,7 @@ def part(w: Writer) -> None:
     rng = w.rng
     axes = w.shuffled(tuple(dict.fromkeys(w.axis() for _ in range(rng.randint(1, 2)))))
     inner = {f"in{i}": w.size(a) for i, a in enumerate(axes)}
-    below = Writer(rng, inner, f"{w.name}_part{w.count}", w.depth + 1)
+    below = Writer(rng, inner, f"{w.name}_part{w.count}", w.depth + 1, ahead=w.ahead)
     for _ in range(rng.randint(1, 2)):
         rng.choice([m for m in MIXERS if m is not attention])(below)
     text, arguments = below.finish(tuple(inner))
@@ -468,5 +470,5 @@ def weights(w: Writer) -> None:
 MIXERS: tuple[Mixer, ...] = (
     project, element_wise, element_wise, contraction, norm, reduction, shapes, rotated, convolution, diagonal, diagonal,
     selective, matrix, matrix, complex_state, step_body, delta, attention, attention, pairs, pairs, pairs, part, part,
-    activation, weights,
+    activation, weights, tied, placed, pooled,
 )  # fmt: skip

@@ -9,11 +9,16 @@ import argparse
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from random import Random
+from re import findall
 
 from archc.diagnostics import ArchError
-from tests.parity.agreement import check_flax, check_torch, checked
+from archc.elaborate import Program
+from archc.elaborate.library import standard_files
+from tests.parity.agreement import check_bfloat16, check_flax, check_torch, checked
+from tests.parity.awkward_names import renamed
 from tests.parity.models import emitted
 from tests.parity.random_bodies import Writer
 from tests.parity.random_mixers import MIXERS
@@ -24,8 +29,16 @@ SCALES = ("", " / sqrt(layer + 1)", " * (layer + 1) / depth", " * g[width]", " *
 
 
 def draw_spec(seed: int) -> str:
-    """A whole model: blocks with mixers and MLPs in a pattern, embeddings, sometimes further streams."""
-    return _Model(Random(seed)).text()
+    """A whole model: blocks with mixers and MLPs in a pattern, embeddings, sometimes further streams, an encoder."""
+    rng = Random(seed)
+    text = _Model(rng).text()
+    return renamed(text, rng, library_names()) if rng.random() < 0.3 else text
+
+
+@cache
+def library_names() -> frozenset[str]:
+    """Every name in the files of the library."""
+    return frozenset(n for file in standard_files() for n in findall(r"[A-Za-z_]\w*", file.span.source.text))
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Draw:
     """A spec that the checker accepts, the seed that it comes from, and how many draws were refused before it."""
 
     text: str
+    program: Program
     seed: int
     refused: int
 
@@ -43,10 +57,10 @@ def draw_well_typed(seed: int) -> Draw:
         found = seed + refused * 1_000_000
         text = draw_spec(found)
         try:
-            checked(text)
+            program = checked(text)
         except ArchError:
             continue
-        return Draw(text, found, refused)
+        return Draw(text, program, found, refused)
     raise AssertionError
 
 
@@ -61,7 +75,10 @@ class _Model:
         self.functions: list[str] = []
         self.blocks: dict[str, list[str]] = {}
         self.lines: list[str] = []
-        self.streams = ["x", "v"] if rng.random() < 0.15 else ["x"]
+        self.encoder = rng.random() < 0.12
+        self.segment = rng.random() < 0.1
+        self.upper = rng.random() < 0.12
+        self.streams = rng.choice((["x", "v"], ["x", "v", "memory"])) if rng.random() < 0.2 else ["x"]
         self.extra = rng.random() < 0.15
         self.table = rng.random() < 0.15
         self.shared = rng.random() < 0.2
@@ -74,13 +91,14 @@ class _Model:
         blocks = [self._block(name) for name in names]
         body = [*self._embedding(), *self._stack(names), *self._head()]
         arguments = f"width = {self.width}, depth = {self.depth}, vocab = {self.vocab}"
-        lines = [f"model drawn({arguments}) {{", *blocks, *(f"    {line}" for line in body), "}"]
+        kind = "encoder" if self.encoder else "model"
+        lines = [f"{kind} drawn({arguments}) {{", *blocks, *(f"    {line}" for line in body), "}"]
         return "\n".join([*lines, *self.functions, ""])
 
     def _mixer(self, name: str) -> str:
         """A fn of a drawn body, and the call of it with `{v}` for the value."""
         rng = self.rng
-        writer = Writer(rng, {"width": self.width}, name)
+        writer = Writer(rng, {"width": self.width}, name, ahead=self.encoder)
         for _ in range(rng.randint(1, 3)):
             rng.choice(MIXERS)(writer)
         text, arguments = writer.finish(("width",))
@@ -118,6 +136,11 @@ class _Model:
         if "v" in self.streams:
             lines.append(rng.choice(("v = v + tanh(x)", "v = 0.5 * v + x @ W_v[width]", "v = prev(v) + x")))
             lines.append("x = x + rms_norm(v)")
+        if "memory" in self.streams:
+            lines.append(
+                rng.choice(("memory = 0.5 * memory + attention(x, 2, dim = 2)", "memory = memory * sigmoid(v) + x"))
+            )
+            lines.append("x = x - memory / 4")
         if self.extra:
             lines.append("x = x + first * e[width]")
         if self.table:
@@ -141,18 +164,31 @@ class _Model:
         rng = self.rng
         scale = rng.choice(("", " * sqrt(width)", " * 0.5"))
         position = " + P[length = 32 width](pos)" if rng.random() < 0.2 else ""
-        lines = [f"x = E[vocab width](tokens){scale}{position}"]
+        lines = ["input segment"] if self.segment else []
+        segment = " + G[2 width](segment)" if self.segment else ""
+        lines.append(f"x = E[vocab width](tokens){scale}{position}{segment}")
         if self.extra:
             lines.append("first = tanh(x)")
         if self.table:
             lines.append(rng.choice(("table = t[depth width]", "table = cumsum(t[depth width] / depth, over = depth)")))
         if self.shared:
-            lines.append(
-                rng.choice(("shared common = swiglu(hidden = 5)", "shared common = attention(heads = 2, dim = 2)"))
-            )
+            lines.append(f"shared common = {self._shared()}")
         if "v" in self.streams:
             lines.append(rng.choice(("v = 0 * x", "v = x @ W_v[width]")))
+        if "memory" in self.streams:
+            lines.append(rng.choice(("memory = tanh(x)", "memory = prev(x)")))
         return lines
+
+    def _shared(self) -> str:
+        """A fn of the library or a drawn one, with what it is given by name."""
+        given = ("swiglu(hidden = 5)", "attention(heads = 2, dim = 2)", "attention(heads = 4, kv = 2, dim = 2)")
+        if self.rng.random() < 0.4:
+            return self.rng.choice(given)
+        call = self._mixer("mixer_common").removesuffix(")").split(", ")[1:]
+        head = self.functions[-1].split("(", 1)[1].split(") {")[0].split(", ")[1:]
+        names = [param.split(" =")[0] for param in head]
+        numbers = [arg if " = " in arg else f"{name} = {arg}" for name, arg in zip(names, call, strict=False)]
+        return f"mixer_common({', '.join(numbers)})"
 
     def _entry(self, name: str) -> str:
         if self.blocks[name] and self.rng.random() < 0.6:
@@ -160,22 +196,32 @@ class _Model:
         return name
 
     def _stack(self, names: list[str]) -> list[str]:
-        """The pattern: repeats, a cut period, overrides."""
+        """The pattern: repeats, a cut period, overrides; at times another stack above."""
         rng = self.rng
         entries: list[str] = []
         for name in names:
             entry = self._entry(name)
-            entries.append(f"{entry} * 2" if rng.random() < 0.2 else entry)
+            entries.append(f"{entry} * {rng.choice((1, 2, 2, 3))}" if rng.random() < 0.25 else entry)
         if rng.random() < 0.3:
             entries.append(self._entry(rng.choice(names)))
-        if rng.random() < 0.3:
-            where = rng.choice(("first(1)", "last(1)", f"at({rng.randrange(self.depth)})"))
-            entries.append(f"{where}: {self._entry(rng.choice(names))}")
-        period = sum(2 if "* 2" in e else 1 for e in entries if ":" not in e)
-        if period > self.depth:
-            self.depth = period
+        period = sum(int(e.split("* ")[1]) if "* " in e else 1 for e in entries)
+        if period > self.depth and rng.random() < 0.7:
+            self.depth = min(period, 7)
+        if rng.random() < 0.4:
+            entries.append(f"{self._place()}: {self._entry(rng.choice(names))}")
         streams = ", ".join(self.streams)
-        return [f"{streams} = stack({streams}, depth, [{', '.join(entries)}])"]
+        lines = [f"{streams} = stack({streams}, depth, [{', '.join(entries)}])"]
+        if self.upper:
+            upper = ", ".join(self._entry(name) for name in names)
+            depth = rng.choice(("2", "depth / 1", "depth + 1", "1"))
+            lines.append(f"{streams} = upper: stack({streams}, {depth}, [{upper}])")
+        return lines
+
+    def _place(self) -> str:
+        """Some layers by index."""
+        rng, deep = self.rng, self.depth
+        some = sorted(rng.sample(range(deep), rng.randint(1, min(deep, 3))))
+        return rng.choice(("first(1)", "last(1)", f"first({deep})", f"at({', '.join(map(str, some))})"))
 
     def _head(self) -> list[str]:
         rng = self.rng
@@ -187,6 +233,11 @@ class _Model:
             lines.append("tied E")
         if rng.random() < 0.3:
             lines.append("init default = normal(0.3)")
+        if self.encoder and rng.random() < 0.5:
+            pool = rng.choice(
+                ("mean(x, over = time)", "sum(where(pos == 0, x, 0), over = time)", "max(x, over = time)")
+            )
+            lines.append(f"return logits, {pool} @ W_pool[answers = 3]")
         return lines
 
 
@@ -201,17 +252,19 @@ def main() -> int:
     for seed in range(options.seed, options.seed + options.draws):
         draw = draw_well_typed(seed)
         counts["refused"] += draw.refused
-        checks = [check_torch]
+        checks = [check_torch, check_bfloat16]
         if options.flax and seed % options.flax == 0:
             checks.append(check_flax)
         for check in checks:
             counts[check.__name__] += 1
             try:
-                check(draw.text)
+                check(draw.program)
             except Exception as error:  # whatever it is, the other draws go on
                 counts["failed"] += 1
                 print(f"seed {draw.seed}: {check.__name__}: {error!r}\n{draw.text}", flush=True)
         emitted.cache_clear()
+        if (seed - options.seed + 1) % 100 == 0:
+            print(dict(counts), flush=True)
     print(dict(counts))
     return int(counts["failed"] > 0)
 

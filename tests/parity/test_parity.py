@@ -18,13 +18,13 @@ from tests.parity.models import (
     Weights,
     blank_flax_model,
     case,
-    compiled,
     distance,
     emitted,
     flax_inputs,
     flax_model,
     flax_outputs_and_gradients,
     flax_shapes,
+    flax_step,
     names_of,
     several,
     short_case,
@@ -91,7 +91,7 @@ def worst(got: Weights, wanted: Weights) -> tuple[float, str]:
 def test_flax_step_by_step_is_the_whole_sequence(name: str) -> None:
     found = case(name)
     model: Any = flax_model(found)
-    step = compiled(model, lambda model, *arrays: model.step(*arrays))
+    step = flax_step(model)
     state = model.init_state(*POS.shape)
     cuts = np.cumsum(CHUNKS)[:-1]
     logits = []

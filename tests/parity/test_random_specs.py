@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.agreement import check_bytes, check_flax, check_torch, checked
+from tests.parity.agreement import check_bfloat16, check_bytes, check_flax, check_torch, checked
 from tests.parity.models import emitted
 from tests.parity.random_specs import draw_well_typed
 
@@ -24,21 +24,24 @@ def _forgotten_models() -> Iterator[None]:
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_what_once_went_wrong_holds(path: Path) -> None:
-    check_torch(path.read_text(encoding="utf-8"))
+    program = checked(path.read_text(encoding="utf-8"))
+    check_torch(program)
+    check_bfloat16(program)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_spec_means_the_same_in_pytorch(seed: int) -> None:
-    text = draw_well_typed(seed).text
-    print(text)  # shown where the test fails
-    check_torch(text)
+    draw = draw_well_typed(seed)
+    print(draw.text)  # shown where the test fails
+    check_torch(draw.program)
+    check_bfloat16(draw.program)
 
 
 @pytest.mark.parametrize("seed", FLAX_SEEDS)
 def test_a_random_spec_means_the_same_in_flax(seed: int) -> None:
-    text = draw_well_typed(seed).text
-    print(text)
-    check_flax(text)
+    draw = draw_well_typed(seed)
+    print(draw.text)
+    check_flax(draw.program)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])

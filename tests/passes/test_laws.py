@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from archc.diagnostics import ArchError
 from archc.ir.graph import Graph
-from archc.ops.frame import Array
 from archc.passes.caches import caches
 from archc.reference import Reference, random_weights
+from archc.reference.frame import Array
 
 LENGTH = 7
 POS = np.array([[0, 1, 2, 0, 1, 2, 3]])

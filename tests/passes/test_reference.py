@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from archc.ir.graph import Graph
-from archc.ops.frame import Array
 from archc.passes.caches import caches
 from archc.reference import Reference, initial_weights, random_weights
+from archc.reference.frame import Array
 
 MODELS = (
     "dcformer dcpythia falcon_mamba gla griffin hgrn hgrn2 llama mamba mamba2 mamba_in_llama mistral performer pythia "

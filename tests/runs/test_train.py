@@ -20,6 +20,13 @@ model small(width = 16, vocab = 256, depth = 2) {
     logits = x @ U[width -> vocab]
 }
 """
+ENCODER = """
+encoder small(width = 16, vocab = 257, length = 25) {
+    x = E[vocab width](tokens) + P[length width](pos + 1)
+    x = x + attention(x, 2, mask = everything)
+    logits = x @ U[width -> vocab]
+}
+"""
 ARCHC = [sys.executable, "-P", "-c", "from archc.cli import main; main()"]
 QUICK = ["--context", "16", "--batch", "2", "--eval-sequences", "2", "--baselines", "false", "--threads", "1"]
 
@@ -57,6 +64,27 @@ def test_a_spec_is_trained_resumed_and_sampled(folder: Path) -> None:
         done = run(folder, "generate", str(place), "--prompt", "text", "--tokens", "5")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("text")
+
+
+def test_an_encoder_is_trained_with_masked_tokens_and_generates_nothing(folder: Path) -> None:
+    (folder / "small.arch").write_text(ENCODER)
+    done = train(folder, "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    run_folder = Path("runs") / "small-torch"
+    for place in (run_folder, run_folder / "checkpoints" / "step-000002"):
+        done = run(folder, "generate", str(place), "--prompt", "text")
+        assert done.returncode == 1
+        assert f"error[E609]: '{place}' holds an encoder: it fills in masked tokens" in done.stderr
+
+
+def test_a_sequence_is_no_longer_than_the_model_has_positions_for(folder: Path) -> None:
+    (folder / "small.arch").write_text(ENCODER)
+    done = run(folder, "compile", "small.arch", "--backend", "torch", "-o", "long", "--context", "25")
+    assert done.returncode == 1
+    assert "error[E612]: 'small' has positions for 24 tokens, not for 25" in done.stderr
+    for context, given in ((24, ()), (7, ("--context", "7"))):
+        assert run(folder, "compile", "small.arch", "--backend", "torch", "-o", f"c{context}", *given).returncode == 0
+        assert f"context = {context} " in (folder / f"c{context}" / "config.toml").read_text()
 
 
 def test_another_model_is_not_trained_into_a_run_that_exists(folder: Path) -> None:

@@ -23,14 +23,18 @@ def chunked_scan(
     q: jax.Array,
     pos: jax.Array,
     state: jax.Array | None = None,
+    *,
+    before: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """S[t] = exp(log_a[t]) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t], from S = 0 where a document starts.
 
     log_a [B, T, G, H], or what broadcasts to it, at most 0; k, q [B, T, G, H or 1, K]; v [B, T, G, H, V]; pos [T] or
-    [B, T]; state [B, G, H, K, V], S of the token before. Computes in at least single precision; returns
+    [B, T]; state [B, G, H, K, V], S of the token before. before: the state is read before
+    the update, y[t] = q[t] . S[t-1]. Computes in at least single precision; returns
     y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state).
     """
-    return _over_chunks(_chunk, jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
+    run = _over_chunks_before if before else _over_chunks
+    return run(_chunk, jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
 
 def chunked_key_scan(
@@ -40,12 +44,38 @@ def chunked_key_scan(
     q: jax.Array,
     pos: jax.Array,
     state: jax.Array | None = None,
+    *,
+    before: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """S[t] = diag(exp(log_a[t])) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t]: the same with one decay per key.
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    return _over_chunks(_key_chunk, jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
+    run = _over_chunks_before if before else _over_chunks
+    return run(_key_chunk, jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
+
+
+def _over_chunks_before(
+    part: Part,
+    log_a: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """R[t] = S[t-1] is a scan of the same form, whose decay, keys and values are those of the token before."""
+    starts = jnp.broadcast_to(pos == 0, v.shape[:2])
+
+    def late(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))[:, :-1]
+        return jnp.where(starts.reshape(starts.shape + (1,) * (x.ndim - 2)), 0, x)
+
+    y, S = _over_chunks(part, late(log_a), late(k), late(v), q, pos, state)
+    if S is None:
+        return y, None
+    decay = jnp.exp(log_a[:, -1].astype(S.dtype)).reshape(*S.shape[:3], -1, 1)
+    return y, decay * S + k[:, -1, ..., None].astype(S.dtype) * v[:, -1, ..., None, :].astype(S.dtype)
 
 
 def _over_chunks(

@@ -27,8 +27,14 @@ def softmax_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jax.nn.softmax(fp32(x), axes)
 
 
-def orthogonal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Columns of unit length along the first axis, orthogonal to one another in blocks of as many as there can be."""
-    rows, columns = shape[0], math.prod(shape[1:])
-    blocks = jnp.linalg.qr(jax.random.normal(key, (-(-columns // rows), rows, rows)))[0]
-    return jnp.moveaxis(blocks, 0, 1).reshape(rows, -1)[:, :columns].reshape(shape)
+def orthogonal(key: jax.Array, shape: tuple[int, ...], *, kept: int = 0, rows: int = 1) -> jax.Array:
+    """Matrices with columns of unit length, orthogonal to one another in blocks of as many as there can be.
+
+    The first `kept` axes count matrices, the next `rows` are the rows of each, the others its columns. Every orthogonal
+    block is as likely as any other (Mezzadri 2007, arXiv:math-ph/0609050, section 5).
+    """
+    count, height = math.prod(shape[:kept]), math.prod(shape[kept : kept + rows])
+    columns = math.prod(shape[kept + rows :])
+    q, r = jnp.linalg.qr(jax.random.normal(key, (count, -(-columns // height), height, height)))
+    blocks = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+    return blocks.swapaxes(1, 2).reshape(count, height, -1)[..., :columns].reshape(shape)

@@ -16,22 +16,56 @@ Chunks = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor
 
 
 def chunked_scan(
-    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None = None
+    log_a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q: Tensor,
+    pos: Tensor,
+    state: Tensor | None = None,
+    *,
+    before: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`S[t] = exp(log_a[t]) S[t-1] + k[t] v[t]^T`, `y[t] = q[t] . S[t]` (Dao and Gu 2024, section 6).
 
     log_a: [B, T, G, H], not positive. k, q: [B, T, G, H or 1, K]. v: [B, T, G, H, V]. pos: [T] (whole documents, the
-    state is not read) or [B, T]; a document starts from S = 0. state: [B, G, H, K, V] or None.
+    state is not read) or [B, T]; a document starts from S = 0. state: [B, G, H, K, V] or None. before: the state is
+    read before the update, `y[t] = q[t] . S[t-1]`.
     Returns y like v, and S[T-1] in at least single precision. Only the inputs are kept for the backward pass.
     """
-    return _run(_chunks, log_a, k, v, q, pos, state)
+    return (_run_before if before else _run)(_chunks, log_a, k, v, q, pos, state)
 
 
 def chunked_key_scan(
-    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None = None
+    log_a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q: Tensor,
+    pos: Tensor,
+    state: Tensor | None = None,
+    *,
+    before: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
-    return _run(_key_chunks, log_a, k, v, q, pos, state)
+    return (_run_before if before else _run)(_key_chunks, log_a, k, v, q, pos, state)
+
+
+def _run_before(
+    chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """`R[t] = S[t-1]` is a scan of the same form, whose decay, keys and values are those of the token before."""
+    starts = (pos == 0).expand(k.shape[:2])
+    old_a, old_k, old_v = (_token_before(x.expand(k.shape[:2] + x.shape[2:]), starts) for x in (log_a, k, v))
+    y, last = _run(chunks, old_a, old_k, old_v, q, pos, state)
+    if last is None:
+        return y, None
+    log_a, k, v, q = (x[:, -1:].to(last.dtype) for x in (log_a, k, v, q))
+    return y, _one_token(log_a, k, v, q, pos[..., -1:], last)[1]
+
+
+def _token_before(x: Tensor, starts: Tensor) -> Tensor:
+    """x [B, T, *axes] a token later; zero in front of the sequence and of every document (starts [B, T])."""
+    late = pad(x, (0, 0) * (x.dim() - 2) + (1, 0))[:, :-1]
+    return late.masked_fill(starts.reshape(starts.shape + (1,) * (x.dim() - 2)), 0)
 
 
 def _run(

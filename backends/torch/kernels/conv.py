@@ -4,27 +4,43 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from kernels.operators import TRITON, runs_fused
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+if TRITON:
+    from kernels.conv_fused import fused_conv
 
-def causal_conv(x: Tensor, w: Tensor, pos: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+
+def causal_conv(
+    x: Tensor,
+    w: Tensor,
+    pos: Tensor,
+    state: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    silu: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     """`y[t] = sum_j w[taps-1-j] x[t-j]` over the `j < taps` that stay inside the document: `j <= pos[t]`.
 
     x: [B, T, *axes]. w: [taps, *axes], the last tap weighs the present. pos: [T] (whole documents, the state is not
-    read) or [B, T]. state: the last taps - 1 inputs [B, taps-1, *axes], oldest first, or None.
+    read) or [B, T]. state: the last taps - 1 inputs [B, taps-1, *axes], oldest first, or None. bias [*axes] is added to
+    y, and silu(y) = y sigmoid(y) taken of the sum.
     Returns y like x, summed in at least single precision, and the last taps - 1 inputs.
     """
-    past = w.shape[0] - 1
-    if state is None:
-        return _Conv.apply(x, w, pos), None
-    stream = torch.cat([state.to(x.dtype), x], 1)
-    last = stream[:, stream.shape[1] - past :]
-    if pos.dim() == 1:
-        return _Conv.apply(x, w, pos), last
-    if x.shape[1] > 1:
-        return _Conv.apply(stream, w, pos), last
-    return _one_token(stream, w, pos), last
+    stream, last = x, None
+    if state is not None:
+        stream = torch.cat([state.to(x.dtype), x], 1)
+        last = stream[:, stream.shape[1] - (w.shape[0] - 1) :]
+        stream = x if pos.dim() == 1 else stream
+    if runs_fused(x):
+        return fused_conv(stream, w, bias, None if pos.dim() == 1 else pos, silu), last
+    one = x.shape[1] == 1 and state is not None and pos.dim() == 2
+    y = _one_token(stream, w, pos) if one else _Conv.apply(stream, w, pos)
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    return F.silu(y) if silu else y, last
 
 
 def _one_token(stream: Tensor, w: Tensor, pos: Tensor) -> Tensor:

@@ -28,8 +28,14 @@ def softmax_over(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return torch.exp(x - x.logsumexp(dims, keepdim=True))
 
 
-def orthogonal(*shape: int) -> Tensor:
-    """Columns of unit length along the first axis, orthogonal to one another in blocks of as many as there can be."""
-    rows, columns = shape[0], math.prod(shape[1:])
-    blocks = [torch.linalg.qr(torch.randn(rows, rows))[0] for _ in range(-(-columns // rows))]
-    return torch.cat(blocks, 1)[:, :columns].reshape(shape)
+def orthogonal(*shape: int, kept: int = 0, rows: int = 1) -> Tensor:
+    """Matrices with columns of unit length, orthogonal to one another in blocks of as many as there can be.
+
+    The first `kept` axes count matrices, the next `rows` are the rows of each, the others its columns. Every orthogonal
+    block is as likely as any other (Mezzadri 2007, arXiv:math-ph/0609050, section 5).
+    """
+    count, height = math.prod(shape[:kept]), math.prod(shape[kept : kept + rows])
+    columns = math.prod(shape[kept + rows :])
+    q, r = torch.linalg.qr(torch.randn(count, -(-columns // height), height, height))
+    blocks: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return blocks.transpose(1, 2).reshape(count, height, -1)[..., :columns].reshape(shape)

@@ -1,5 +1,7 @@
 """The chunked scans against a loop over tokens in NumPy that keeps the whole state."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,17 +10,18 @@ import pytest
 NAMES = {"head": "chunked_scan", "key": "chunked_key_scan"}
 
 
-def matrix_loop(log_a, k, v, q, S, pos):
+def matrix_loop(log_a, k, v, q, S, pos, before=False):
     pos, out = np.broadcast_to(pos, v.shape[:2]), []
     log_a = np.broadcast_to(log_a[..., None] if log_a.ndim < v.ndim else log_a, (*v.shape[:-1], k.shape[-1]))
     seen = pos >= 0
     for t in range(v.shape[1]):
         S = np.where((pos[:, t] > 0)[:, None, None, None, None], S, 0)
-        S = (
+        old, S = (
+            S,
             np.exp(log_a[:, t, ..., None]) * S
-            + k[:, t, ..., None] * v[:, t, ..., None, :] * seen[:, t, None, None, None, None]
+            + k[:, t, ..., None] * v[:, t, ..., None, :] * seen[:, t, None, None, None, None],
         )
-        out.append(np.sum(q[:, t, ..., None] * S, -2) * np.ones(v[:, t].shape))
+        out.append(np.sum(q[:, t, ..., None] * (old if before else S), -2) * np.ones(v[:, t].shape))
     return np.stack(out, 1), S
 
 
@@ -39,11 +42,12 @@ def case(request, kernels, monkeypatch, arrays):
     return getattr(kernels.chunked_scan, NAMES[request.param]), (log_a, *arrays[1:])
 
 
-def test_the_chunked_scan_is_the_loop(agree, case, pos):
+@pytest.mark.parametrize("before", [False, True])
+def test_the_chunked_scan_is_the_loop(agree, case, pos, before):
     op, arrays = case
     at = jnp.asarray(pos)
     counts = (np.broadcast_to(pos >= 0, (2, 37))[..., None, None, None], True)
-    agree(lambda *x: op(*x[:4], at, x[4]), lambda *x: matrix_loop(*x, pos), arrays, counts)
+    agree(lambda *x: op(*x[:4], at, x[4], before=before), lambda *x: matrix_loop(*x, pos, before), arrays, counts)
 
 
 def test_heads_may_have_their_own_keys(agree, case, rng, mixed):
@@ -55,10 +59,11 @@ def test_heads_may_have_their_own_keys(agree, case, rng, mixed):
     )
 
 
-def test_pieces_are_the_whole(pieces, case, mixed):
+@pytest.mark.parametrize("before", [False, True])
+def test_pieces_are_the_whole(pieces, case, mixed, before):
     op, arrays = case
-    y, S = pieces(op, arrays[:4], mixed, arrays[4])
-    want, last = matrix_loop(*arrays, mixed)
+    y, S = pieces(partial(op, before=before), arrays[:4], mixed, arrays[4])
+    want, last = matrix_loop(*arrays, mixed, before)
     seen = mixed >= 0
     np.testing.assert_allclose(y[seen], want[seen], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(S, last, rtol=1e-9, atol=1e-12)

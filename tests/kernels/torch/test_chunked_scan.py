@@ -8,14 +8,16 @@ from torch import Tensor
 KERNELS = pytest.mark.parametrize("kernel", [chunked_scan, chunked_key_scan])
 
 
-def slow(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+def slow(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, S: Tensor, before: bool = False
+) -> tuple[Tensor, Tensor]:
     """log_a [B, T, G, H] or [B, T, G, H, K]."""
     decay = log_a.exp().reshape(*v.shape[:4], -1, 1)
     ys = []
     for t in range(v.shape[1]):
         kept = (pos.expand(v.shape[:2])[:, t] != 0).to(S.dtype).reshape(-1, 1, 1, 1, 1)
-        S = kept * decay[:, t] * S + k[:, t, ..., None] * v[:, t, :, :, None]
-        ys.append((q[:, t, ..., None] * S).sum(-2))
+        S, old = kept * decay[:, t] * S + k[:, t, ..., None] * v[:, t, :, :, None], kept * S
+        ys.append((q[:, t, ..., None] * (old if before else S)).sum(-2))
     return torch.stack(ys, 1), S
 
 
@@ -48,12 +50,13 @@ def assert_same(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...], **toleranc
 @KERNELS
 @pytest.mark.parametrize("time", [1, 2, 37, 64, 65, 150])
 @pytest.mark.parametrize("shared", ["", "k", "q", "kq"])
-def test_values_gradients_restarts_and_states(kernel, time: int, shared: str) -> None:
-    operands, before = inputs(kernel, time, shared), state()
-    mine = kernel(*operands, packed(time), before)
-    theirs = slow(*operands, packed(time), before)
+@pytest.mark.parametrize("before", [False, True])
+def test_values_gradients_restarts_and_states(kernel, time: int, shared: str, before: bool) -> None:
+    operands, first = inputs(kernel, time, shared), state()
+    mine = kernel(*operands, packed(time), first, before=before)
+    theirs = slow(*operands, packed(time), first, before)
     weights = [torch.randn(x.shape, dtype=torch.float64) for x in theirs]
-    wanted = (*operands, before)
+    wanted = (*operands, first)
     assert_same(mine, theirs)
     assert_same(torch.autograd.grad(mine, wanted, weights), torch.autograd.grad(theirs, wanted, weights))
 
@@ -98,13 +101,14 @@ def test_a_decay_of_zero_forgets(kernel) -> None:
 
 @KERNELS
 @pytest.mark.parametrize("cuts", [[1, 1, 1, 60, 3, 54], [119, 1], [17, 103]])
-def test_pieces_with_a_state_are_the_whole(kernel, cuts: list[int]) -> None:
+@pytest.mark.parametrize("before", [False, True])
+def test_pieces_with_a_state_are_the_whole(kernel, cuts: list[int], before: bool) -> None:
     operands, pos = inputs(kernel, 120), packed(120)
     last, pieces = torch.zeros_like(state()), []
     for parts in zip(*(x.split(cuts, 1) for x in (*operands, pos)), strict=True):
-        y, last = kernel(*parts, last)
+        y, last = kernel(*parts, last, before=before)
         pieces.append(y)
-    assert_same((torch.cat(pieces, 1), last), slow(*operands, pos, torch.zeros_like(state())))
+    assert_same((torch.cat(pieces, 1), last), slow(*operands, pos, torch.zeros_like(state()), before))
 
 
 @KERNELS

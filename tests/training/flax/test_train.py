@@ -6,23 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from tests.training.project import one_line, same_weights
+
 KILLS = {
     "before the state": "checkpoint.ocp.Checkpointer.save = kill",
     "before the rename": "folder.sync = kill",
 }
-
-
-def one_line(outcome) -> str:
-    """The one line of an error."""
-    assert outcome.code == 1
-    assert "Traceback" not in outcome.stdout + outcome.stderr
-    assert outcome.stderr.startswith("error: ")
-    assert outcome.stderr.count("\n") == 1
-    return outcome.stderr
-
-
-def same_weights(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
-    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
 def test_a_short_training_learns(trained):
@@ -108,10 +97,10 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_step_and_weight(c
 
 
 def test_accumulation_remat_and_bfloat16_change_only_rounding(trained, copied):
-    full = np.array(list(trained.column("loss").values()))
+    full = trained.values("loss")
     for options, tolerance in ((("--accumulate", 4, "--remat"), 2e-4), (("--dtype", "bfloat16"), 0.03)):
         copied.trained("--out", copied.folder / options[0], *options)
-        losses = np.array(list(copied.column("loss", options[0]).values()))
+        losses = copied.values("loss", options[0])
         assert (losses != full).any()
         np.testing.assert_allclose(losses, full, rtol=tolerance)
     stored = copied.weights(12, "--dtype").values()

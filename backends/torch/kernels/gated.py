@@ -1,0 +1,135 @@
+"""The diagonal scan with the equations around it: `h[t] = a[t] h[t-1] + u[t]`, where gates make a and u of tokens.
+
+On a GPU one kernel computes gates and recurrence, forward and backward, in single precision from inputs of any; only
+the inputs and one state in 32 tokens stay for the backward pass. Elsewhere the gates are operations on whole tensors.
+"""
+# mypy: disable-error-code="no-untyped-call"
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from kernels.operators import TRITON, free_name, runs_fused
+from kernels.recurrence import linear_scan
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+if TRITON:
+    from kernels.gated_launch import backward, forward
+
+SPAN = 32  # tokens between the states kept for the backward pass
+Fused = Callable[[list[Tensor], list[Tensor], Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The equations between token inputs x, weights w and the recurrence, in three forms that say the same.
+
+    plain: `(*x, *w, first) -> (a, u)` on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts,
+    booleans with B and T or broadcast. device: `(x, w, first) -> (a, u)` on tuples of tiles, a Triton function; grad:
+    `(x, w, first, da, du) -> (dx, dw)`. Both None where there is no Triton. What is needed of weights alone is better
+    computed outside. A decay at the start of a document is not read.
+    """
+
+    plain: Callable[..., tuple[Tensor, Tensor]]
+    device: Any = None
+    grad: Any = None
+    fused: Fused | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            object.__setattr__(self, "fused", _register(self.plain.__name__.strip("_"), self.device, self.grad))
+
+
+def gated_scan(
+    gates: Gates, x: tuple[Tensor, ...], w: tuple[Tensor, ...], pos: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`h[t] = a[t] h[t-1] + u[t]` with `a, u = gates(x, w)`, restarting from zero where `pos == 0`.
+
+    x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these. pos: [T] (whole documents, the state is
+    not read) or [B, T]. state: [B, *axes] or None.
+    Returns h [B, T, *axes] in the dtype of the first input, and h[T-1] in at least single precision.
+    """
+    shape = torch.broadcast_shapes(*(each.shape for each in (*x, *w)))
+    if gates.fused is None or not runs_fused(x[0]):
+        first = (pos == 0).reshape(pos.shape + (1,) * (len(shape) - 2))
+        a, u = gates.plain(*x, *w, first)
+        h, last = linear_scan(a, u.expand(shape), pos, state)
+        return h.to(x[0].dtype), last
+    channels = prod(shape[2:])
+    xs = [each.expand(shape).reshape(*shape[:2], channels).contiguous() for each in x]
+    ws = [each.expand(shape[2:]).reshape(channels).contiguous() for each in w]
+    places = start = None
+    if pos.dim() == 2:
+        places = pos.expand(shape[:2]).contiguous()
+        start = None if state is None else state.to(_wide([*xs, *ws])).reshape(-1, channels).contiguous()
+    y, last, _ = gates.fused(xs, ws, places, start)
+    return y.view(shape), None if state is None else last.view(shape[:1] + shape[2:])
+
+
+def _wide(tensors: list[Tensor]) -> torch.dtype:
+    """The dtype of the recurrence: at least single precision."""
+    wide = torch.float32
+    for each in tensors:
+        wide = torch.promote_types(wide, each.dtype)
+    return wide
+
+
+def _register(name: str, device: Any, grad: Any) -> Fused:
+    """The scan with these gates as an operator of torch, so that autograd, torch.compile and the counters know it."""
+
+    @torch.library.custom_op(free_name(f"{name}_scan"), mutates_args=())
+    def fused(
+        x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return forward(device, x, w, pos, start, _wide([*x, *w]))
+
+    @fused.register_fake
+    def _(x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        batch, time, channels = x[0].shape
+        wide = _wide([*x, *w])
+        kept = x[0].new_empty((batch, (time + SPAN - 1) // SPAN, channels), dtype=wide)
+        return torch.empty_like(x[0]), x[0].new_empty((batch, channels), dtype=wide), kept
+
+    @torch.library.custom_op(free_name(f"{name}_scan_backward"), mutates_args=())
+    def gradients(
+        x: list[Tensor], w: list[Tensor], pos: Tensor | None, carries: Tensor, dy: Tensor, dlast: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        return backward(device, grad, x, w, pos, carries, dy, dlast)
+
+    @gradients.register_fake
+    def _(
+        x: list[Tensor], w: list[Tensor], pos: Tensor | None, carries: Tensor, dy: Tensor, dlast: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        leaving = carries.new_empty((carries.shape[0], carries.shape[2]))
+        return [torch.empty_like(each) for each in x], [torch.empty_like(each) for each in w], leaving
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, w, pos, start = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*x, *w, pos, output[2])
+        ctx.inputs, ctx.starts = len(x), start is not None
+
+    def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+        *tensors, pos, carries = ctx.saved_tensors
+        x, w = tensors[: ctx.inputs], tensors[ctx.inputs :]
+        dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
+        dx, dw, leaving = gradients(x, w, pos, carries, dy, None if dlast is None else dlast.contiguous())
+        return dx, dw, None, leaving if ctx.starts else None
+
+    fused.register_autograd(back, setup_context=keep)
+    register_flop_formula(fused._opoverload.overloadpacket)(_forward_flops)
+    register_flop_formula(gradients._opoverload.overloadpacket)(_backward_flops)
+    return fused
+
+
+def _forward_flops(x: list[torch.Size], *_: Any, **__: Any) -> int:
+    """A multiply-add for each element and token; element-wise work is not counted, here as elsewhere in torch."""
+    return 2 * prod(x[0])
+
+
+def _backward_flops(x: list[torch.Size], *_: Any, **__: Any) -> int:
+    """Two multiply-adds: the adjoint, and the gradient of the decay. The states computed again are not counted."""
+    return 4 * prod(x[0])

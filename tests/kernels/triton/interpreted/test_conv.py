@@ -1,0 +1,100 @@
+"""The fused causal convolution against a loop over tokens and taps in double precision."""
+
+import pytest
+import torch
+from kernels.conv import causal_conv
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def slow(x: Tensor, w: Tensor, pos: Tensor, state: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    taps, stream = len(w), torch.cat([state, x], 1)
+    rows = []
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            reach = [j for j in range(taps) if j == 0 or j <= int(pos[b, t])]
+            rows.append(sum(w[taps - 1 - j] * stream[b, t + taps - 1 - j] for j in reach))
+    y = torch.stack(rows).reshape(x.shape)
+    y = y if bias is None else y + bias
+    return y * torch.sigmoid(y) if silu else y
+
+
+def packed(time: int) -> Tensor:
+    """Documents of two, one and many tokens, the first from before; the other row padded."""
+    row = torch.cat([torch.arange(2, 5), torch.arange(2), torch.arange(1), torch.arange(time)])[:time]
+    return torch.stack([row, torch.arange(time) - 2])
+
+
+def gradients(outputs: tuple[Tensor, ...], inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype) for y in outputs]
+    return torch.autograd.grad(outputs, inputs, weights)
+
+
+def assert_same(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float = 1e-9) -> None:
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def drawn(time: int, taps: int, width: int, biased: bool) -> list[Tensor]:
+    shapes = [(2, time, width), (taps, width), (2, taps - 1, width)] + [(width,)] * biased
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize(("biased", "silu"), [(False, False), (True, True), (False, True), (True, False)])
+@pytest.mark.parametrize(("time", "taps", "width"), [(70, 4, 3), (11, 2, 33)])
+def test_the_convolution_is_the_sum_over_taps_inside_the_document(
+    time: int, taps: int, width: int, biased: bool, silu: bool
+) -> None:
+    inputs = drawn(time, taps, width, biased)
+    x, w, state, bias = [*inputs, None][:4]
+    y, last = causal_conv(x, w, packed(time), state, bias=bias, silu=silu)
+    right = slow(x, w, packed(time), state, bias, silu)
+    assert last is not None
+    assert_same((y, last), (right, torch.cat([state, x], 1)[:, -(taps - 1) :]))
+    assert_same(gradients((y,), inputs), gradients((right,), inputs))
+
+
+@pytest.mark.parametrize(("time", "taps"), [(1, 4), (2, 4), (9, 1), (67, 4)])
+def test_a_whole_document_begins_with_nothing(time: int, taps: int) -> None:
+    x, w, state, bias = drawn(time, taps, 5, True)
+    y, none = causal_conv(x, w, torch.arange(time), bias=bias, silu=True)
+    right = slow(x, w, torch.arange(time).expand(2, time), torch.zeros_like(state), bias, True)
+    assert none is None
+    assert_same((y, *gradients((y,), [x, w, bias])), (right, *gradients((right,), [x, w, bias])))
+
+
+def test_one_token_looks_back_into_the_state() -> None:
+    x, w, state, _ = drawn(1, 4, 5, True)
+    for place in (0, 1, 2, 9, -1):
+        pos = torch.full((2, 1), place)
+        y, last = causal_conv(x, w, pos, state)
+        assert last is not None
+        assert_same((y, last), (slow(x, w, pos, state, None, False), torch.cat([state, x], 1)[:, 1:]))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2), (torch.float16, 8e-3)])
+def test_sums_are_single_precision_whatever_comes_in(dtype: torch.dtype, tolerance: float) -> None:
+    inputs = [each.detach().to(dtype).requires_grad_() for each in drawn(20, 4, 3, True)]
+    wide = [each.detach().double().requires_grad_() for each in inputs]
+    x, w, state, bias = inputs
+    y, _ = causal_conv(x, w, packed(20), state, bias=bias, silu=True)
+    right = slow(wide[0], wide[1], packed(20), wide[2], wide[3], True)
+    assert y.dtype is dtype
+    mine, theirs = gradients((y,), inputs), gradients((right,), wide)
+    assert [g.dtype for g in mine] == [dtype] * 4
+    assert_same((y.double(), *(g.double() for g in mine)), (right, *theirs), tolerance)
+
+
+def test_the_operator_is_one_that_torch_understands() -> None:
+    from kernels import conv_fused
+
+    x, w, _, bias = (each.detach().float().requires_grad_() for each in drawn(9, 3, 2, True))
+    torch.library.opcheck(conv_fused._conv, (x, w, bias, packed(9)[:, 2:], True))
+
+
+def test_multiply_adds_are_counted() -> None:
+    x, w, _, _ = drawn(9, 4, 5, True)
+    with FlopCounterMode(display=False) as counter:
+        causal_conv(x, w, torch.arange(9))[0].sum().backward()
+    assert counter.get_total_flops() == (2 + 4) * 2 * 9 * 5 * 4
