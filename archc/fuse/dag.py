@@ -1,19 +1,19 @@
-"""Element-wise equations as one expression graph: evaluated, differentiated in reverse, pruned.
+"""Element-wise equations as one expression graph: differentiated in reverse, rebuilt, pruned.
 
 Every derivative comes from the rule in the op's own record (`archc.ops.base.Op.derivative`).
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from archc.elaborate.bound import FUNCTIONS
 from archc.ops.node import Node, Nodes, Operand
 from archc.ops.table import OPS
-
-if TYPE_CHECKING:
-    from archc.reference.frame import Array
 
 SPECIAL = "\0"
 FIRST, READ_OUT = SPECIAL + "first", SPECIAL + "read"
@@ -48,14 +48,37 @@ class Equations:
 
 
 def new_nodes() -> Nodes:
-    """An empty home of nodes that computes with numbers as the reference does."""
-    return Nodes(_folded)
+    """An empty home of nodes that computes with numbers as the specs do."""
+    return Nodes(_compute)
 
 
-def _folded(op: str, numbers: Sequence[float]) -> float:
-    from archc.reference.pointwise import apply  # NumPy, which few programs need to be compiled
+def _compute(op: str, numbers: Sequence[float]) -> float | None:
+    """The value of an op on numbers, None outside of its domain."""
+    try:
+        return float(_NUMBERS[op](*numbers))
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return None
 
-    return float(apply(op, numbers))
+
+_NUMBERS: dict[str, Callable[..., Any]] = {
+    **FUNCTIONS,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": math.pow,
+    "neg": operator.neg,
+    "minimum": min,
+    "maximum": max,
+    **{name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    "and": lambda a, b: bool(a and b),
+    "or": lambda a, b: bool(a or b),
+    "not": operator.not_,
+    "where": lambda c, a, b: a if c else b,
+    "fp32": float,
+    "narrow": float,
+    "rename": float,
+}
 
 
 def ordered(outputs: Iterable[Node]) -> list[Node]:
@@ -76,21 +99,6 @@ def ordered(outputs: Iterable[Node]) -> list[Node]:
         else:
             todo += [(node, True), *((a, False) for a in reversed(node.args))]
     return list(out)
-
-
-def evaluate(outputs: Sequence[Node], leaves: Mapping[Node, Array]) -> tuple[Array, ...]:
-    """The outputs in NumPy, by the reference of each op. Leaves are arrays that broadcast."""
-    import numpy as np
-
-    from archc.reference.pointwise import apply
-
-    found: dict[Node, Any] = dict(leaves)
-    for node in ordered(outputs):
-        if node.op == "number":
-            found[node] = np.asarray(node.value)
-        elif node not in found:
-            found[node] = apply(node.op, [found[a] for a in node.args])
-    return tuple(found[o] for o in outputs)
 
 
 def depends(outputs: Iterable[Node], leaves: Iterable[Node]) -> set[Node]:

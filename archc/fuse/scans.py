@@ -21,6 +21,7 @@ from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.node import Node
 from archc.ops.table import OPS
 from archc.passes.matrix_scans import runs_fused, split_decay
+from archc.passes.placed import is_placed
 from archc.passes.scans import ScanClass, ScanKind, classify
 from archc.passes.scans import inside as held
 
@@ -37,8 +38,8 @@ class Handed:
 
     @property
     def is_broadcast(self) -> bool:
-        """Whether a kernel that reads a value per element of its tile must repeat it."""
-        return bool(self.missing) or self.value.kind is not Kind.TOKEN
+        """Whether a kernel that reads a value per token and element of its tile must repeat it."""
+        return bool(self.missing) or self.value.kind is not Kind.TOKEN or is_placed(self.value)
 
 
 @dataclass(frozen=True, eq=False)

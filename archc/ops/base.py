@@ -36,8 +36,8 @@ class Op:
     """One op: a rule per question. No rule has a default, so that none is forgotten.
 
     infer: the type of the result, or `Misfit`; flops: the work of one position or pair; support: the distances at which
-    a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`; derivative: see `Derivative`. What it
-    computes is in `archc.reference`, so that asking about a model does not import NumPy.
+    a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`; derivative: see
+    `Derivative`. What it computes is in `archc.reference`, so that asking about a model does not import NumPy.
     """
 
     name: str

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-Compute = Callable[[str, Sequence[float]], float]
-"""The value of an op on numbers."""
+Compute = Callable[[str, Sequence[float]], float | None]
+"""The value of an op on numbers; None where it has none."""
 
 TRUTHS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"})
 """The ops whose results are true or false."""
@@ -127,7 +127,9 @@ class Nodes:
         else:
             nodes = tuple(map(self._real, nodes))
         if all(n.is_number() for n in nodes):
-            return self.number(self.compute(op, [n.value for n in nodes]))
+            value = self.compute(op, [n.value for n in nodes])
+            if value is not None:
+                return self.number(value)
         simpler = SIMPLER[op](nodes) if op in SIMPLER else None
         if simpler is not None:
             return simpler

@@ -1,4 +1,4 @@
-"""Which scans the kernels of the selective and chunked forms can run, and the decay of a selective one as a product."""
+"""Which scans the kernels of the selective and chunked forms can run, and what they are handed as products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of tokens that are made of positions alone."""
+"""Which tokens are made of positions alone: those are the same in every sequence of whole documents."""
 
 from __future__ import annotations
 

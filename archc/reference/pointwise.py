@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -78,9 +78,3 @@ _ALL: dict[str, Callable[..., Array]] = {
     "narrow": np.asarray,
 }
 RULES: dict[str, Evaluate] = {name: elementwise(fn) for name, fn in _ALL.items()}
-
-
-def apply(op: str, operands: Sequence[Array]) -> Array:
-    """An element-wise op on arrays that broadcast as they are."""
-    with np.errstate(all="ignore"):
-        return np.asarray(_ALL[op](*map(np.asarray, operands)))

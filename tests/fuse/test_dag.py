@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from archc.fuse.dag import Equations, evaluate, gradient, new_nodes, ordered
+from archc.fuse.dag import Equations, gradient, new_nodes, ordered
 from archc.ops.node import Node, Nodes, of, where
 from archc.ops.table import OPS
 from archc.reference.frame import Array
 from tests.fuse.expressions import TREE, arrays, equations
+from tests.fuse.numeric import evaluate
 
 AWAY = {  # operands inside of the domain and away from kinks
     **{name: [(0.3, 1.1, 2.7)] for name in ("log", "sqrt", "rsqrt", "inv_softplus")},

@@ -21,13 +21,14 @@ from archc.backends.torch import gates as torch_gates
 from archc.backends.torch import kernels as torch_kernels
 from hypothesis import given, settings
 
-from archc.fuse.dag import READ_OUT, SPECIAL, Equations, evaluate, new_nodes
+from archc.fuse.dag import READ_OUT, SPECIAL, Equations, new_nodes
 from archc.fuse.scans import FusedScan, Handed, fused_scans
 from archc.ir.graph import Graph
 from archc.ops.node import Node, of
 from archc.reference.frame import Array
 from tests.fuse.evaluation import leaves, run
 from tests.fuse.expressions import TREE, equations
+from tests.fuse.numeric import evaluate
 
 WORKER = Path(__file__).with_name("triton_worker.py")
 SPECS = ("griffin", "hgrn", "rwkv4", "mamba", "falcon_mamba")

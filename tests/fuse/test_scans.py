@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from archc.fuse.dag import Equations, evaluate
+from archc.fuse.dag import Equations
 from archc.fuse.scans import FusedScan, Handed, fused_scans
 from archc.ir.graph import Graph
 from archc.ops.node import Node
 from archc.passes.matrix_scans import split_decay
 from archc.reference.frame import Array
 from tests.fuse.evaluation import leaves, on_tile, run
+from tests.fuse.numeric import evaluate
 
 SPECS = Path(__file__).parents[2] / "specs"
 RUN_FUSED = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import kernels.conv_fused
 import kernels.gated_tiles
 import kernels.gated_triton
-
 from archc.backends.torch.resources import Launch, conv_launches, resources, scan_launches
+
 from tests.kernels.triton.gates import RG_LRU
 
 TABLE = Path(__file__).with_name("resources.json")

@@ -3,9 +3,9 @@
 import re
 
 import pytest
+from archc.backends.torch.resources import CHIPS, Resources, compiled, loop_length, resident, resources
 from kernels.gated_tiles import MANY, SPAN, tile_of
 
-from archc.backends.torch.resources import CHIPS, Resources, compiled, loop_length, resident, resources
 from tests.kernels.triton.shipped import launches, recorded
 
 LAUNCHES = launches()
