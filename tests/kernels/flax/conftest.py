@@ -14,7 +14,19 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
-NAMES = ("attention", "chunked_scan", "conv", "loop", "numerics", "pairs", "prev", "scan", "selective_scan")
+NAMES = (
+    "attention",
+    "chunked_scan",
+    "conv",
+    "gated",
+    "gated_tpu",
+    "loop",
+    "numerics",
+    "pairs",
+    "prev",
+    "scan",
+    "selective_scan",
+)
 Tree = Any
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
 
