@@ -6,6 +6,7 @@ start are the same everywhere.
 
 import jax
 import jax.numpy as jnp
+from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
 from kernels.tiles import Arrays, Gates, Machine, accumulator, machine
@@ -38,7 +39,7 @@ def gated_scan(
         a, u = gates.gates(tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w), first)
         h, last = scan(a, jnp.broadcast_to(u, x[0].shape), pos, state)
         return h.astype(x[0].dtype), last
-    run = {"tpu": gated_scan_tpu}[chosen]
+    run = gated_scan_tpu if chosen == "tpu" else gated_scan_gpu
     h, last = run(gates, x, w, pos, h0, interpret=interpret)
     return h, None if state is None else last
 

@@ -5,21 +5,21 @@ and states again from the state at the start of each block.
 """
 
 import functools
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from kernels.tiles import Arrays, Gates, accumulator, array, flat, traffic, up
+from kernels.tiles import Arrays, Gates, accumulator, again_and_back, array, first_tokens, flat, gates_cost, traffic, up
 
 TIME = 512  # tokens of a block, unless that takes too much memory
 CHANNELS = 512
 MEMORY = 12 << 20  # bytes of vector memory for the blocks of the backward pass, of the 16 MiB that a kernel gets
 ROWS = 16  # tokens whose gates are computed at a time: one register in half precision, two in single
 LANES = 128
-Ref = jax.Array
-Refs = tuple[jax.Array, ...]
+Ref = Any  # an array in the memory of the machine
+Refs = tuple[Ref, ...]
 Rows = slice | pl.Slice
 
 
@@ -48,12 +48,6 @@ def _block(x: Arrays, acc: jnp.dtype) -> int:
     size = acc.itemsize
     held = 2 * (2 * sum(z.dtype.itemsize for z in x) + x[0].dtype.itemsize) + 2 * size + 4
     return time_block(x[0].shape[1], held * CHANNELS)
-
-
-def first_tokens(pos: jax.Array, block: int) -> jax.Array:
-    """Where documents start, [1 or B, 1, T filled up to whole blocks], int32."""
-    first = (pos == 0).astype(jnp.int32).reshape(-1, 1, pos.shape[-1])
-    return jnp.pad(first, ((0, 0), (0, 0), (0, up(pos.shape[-1], block) - pos.shape[-1])))
 
 
 def column(row: jax.Array, lanes: int) -> jax.Array:
@@ -103,7 +97,6 @@ def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Arr
     acc = h0.dtype
     specs = _Specs(x, first, acc)
     starts = array((x[0].shape[0], specs.blocks, 1, x[0].shape[2]), acc)
-    cost = _cost(lambda x, w, first: gates.gates(x, w, first), x, w)
     out: Arrays = pl.pallas_call(
         functools.partial(_forward_kernel, gates, specs.time),
         grid=specs.grid,
@@ -116,7 +109,7 @@ def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Arr
             pltpu.VMEM((1, specs.width), acc),
         ],
         compiler_params=ORDER,
-        cost_estimate=pl.CostEstimate(*cost, traffic(*x, *w, first, h0, h0, starts, x[0])),
+        cost_estimate=gates_cost(gates.gates, x, w, traffic(*x, *w, first, h0, h0, starts, x[0])),
         interpret=interpret,
         name="gated_scan",
     )(x, w, first, h0)
@@ -130,9 +123,9 @@ def _backward(
     dy, dlast = gradients
     acc = starts.dtype
     specs = _Specs(x, first, acc, reverse=True)
-    cost = _cost(lambda x, w, first: gates.gates_grad(x, w, first, *gates.gates(x, w, first)), x, w)
     tokens, weights = tuple(specs.token for _ in x), tuple(specs.weight for _ in w)
     sums = array(dlast.shape, acc)
+    moved = traffic(*x, *x, *w, first, starts, dy, dlast, *(sums for _ in w))
     dx, dw, dh0 = pl.pallas_call(
         functools.partial(_backward_kernel, gates, specs.time),
         grid=specs.grid,
@@ -146,7 +139,7 @@ def _backward(
             pltpu.VMEM((1, specs.width), acc),
         ],
         compiler_params=ORDER,
-        cost_estimate=pl.CostEstimate(*cost, traffic(*x, *x, *w, first, starts, dy, dlast, *(sums for _ in w))),
+        cost_estimate=gates_cost(again_and_back(gates), x, w, moved),
         interpret=interpret,
         name="gated_scan_gradient",
     )(x, w, first, starts, dy, dlast)
@@ -154,14 +147,6 @@ def _backward(
 
 
 _run.defvjp(_save, _backward)
-
-
-def _cost(equations: object, x: Arrays, w: Arrays) -> tuple[int, int]:
-    """Operations and transcendental functions of the equations and of the recurrence."""
-    tile, one = array((8, LANES), jnp.float32), array((8, LANES), bool)
-    found = pl.estimate_cost(equations, tuple(tile for _ in x), tuple(tile for _ in w), one)
-    times = math.prod(x[0].shape) / (8 * LANES)
-    return int(found.flops * times) + 2 * math.prod(x[0].shape), int(found.transcendentals * times)
 
 
 def _forward_kernel(

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 
 Arrays = tuple[jax.Array, ...]
 Machine = Literal["xla", "tpu", "gpu"]
@@ -54,6 +55,30 @@ def flat(x: jax.Array, kept: int) -> jax.Array:
 def array(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
     """What a kernel writes."""
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def first_tokens(pos: jax.Array, block: int) -> jax.Array:
+    """Where documents start, [1 or B, 1, T filled up to whole blocks], int32."""
+    first = (pos == 0).astype(jnp.int32).reshape(-1, 1, pos.shape[-1])
+    return jnp.pad(first, ((0, 0), (0, 0), (0, up(pos.shape[-1], block) - pos.shape[-1])))
+
+
+def again_and_back(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
+    """What a backward pass computes of the gates, for `gates_cost`."""
+    return lambda x, w, first: gates.gates_grad(x, w, first, *gates.gates(x, w, first))
+
+
+def gates_cost(
+    equations: Callable[[Arrays, Arrays, jax.Array], object], x: Arrays, w: Arrays, traffic: int
+) -> pl.CostEstimate:
+    """Work of these equations and of a recurrence for all tokens x [B, T, C], with the bytes read and written."""
+    one = array((1,), jnp.float32)
+    found = pl.estimate_cost(equations, tuple(one for _ in x), tuple(one for _ in w), array((1,), jnp.bool))
+    return pl.CostEstimate(
+        flops=(found.flops + 2) * x[0].size,
+        transcendentals=found.transcendentals * x[0].size,
+        bytes_accessed=traffic,
+    )
 
 
 def traffic(*arrays: jax.Array | jax.ShapeDtypeStruct) -> int:

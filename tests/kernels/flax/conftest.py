@@ -19,6 +19,7 @@ NAMES = (
     "chunked_scan",
     "conv",
     "gated",
+    "gated_gpu",
     "gated_tpu",
     "loop",
     "numerics",
