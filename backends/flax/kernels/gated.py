@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
-from kernels.tiles import Arrays, Gates, Machine, accumulator, machine
+from kernels.selective_scan import selective_scan
+from kernels.selective_tpu import selective_scan_tpu
+from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, machine
 
-__all__ = ["Gates", "gated_scan"]
+__all__ = ["Gates", "gated_scan", "gated_selective_scan"]
 
 
 def gated_scan(
@@ -42,6 +44,40 @@ def gated_scan(
     run = gated_scan_tpu if chosen == "tpu" else gated_scan_gpu
     h, last = run(gates, x, w, pos, h0, interpret=interpret)
     return h, None if state is None else last
+
+
+def gated_selective_scan(
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    A: jax.Array,
+    B: jax.Array,
+    C: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+    *,
+    impl: Machine | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """h[t] = exp(dt[t] A) h[t-1] + v[t] B[t] and y[t] = sum over n of C[t] h[t], the gates being those of dt and v.
+
+    x, w, pos as for `gated_scan`; A [*axes, N]; B, C [B, T, N]; state [B, *axes, N]. Returns out(y, x, w), or y,
+    [B, T, *axes] in the dtype of x[0], and the last h unrounded (None without a state).
+    """
+    x, w = _wide(x, w)
+    shape = x[0].shape
+    h0 = None if pos.ndim == 1 else state
+    if machine(impl, shape[1]) == "tpu":
+        o, last = selective_scan_tpu(gates, x, w, A, B, C, pos, h0, interpret=interpret)
+        return o, None if state is None else last
+    acc = accumulator(*x, *w)
+    first = (pos == 0).reshape((-1, shape[1]) + (1,) * (len(shape) - 2))
+    exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
+    dt, v = (flat(jnp.broadcast_to(z, shape), 2) for z in gates.gates(*exact, first))
+    before = None if state is None else state.reshape(shape[0], -1, A.shape[-1])
+    y, last = selective_scan(dt, A.reshape(-1, A.shape[-1]), v, B, C, pos, before, impl="xla")
+    o = y.reshape(shape) if gates.out is None else gates.out(y.reshape(shape), *exact)
+    return o.astype(x[0].dtype), None if last is None else last.reshape(shape[0], *A.shape)
 
 
 def _wide(x: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:

@@ -5,22 +5,15 @@ and states again from the state at the start of each block.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from kernels.blocks_tpu import LANES, ORDER, ROWS, Ref, Refs, column, group, inputs, time_block, weights
 from kernels.tiles import Arrays, Gates, accumulator, again_and_back, array, first_tokens, flat, gates_cost, traffic, up
 
-TIME = 512  # tokens of a block, unless that takes too much memory
-CHANNELS = 512
-MEMORY = 12 << 20  # bytes of vector memory for the blocks of the backward pass, of the 16 MiB that a kernel gets
-ROWS = 16  # tokens whose gates are computed at a time: one register in half precision, two in single
-LANES = 128
-Ref = Any  # an array in the memory of the machine
-Refs = tuple[Ref, ...]
-Rows = slice | pl.Slice
+CHANNELS = 512  # of a block
 
 
 def gated_scan_tpu(
@@ -34,26 +27,12 @@ def gated_scan_tpu(
     return h.reshape(shape), last.reshape(shape[:1] + shape[2:])
 
 
-def time_block(time: int, held: int) -> int:
-    """Tokens of a block, if each of them takes `held` bytes: all of a short sequence."""
-    longest = TIME
-    while longest > LANES and longest * held > MEMORY:
-        longest //= 2
-    block: int = min(longest, up(time, ROWS))
-    return block
-
-
 def _block(x: Arrays, acc: jnp.dtype) -> int:
     """The backward pass holds inputs, their gradients and that of h twice, and decays, states and starts once."""
     size = acc.itemsize
     held = 2 * (2 * sum(z.dtype.itemsize for z in x) + x[0].dtype.itemsize) + 2 * size + 4
-    return time_block(x[0].shape[1], held * CHANNELS)
-
-
-def column(row: jax.Array, lanes: int) -> jax.Array:
-    """A row [1, n] as a column on every lane, [n, lanes]."""
-    turned = jnp.broadcast_to(row, (LANES, row.shape[1])).T
-    return jnp.concatenate([turned] * (lanes // LANES), axis=1)
+    block: int = time_block(x[0].shape[1], held * CHANNELS)
+    return block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -87,9 +66,6 @@ class _Specs:
         self.state = pl.BlockSpec((1, 1, width), lambda b, c, t: (b, 0, c))
         self.start = pl.BlockSpec((1, 1, 1, width), lambda b, c, t: (b, at(t), 0, c))
         self.first = pl.BlockSpec((1, 1, self.block), lambda b, c, t: (0 if shared else b, 0, at(t)))
-
-
-ORDER = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))
 
 
 def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Array, h0: jax.Array) -> Arrays:
@@ -172,14 +148,14 @@ def _forward_kernel(
     left = time - pl.program_id(2) * fresh.shape[0]
     fresh[...] = column(first[0], fresh.shape[1])
 
-    def group(i: jax.Array, h: jax.Array) -> jax.Array:
-        at, live = _group(i, left, fresh.shape[1])
-        a[...], u[...] = _gates(gates, _load(x, at, live, u.dtype), _weights(w), fresh[at, :] != 0, live)
+    def of_group(i: jax.Array, h: jax.Array) -> jax.Array:
+        at, live = group(i, left, fresh.shape[1])
+        a[...], u[...] = _gates(gates, inputs(x, at, live, u.dtype), weights(w), fresh[at, :] != 0, live)
         h = _walk(a, u, h, 0)
         y[0, at, :] = u[...].astype(y.dtype)
         return h
 
-    carry[...] = jax.lax.fori_loop(0, fresh.shape[0] // ROWS, group, carry[...])
+    carry[...] = jax.lax.fori_loop(0, fresh.shape[0] // ROWS, of_group, carry[...])
     last[0] = carry[...]
 
 
@@ -212,14 +188,14 @@ def _backward_kernel(
     fresh[...] = column(first[0], fresh.shape[1])
 
     def again(i: jax.Array, before: jax.Array) -> jax.Array:
-        at, live = _group(i, left, fresh.shape[1])
-        a[at, :], h[at, :] = _gates(gates, _load(x, at, live, h.dtype), _weights(w), fresh[at, :] != 0, live)
+        at, live = group(i, left, fresh.shape[1])
+        a[at, :], h[at, :] = _gates(gates, inputs(x, at, live, h.dtype), weights(w), fresh[at, :] != 0, live)
         return _walk(a, h, before, i * ROWS)
 
     def back(i: jax.Array, carried: Arrays) -> Arrays:
         after, *sums = carried
         i = groups - 1 - i
-        at, live = _group(i, left, fresh.shape[1])
+        at, live = group(i, left, fresh.shape[1])
         place = jax.lax.broadcasted_iota(jnp.int32, e.shape, 0)
         d = jnp.where(live, dy[0, at, :].astype(e.dtype), 0)
         e[...] = a[at, :] * d
@@ -230,7 +206,7 @@ def _backward_kernel(
         previous = jnp.where(place == 0, h_before, pltpu.roll(h[at, :], 1, 0))
         starts = fresh[at, :] != 0
         da, du = jnp.where(live & ~starts, g * previous, 0), jnp.where(live, g, 0)
-        dxs, dws = gates.gates_grad(_load(x, at, live, e.dtype), _weights(w), starts, da, du)
+        dxs, dws = gates.gates_grad(inputs(x, at, live, e.dtype), weights(w), starts, da, du)
         for z, value in zip(dx, dxs, strict=True):
             z[0, at, :] = jnp.broadcast_to(value, e.shape).astype(z.dtype)
         more = (jnp.where(live, value, 0).sum(0, keepdims=True) for value in dws)
@@ -241,20 +217,6 @@ def _backward_kernel(
     for z, value in zip(dw, sums, strict=True):
         z[0] = value
     dh0[0] = carry[...]
-
-
-def _group(i: jax.Array, left: jax.Array, width: int) -> tuple[Rows, jax.Array]:
-    """Rows i * ROWS and following of a block, and which of them are tokens, if `left` are left from its start."""
-    rows = jax.lax.broadcasted_iota(jnp.int32, (ROWS, width), 0)
-    return pl.ds(pl.multiple_of(i * ROWS, ROWS), ROWS), rows < left - i * ROWS
-
-
-def _load(x: Refs, at: Rows, live: jax.Array, dtype: jnp.dtype) -> Arrays:
-    return tuple(jnp.where(live, z[0, at, :].astype(dtype), 0) for z in x)
-
-
-def _weights(w: Refs) -> Arrays:
-    return tuple(z[...] for z in w)
 
 
 def _gates(gates: Gates, x: Arrays, w: Arrays, first: jax.Array, live: jax.Array) -> tuple[jax.Array, jax.Array]:

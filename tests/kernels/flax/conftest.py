@@ -16,6 +16,7 @@ import pytest
 FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 NAMES = (
     "attention",
+    "blocks_tpu",
     "chunked_scan",
     "conv",
     "gated",
@@ -27,6 +28,8 @@ NAMES = (
     "prev",
     "scan",
     "selective_scan",
+    "selective_tpu",
+    "selective_walk_tpu",
 )
 Tree = Any
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time

@@ -1,6 +1,7 @@
 """Loads the kernels as a generated project sees them, in single precision unless a test asks for double."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -32,6 +33,17 @@ def pulled() -> Callable[..., tuple[Tree, Tree]]:
         return both(*arrays)
 
     return run
+
+
+SMALL = {"TIME": 8, "ROWS": 2, "CHANNELS": 128, "STEPS": 2}
+
+
+@pytest.fixture
+def small_blocks(kernels: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Several blocks of time and of channels for little work."""
+    for name, module in vars(kernels).items():
+        for constant in SMALL.keys() & vars(module).keys() if name.endswith("pu") else ():
+            monkeypatch.setattr(module, constant, SMALL[constant])
 
 
 def close(found: Tree, wanted: Tree, rtol: float, atol: float) -> None:

@@ -1,4 +1,4 @@
-"""Gates of three recurrences, written by hand with their derivatives, and what they mean token by token in NumPy."""
+"""Gates of four recurrences, written by hand with their derivatives, and what they mean token by token in NumPy."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -87,3 +87,37 @@ DIAGONAL = {
     "hgrn": Equations(2, 1, hgrn, hgrn_grad, hgrn_plain),
     "min_gru": Equations(2, 0, min_gru, min_gru_grad, min_gru_plain),
 }
+
+
+def mamba(x, w, first):
+    v, r, _ = x
+    dt = jax.nn.softplus(r + w[0])
+    return dt, dt * v
+
+
+def mamba_grad(x, w, first, ddt, dv):
+    v, r, z = x
+    dr = (ddt + dv * v) * jax.nn.sigmoid(r + w[0])
+    return (dv * jax.nn.softplus(r + w[0]), dr, jnp.zeros_like(z)), (dr, jnp.zeros_like(dr))
+
+
+def mamba_out(y, x, w):
+    return (y + w[1] * x[0]) * x[2] * jax.nn.sigmoid(x[2])
+
+
+def mamba_out_grad(y, x, w, do):
+    v, r, z = x
+    s = jax.nn.sigmoid(z)
+    dy, dz = do * z * s, do * (y + w[1] * v) * s * (1 + z * (1 - s))
+    return dy, (dy * w[1], jnp.zeros_like(r), dz), (jnp.zeros_like(dy), dy * v)
+
+
+def mamba_plain(v, r, z, bias, skip, A, B, C, pos, h):
+    """The whole scan: what is read out, and the last state [batch, channels, N]."""
+    dt = np.log1p(np.exp(r + bias))
+    out = []
+    for t in range(v.shape[1]):
+        h = np.where((pos[:, t] == 0)[:, None, None], 0, h)
+        h = np.exp(dt[:, t, :, None] * A) * h + (dt * v)[:, t, :, None] * B[:, t, None]
+        out.append(np.sum(C[:, t, None] * h, -1))
+    return (np.stack(out, 1) + skip * v) * z / (1 + np.exp(-z)), h

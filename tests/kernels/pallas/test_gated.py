@@ -8,14 +8,7 @@ import pytest
 from tests.kernels.pallas.conftest import close, positions, quick
 from tests.kernels.pallas.equations import DIAGONAL
 
-
-@pytest.fixture(autouse=True)
-def small_blocks(kernels, monkeypatch):
-    """Several blocks of time and of channels for little work."""
-    monkeypatch.setattr(kernels.gated_tpu, "TIME", 16)
-    monkeypatch.setattr(kernels.gated_tpu, "ROWS", 4)
-    monkeypatch.setattr(kernels.gated_tpu, "CHANNELS", 128)
-    monkeypatch.setattr(kernels.gated_gpu, "STEPS", 4)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def drawn(rng, equations, batch, time, channels, dtype=float):

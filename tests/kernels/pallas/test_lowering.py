@@ -1,6 +1,7 @@
 """The kernels go through the compilers of the machines they are for, on a machine that has none of them."""
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import jax
@@ -8,55 +9,18 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from tests.kernels.pallas.equations import DIAGONAL
+from tests.kernels.pallas.equations import DIAGONAL, mamba, mamba_grad, mamba_out, mamba_out_grad
 
-CALLS = {"tpu": "tpu_custom_call", "gpu": "__gpu$xla.gpu.triton"}
+CALLS = {"tpu": "@tpu_custom_call", "gpu": "@__gpu$xla.gpu.triton"}
 PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}
-SIZES = {"large": (2, 1024, 640), "odd": (2, 333, 200), "tiny": (1, 1, 3)}
+SIZES = {"large": (2, 1024, 640), "odd": (2, 333, 200), "tiny": (1, 2, 3)}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @pytest.fixture(autouse=True)
 def single_precision():
     with jax.enable_x64(False):
         yield
-
-
-def diagonal(kernels, name, impl):
-    """Forward and backward as one function of arrays."""
-    equations = DIAGONAL[name]
-    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
-
-    def both(x, w, h, pos, dy, dh):
-        values, pull = jax.vjp(lambda x, w, h: kernels.gated.gated_scan(gates, x, w, pos, h, impl=impl), x, w, h)
-        return values, pull((dy, dh))
-
-    def arguments(batch, time, channels, dtype):
-        token = ((batch, time, channels), dtype)
-        weights = [((channels,), jnp.float32)] * equations.weights
-        state = ((batch, channels), jnp.float32)
-        return [token] * equations.inputs, weights, state, ((batch, time), jnp.int32), token, state
-
-    return both, arguments
-
-
-def shaped(arguments, sharding=None):
-    def is_array(x):
-        return isinstance(x, tuple) and isinstance(x[0], tuple)
-
-    def array(x):
-        return jax.ShapeDtypeStruct(*x, sharding=sharding)
-
-    return tuple(array(x) if is_array(x) else tuple(map(array, x)) for x in arguments)
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("rg_lru", jnp.bfloat16), ("hgrn", jnp.float32), ("min_gru", jnp.bfloat16)]
-)
-@pytest.mark.parametrize("impl", ["tpu", "gpu"])
-def test_a_gated_scan_lowers(kernels, impl, name, dtype):
-    both, arguments = diagonal(kernels, name, impl)
-    text = jax.jit(both).trace(*shaped(arguments(*SIZES["odd"], dtype))).lower(lowering_platforms=(PLATFORMS[impl],))
-    assert text.as_text().count(f"@{CALLS[impl]}") == 2
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +34,68 @@ def tpu():
     return SingleDeviceSharding(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def there_and_back(op: Callable, *arrays: jax.ShapeDtypeStruct) -> jax.stages.Traced:
+    """`op`, and the gradients of its arguments for its own results."""
+
+    def both(*arrays):
+        values, pull = jax.vjp(op, *arrays)
+        return values, pull(values)
+
+    return jax.jit(both).trace(*arrays)
+
+
+def diagonal(kernels, name, impl, size, dtype, sharding=None):
+    equations, (batch, time, channels) = DIAGONAL[name], size
+    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(x, w, h):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.gated.gated_scan(gates, x, w, pos, h, impl=impl)
+
+    x, w = [of(dtype, *size)] * equations.inputs, [of(jnp.float32, channels)] * equations.weights
+    return there_and_back(run, tuple(x), tuple(w), of(jnp.float32, batch, channels))
+
+
+def selective(kernels, size, dtype, sharding=None):
+    (batch, time, channels), states = size, 16
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(x, w, A, B, C, h):
+        gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl="tpu")
+
+    x, w, A = (of(dtype, *size),) * 3, (of(jnp.float32, channels),) * 2, of(jnp.float32, channels, states)
+    read = of(dtype, batch, time, states)
+    return there_and_back(run, x, w, A, read, read, of(jnp.float32, batch, channels, states))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("hgrn", "float32"), ("min_gru", "bfloat16")])
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_a_gated_scan_lowers(kernels, impl, name, dtype):
+    lowered = diagonal(kernels, name, impl, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=(PLATFORMS[impl],))
+    assert lowered.as_text().count(CALLS[impl]) == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_selective_scan_lowers(kernels, dtype):
+    lowered = selective(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
+    assert lowered.as_text().count(CALLS["tpu"]) == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
     """To machine code: block shapes, layouts and vector memory are as the chip wants them."""
-    both, arguments = diagonal(kernels, "rg_lru", "tpu")
-    assert jax.jit(both).lower(*shaped(arguments(*SIZES[size], dtype), tpu)).compile().as_text()
+    assert diagonal(kernels, "rg_lru", "tpu", SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_selective_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
+    assert selective(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
