@@ -19,6 +19,7 @@ NAMES = (
     "blocks_tpu",
     "chunked_scan",
     "conv",
+    "conv_tpu",
     "gated",
     "gated_gpu",
     "gated_tpu",

@@ -75,6 +75,17 @@ def selective(kernels, size, dtype, sharding=None):
     return there_and_back(run, x, w, A, read, read, of(jnp.float32, batch, channels, states))
 
 
+def convolution(kernels, size, dtype, sharding=None):
+    batch, time, channels = size
+
+    def run(x, w, state):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.conv.causal_conv(x, w, pos, state, impl="tpu")
+
+    shapes = size, (4, channels), (batch, 3, channels)
+    return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("hgrn", "float32"), ("min_gru", "bfloat16")])
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 def test_a_gated_scan_lowers(kernels, impl, name, dtype):
@@ -83,8 +94,9 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_selective_scan_lowers(kernels, dtype):
-    lowered = selective(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
+@pytest.mark.parametrize("traced", [selective, convolution])
+def test_a_kernel_lowers(kernels, traced, dtype):
+    lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count(CALLS["tpu"]) == 2
 
 
@@ -97,5 +109,6 @@ def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_selective_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
-    assert selective(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
+@pytest.mark.parametrize("traced", [selective, convolution])
+def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
+    assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
