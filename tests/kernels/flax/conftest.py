@@ -18,6 +18,7 @@ NAMES = (
     "attention",
     "blocks_tpu",
     "chunked_scan",
+    "chunked_tpu",
     "conv",
     "conv_tpu",
     "gated",

@@ -86,6 +86,22 @@ def convolution(kernels, size, dtype, sharding=None):
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
 
 
+def chunked(kernels, size, dtype, sharding=None):
+    """Heads of 64 share keys of 128, or as much of that as there are channels."""
+    (batch, time, channels), key = size, 128
+    heads, dim = max(channels // 64, 1), min(channels, 64)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
+
+    def run(log_a, k, v, q, S):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.chunked_scan.chunked_scan(log_a, k, v, q, pos, S, impl="tpu")
+
+    keys, values = of(dtype, time, 1, 1, key), of(dtype, time, 1, heads, dim)
+    return there_and_back(run, of(jnp.float32, time, 1, heads), keys, values, keys, of(jnp.float32, 1, heads, key, dim))
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("hgrn", "float32"), ("min_gru", "bfloat16")])
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 def test_a_gated_scan_lowers(kernels, impl, name, dtype):
@@ -94,7 +110,7 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked])
 def test_a_kernel_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count(CALLS["tpu"]) == 2
@@ -109,6 +125,6 @@ def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("traced", [selective, convolution])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked])
 def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
     assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
