@@ -19,6 +19,7 @@ from archc.emit.fused import Fused
 from archc.emit.layout import legend, reindex
 from archc.emit.numbers import Numbers, Place, literal
 from archc.emit.units import TIME_OPS, Unit, Units
+from archc.fuse.scans import FusedScan
 from archc.ir.graph import Kind, Value
 from archc.passes.norms import Norm
 from archc.text import ast
@@ -41,6 +42,7 @@ class Body:
     lines: list[str] = field(default_factory=list)
     names: dict[Value, str] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
+    gates: dict[str, FusedScan] = field(default_factory=dict)
     statement: ast.Stmt | None = None
     place: Place = "forward"
     in_rows: bool = False
@@ -64,6 +66,8 @@ class Body:
         """A value as an expression; a named one by its name."""
         if value in self.names:
             return Code(self.names[value])
+        if value in self.fused.gated:
+            return self.rules["gated"](self, value)
         if value in self.results:
             return called(self, *self.results[value])
         if self.dialect.own_norms and value in self.fused.norms:
@@ -221,14 +225,18 @@ class Body:
             alone = self.statement.targets[0].text not in read and self._crossings(self.statement) <= 1
             if bound is value or alone:
                 return name
-        taken = {python_name(t.text) for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
-        taken |= set(self.names.values()) | self.reserved_functions | set(self.units.extras.get(self.unit, {}))
         name = base = python_name(state)
         count = 1
-        while name in taken:
+        while name in self.taken:
             count += 1
             name = f"{base}_{count}"
         return name
+
+    @property
+    def taken(self) -> set[str]:
+        """Names that a line of the unit makes or reads, now or later."""
+        taken = {python_name(t.text) for s in self.call.definition.body if isinstance(s, ast.Let) for t in s.targets}
+        return taken | set(self.names.values()) | self.reserved_functions | set(self.units.extras.get(self.unit, {}))
 
     def _crossings(self, statement: ast.Let) -> int:
         """How many parts of a statement get a line of their own."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.elaborate.call import Call, Program
+from archc.fuse.scans import FusedScan, fused_scans
 from archc.ir.graph import Region, Value
 from archc.ops.support import Support
 from archc.passes.attention import Attention, attentions
@@ -22,7 +23,8 @@ class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
     line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how
     far the
-    keys of a pair can lie, `norms` what a framework's own norm computes."""
+    keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the scans that run
+    with the equations around them, by what their kernel gives back."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -31,6 +33,7 @@ class Fused:
     matrices: frozenset[Value]
     spans: Mapping[Value, Support]
     norms: Mapping[Value, Norm]
+    gated: Mapping[Value, FusedScan]
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
@@ -51,6 +54,9 @@ def find(program: Program) -> Fused:
             absorbed |= _decay_chain(each, users)
     for found in attention.values():
         absorbed |= _between(found)
+    gated = {f.result: f for f in fused_scans(graph).values() if f.gates is not None and f.kind == "diagonal"}
+    for scan in gated.values():
+        absorbed |= scan.computed
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
     matrices = {
@@ -60,7 +66,7 @@ def find(program: Program) -> Fused:
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }
-    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph))
+    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph), gated)
 
 
 def _decay_chain(found: ScanClass, users: Mapping[Value, int]) -> set[Value]:

@@ -1,70 +1,51 @@
-"""Scans with the equations around them in one kernel: which a program has, and how a unit calls them."""
+"""Scans with the equations around them in one kernel: how a unit calls them, and the names of their functions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from re import sub
 
-from archc.elaborate.call import Call, Program
 from archc.emit.body import Body
-from archc.emit.code import Code
+from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
-from archc.fuse.scans import FusedScan, Handed, fused_scans
+from archc.fuse.scans import FusedScan, Handed
 from archc.ir.graph import Axis, Kind, Type, Value
 
 
-def gated_scans(program: Program) -> dict[Value, FusedScan]:
-    """The scans that run with their equations, by the value that their kernel gives back.
-
-    A kernel is a line of one fn: what other fns compute cannot be part of it.
-    """
-    homes = {value: each for each in program.root.walk() for value in _own(each)}
-    out: dict[Value, FusedScan] = {}
-    for found in fused_scans(program.graph).values():
-        if found.gates is None or found.kind != "diagonal":
-            continue
-        calls = {homes.get(v) for v in (found.scan, found.result, *(v for v in found.computed if v in homes))}
-        if len(calls) == 1 and None not in calls and found.computed:
-            out[found.result] = found
-    return out
+def constant(stem: str) -> str:
+    """What model.py imports: all functions of one scan, whose names begin with the stem."""
+    return stem.upper()
 
 
-def _own(each: Call) -> set[Value]:
-    below = {v for call in each.calls.values() for v in call.results}
-    return {v for v in each.nodes if v not in below}
-
-
-@dataclass(frozen=True)
-class Named:
-    """A fused scan, and what gates.py calls it: `stem` its functions, `constant` all of them together."""
-
-    stem: str
-    fused: FusedScan
-
-    @property
-    def constant(self) -> str:
-        """What model.py imports."""
-        return self.stem.upper()
-
-
-def gated(body: Body, value: Value, fused: FusedScan) -> Code:
+def gated(body: Body, value: Value) -> Code:
     """The call of a kernel, on a line of its own."""
+    fused = body.fused.gated[value]
     state = body.local_state(fused.scan)
     unit = sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", body.unit.name).lower()
-    named = Named(f"{unit}_{state.replace('.', '_')}", fused)
-    body.gates[named.stem] = named
+    stem = f"{unit}_{state.replace('.', '_').lower()}"
+    body.gates[stem] = fused
     inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
-    text = f"{body.kernel('gated_scan')}({named.constant}, {inputs}, {weights}, pos, {body.old(state)})"
+    text = f"{body.kernel('gated_scan')}({constant(stem)}, {inputs}, {weights}, pos, {body.old(state)})"
     return body.hoist(value, text, state)
 
 
 def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:
-    """An input with the axes of the scan, 1 where it lacks one."""
+    """An input with the axes of the kernel's tile, 1 where it lacks one."""
     sizes = fused.scan.type.sizes
     kind = handed.value.kind
     have = Value(-1, "param", (), Type(kind, tuple(Axis(n, sizes[n]) for n in handed.axes)))
     target = Type(Kind.WEIGHT if kind is Kind.WEIGHT else Kind.TOKEN, tuple(Axis(n, sizes[n]) for n in fused.tile))
-    return reindex(body.render(handed.value), have, target, body.dialect).text
+    return reindex(_named(body, handed), have, target, body.dialect).text
+
+
+def _named(body: Body, handed: Handed) -> Code:
+    """An input by a name of its own where the spec has none for it."""
+    code = body.render(handed.value)
+    name = python_name(handed.name)
+    if handed.value.kind is Kind.WEIGHT or code.text.isidentifier() or name in body.taken:
+        return code
+    body.line(f"{name} = {code.text}", handed.value)
+    body.bind(handed.value, name)
+    return Code(name)
 
 
 def _row(parts: list[str]) -> str:

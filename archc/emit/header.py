@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
+from archc.emit.gated import constant
 from archc.emit.module import Module
 from archc.passes.caches import caches
 from archc.passes.flops import flops
@@ -14,6 +15,7 @@ KERNELS = {
     "causal_conv": "conv.py",
     "prev": "prev.py",
     "scan": "scan.py",
+    "gated_scan": "gated.py",
     "maxscan": "scan.py",
     "selective_scan": "selective_scan.py",
     "chunked_scan": "chunked_scan.py",
@@ -61,6 +63,11 @@ def header_lines(module: Module) -> list[str]:
         "",
     ]
     return lines
+
+
+def imported_gates(module: Module) -> list[str]:
+    """The import of the equations of scans that run with them."""
+    return [f"from gates import {', '.join(sorted(map(constant, module.gates)))}"] if module.gates else []
 
 
 def imported_kernels(module: Module, files: dict[str, str]) -> list[str]:

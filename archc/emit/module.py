@@ -31,6 +31,7 @@ from archc.emit.rules import RULES
 from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
 from archc.emit.units import Unit, Units, group, is_shared
+from archc.fuse.scans import FusedScan
 from archc.ir.graph import Value
 from archc.passes.precision import single_precision
 from archc.passes.weights import weight_names
@@ -120,6 +121,7 @@ class Module:
     fused: Fused = field(init=False)
     finished: dict[Unit, Numbers] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
+    gates: dict[str, FusedScan] = field(default_factory=dict)
     model: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -178,6 +180,7 @@ class Module:
         ):
             give_back(body, [])
         self.kernels.update(body.kernels)
+        self.gates.update(body.gates)
         return body
 
     def _function(self, unit: Unit) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -46,12 +46,17 @@ class Target(Protocol):
     def imports(self, module: Module, used: Sequence[str]) -> list[str]:
         """The imports that lines of text need."""
 
+    def gates(self, module: Module) -> dict[str, str]:
+        """The files with the equations around scans: none if no scan of a written module runs with them."""
+
 
 def project(program: Program, target: Target, context: int) -> tuple[Artifact, ...]:
     """Every file of the output folder, formatted. A pure function of the program, the backend and archc's version."""
     module = Module(program, target.shape, context)
     files = {"model.py": "\n".join([*header_lines(module), _code(module, target)])}
-    files |= {f"kernels/{name}": kernel(target.name, name) for name in _kernel_files(target, module)}
+    gates = target.gates(module)
+    files |= gates
+    files |= {f"kernels/{name}": kernel(target.name, name) for name in _kernel_files(target, module, gates.values())}
     files |= _skeletons(program, target, context)
     return tuple(Artifact(p, t) for p, t in sorted(_formatted(files).items()))
 
@@ -71,9 +76,11 @@ def training_context(program: Program, asked: int | None) -> int:
     return min(asked or CONTEXT, most or asked or CONTEXT)
 
 
-def model_code(program: Program, target: Target, context: int) -> str:
-    """What model.py runs: without its doc, and not laid out."""
-    return _code(Module(program, target.shape, context), target)
+def model_code(program: Program, target: Target, context: int) -> dict[str, str]:
+    """What model.py and the files of equations that it imports run: without its doc, and not laid out."""
+    module = Module(program, target.shape, context)
+    code = _code(module, target)
+    return {**target.gates(module), "model.py": code}
 
 
 def _code(module: Module, target: Target) -> str:
@@ -84,18 +91,23 @@ def _code(module: Module, target: Target) -> str:
     return "\n\n\n".join("\n".join(lines) for lines in [imports, *blocks, [f"Model = {name}"]]) + "\n"
 
 
-def _kernel_files(target: Target, module: Module) -> list[str]:
+def _kernel_files(target: Target, module: Module, texts: Iterable[str]) -> list[str]:
+    """The files that model.py and other texts import, and those that these import."""
     todo = list(dict.fromkeys(target.kernels[k] for k in module.kernels))
+    todo += [name for text in texts for name in _imported(text)]
     done: list[str] = []
     while todo:
         name = todo.pop()
         if name in done:
             continue
         done.append(name)
-        for line in map(str.strip, kernel(target.name, name).splitlines()):
-            if line.startswith("from kernels."):
-                todo.append(line.split()[1].removeprefix("kernels.") + ".py")
+        todo += _imported(kernel(target.name, name))
     return [*sorted(done), "__init__.py"]
+
+
+def _imported(text: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return [f"{line.split()[1].removeprefix('kernels.')}.py" for line in lines if line.startswith("from kernels.")]
 
 
 def _skeletons(program: Program, target: Target, context: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
+from archc.emit.gated import gated
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
 from archc.emit.pairs import PAIR_RULES
 from archc.emit.placed import whole
@@ -308,6 +309,7 @@ def _missing(body: Body, value: Value) -> Code:
 
 
 RULES: dict[str, Rule] = {
+    "gated": gated,
     **{name: _unary for name in UNARY if name != "neg"},
     **{name: _compared if name in COMPARISONS else _infix for name in INFIX},
     "neg": _neg,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from re import search
 
+from archc.backends.flax.gates import device_names, gate_functions
 from archc.backends.flax.shape import FlaxShape
 
-from archc.emit.header import KERNELS, imported_kernels
+from archc.emit.gated import constant
+from archc.emit.header import KERNELS, imported_gates, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 
@@ -38,4 +41,27 @@ class FlaxTarget:
             lines += ["import math", ""]
         if "jax." in text:
             lines.append("import jax")
-        return [*lines, "import jax.numpy as jnp", "from flax import nnx", "", *imported_kernels(module, self.kernels)]
+        imports = [*imported_gates(module), *imported_kernels(module, self.kernels)]
+        return [*lines, "import jax.numpy as jnp", "from flax import nnx", "", *imports]
+
+    def gates(self, module: Module) -> dict[str, str]:
+        """gates.py."""
+        if not module.gates:
+            return {}
+        text = "\n\n\n".join(gate_functions(stem, fused) for stem, fused in module.gates.items())
+        used = device_names(text)
+        lines = [
+            '"""The equations around the scans of the model and their derivatives, of whole arrays or of tiles."""',
+            "",
+            *(["import jax"] if search(r"\bjax\.", text) else []),
+            *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
+            *([f"from kernels.device import {', '.join(used)}"] if used else []),
+            "from kernels.gated import Gates",
+            "",
+            "",
+            text,
+            "",
+            "",
+            *(f"{constant(stem)} = Gates({stem}_gates, {stem}_gates_grad)" for stem in module.gates),
+        ]
+        return {"gates.py": "\n".join(lines) + "\n"}

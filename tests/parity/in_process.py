@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, util
@@ -18,16 +18,21 @@ from archc.emit.project import model_code
 
 def model_module(program: Program, backend: api.Backend) -> ModuleType:
     """The model.py of a program; the last one of a backend is shown in tracebacks."""
-    module = ModuleType(f"drawn_for_{backend}")
-    run(module, model_code(program, api._target(backend), 64), backend)
-    return module
+    texts = model_code(program, api._target(backend), 64)
+    modules: dict[str, ModuleType] = {}
+    for file in ("gates_triton.py", "gates.py", "model.py"):
+        if file in texts:
+            name = file.removesuffix(".py")
+            modules[name] = ModuleType(f"{name}_drawn_for_{backend}")
+            run(modules[name], texts[file], backend, modules)
+    return modules["model"]
 
 
-def run(module: ModuleType, text: str, backend: api.Backend) -> None:
-    """Runs the text of a module that imports kernels."""
+def run(module: ModuleType, text: str, backend: api.Backend, others: Mapping[str, ModuleType]) -> None:
+    """Runs the text of a module that imports kernels and others."""
     file = f"<{module.__name__}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    with _standing_for(_kernels(backend)):
+    with _standing_for({**_kernels(backend), **others}):
         exec(compile(text, file, "exec"), vars(module))
 
 
@@ -45,14 +50,15 @@ def _kernels(backend: api.Backend) -> Mapping[str, ModuleType]:
 @contextmanager
 def _standing_for(modules: Mapping[str, ModuleType]) -> Iterator[None]:
     """Inside, `kernels` and what is below it are these modules and no others; afterwards they are what they were."""
-    before = _taken_out()
+    names = {"kernels", *modules}
+    before = _taken_out(names)
     sys.modules.update(modules)
     try:
         yield
     finally:
-        _taken_out()
+        _taken_out(names)
         sys.modules.update(before)
 
 
-def _taken_out() -> dict[str, ModuleType]:
-    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "kernels"}
+def _taken_out(names: Set[str]) -> dict[str, ModuleType]:
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if {name, name.partition(".")[0]} & names}
