@@ -116,6 +116,7 @@ FUNCTIONS: dict[str, Callable[[Fraction | float], Fraction | float]] = {
     "sign": lambda a: Fraction((a > 0) - (a < 0)),
     "relu": lambda a: max(a, Fraction(0)),
     "silu": lambda a: a * _sigmoid(a),
+    "erf": math.erf,
     "gelu": lambda a: a * (1 + math.erf(a / math.sqrt(2))) / 2,
     "gelu_tanh": _gelu_tanh,
     "real": lambda a: a,

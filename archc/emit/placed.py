@@ -6,28 +6,11 @@ from typing import TYPE_CHECKING
 
 from archc.emit.code import Code, python_name
 from archc.ir.graph import Kind, Value
+from archc.passes.placed import is_placed
 from archc.text import ast
 
 if TYPE_CHECKING:
     from archc.emit.body import Body
-
-WHOLE = frozenset({"input", "param", "conv", "prev", "scan", "maxscan", "loop_out", "stack_out", "concat"})
-"""What has its batch, whatever it is made of."""
-
-
-def is_placed(value: Value) -> bool:
-    """Whether a token or pair is made of positions and weights alone: an array without a batch, or with one of 1."""
-    seen: set[Value] = set()
-    todo = [value]
-    while todo:
-        each = todo.pop()
-        if each.kind is Kind.WEIGHT or each.op in ("pos", "mask") or each in seen:
-            continue
-        seen.add(each)
-        if each.op in WHOLE or each.kind is Kind.SEQ:
-            return False
-        todo += each.operands
-    return value.kind is not Kind.WEIGHT
 
 
 def whole(body: Body, value: Value) -> Code:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from archc.ir.graph import Axis, DType, Kind, Operand, Type, Value
 from archc.ops.cost import Work
 from archc.ops.memory import Memory
+from archc.ops.node import Node
+from archc.ops.node import Operand as Term
 from archc.ops.support import Support
 
 Attrs = Mapping[str, Any]
@@ -22,14 +24,20 @@ Flow = Literal["source", "alias", "pointwise", "rearrange", "mix", "pair", "time
 `source`: no operands; `control`: regions run.
 """
 
+Slopes = Callable[..., tuple[Term, ...]]
+"""`slopes(d, y, *operands)`: with d the derivative of a number by the result y, that number's by each operand."""
+Derivative = Slopes | Literal["zero", "framework"]
+"""`zero`: the result does not change with small changes of the operands; `framework`: never part of a generated
+function, left to the framework that runs the emitted code."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
     """One op: a rule per question. No rule has a default, so that none is forgotten.
 
     infer: the type of the result, or `Misfit`; flops: the work of one position or pair; support: the distances at which
-    a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`. What it computes is in
-    `archc.reference`, so that asking about a model does not import NumPy.
+    a pair may be non-zero; state: what a decoder must remember; flow: see `Flow`; derivative: see
+    `Derivative`. What it computes is in `archc.reference`, so that asking about a model does not import NumPy.
     """
 
     name: str
@@ -38,6 +46,15 @@ class Op:
     support: Callable[[Value, tuple[Support | None, ...]], Support]
     state: Callable[[Value], tuple[Memory, ...]]
     flow: Flow
+    derivative: Derivative
+
+    def slopes(self, d: Node, y: Node, operands: tuple[Node, ...]) -> tuple[Term, ...]:
+        """What `derivative` says of one result. Raises `TypeError` for an op that is left to the framework."""
+        if self.derivative == "zero":
+            return (0.0,) * len(operands)
+        if isinstance(self.derivative, str):
+            raise TypeError(f"'{self.name}' is differentiated by the framework")
+        return self.derivative(d, y, *operands)
 
 
 class Misfit(Exception):

@@ -46,6 +46,7 @@ OPS = (
         support=support.meets,
         state=memory.nothing,
         flow="mix",
+        derivative="framework",
     ),
     Op(
         name="lookup",  # args: table, index; the first axis of the table is looked up
@@ -54,5 +55,6 @@ OPS = (
         support=support.everywhere,
         state=memory.nothing,
         flow="rearrange",
+        derivative="framework",
     ),
 )

@@ -27,6 +27,7 @@ def _op(name: str, infer: Infer) -> Op:
         support=support.not_a_pair,
         state=memory.nothing,
         flow="control",
+        derivative="framework",
     )
 
 

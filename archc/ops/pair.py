@@ -74,6 +74,7 @@ def _op(
         support=bound,
         state=state,
         flow="pair",
+        derivative="framework",
     )
 
 

@@ -65,6 +65,7 @@ def _op(
         support=bound,
         state=memory.nothing,
         flow="mix",
+        derivative="framework",
     )
 
 

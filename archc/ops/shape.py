@@ -112,6 +112,7 @@ def _op(
         support=bound,
         state=memory.nothing,
         flow=flow,
+        derivative="framework",
     )
 
 

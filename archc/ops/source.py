@@ -29,6 +29,7 @@ def _source(name: str, infer: Infer) -> Op:
         support=support.everywhere,
         state=memory.nothing,
         flow="source",
+        derivative="framework",
     )
 
 

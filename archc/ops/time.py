@@ -82,6 +82,7 @@ def _op(
         support=support.not_a_pair,
         state=state,
         flow=flow,
+        derivative="framework",
     )
 
 

@@ -47,7 +47,7 @@ def read_outs(scan: Value, region: Region) -> tuple[ReadOut, ...] | None:
     while todo:
         way = todo.pop()
         users = region.users.get(way.value, ())
-        if not users or _leaves(way.value, region):
+        if not users or leaves(way.value, region):
             return None
         for user in users:
             read = _read(way, user, region)
@@ -64,7 +64,7 @@ def read_outs(scan: Value, region: Region) -> tuple[ReadOut, ...] | None:
     return tuple(out)
 
 
-def _leaves(value: Value, region: Region) -> bool:
+def leaves(value: Value, region: Region) -> bool:
     """Whether a value is a result of the region, or used by a region inside of it."""
     inner = (r for v in region.values if v in region.live for r in regions_of(v))
     return value in region.results or any(value in captures(r) for r in inner)
@@ -97,7 +97,7 @@ def _read(way: _Way, user: Value, region: Region) -> ReadOut | None:
         over, result, path = user.attrs["over"], user, (*way.path, user)
     elif user.op == "mul":
         sums = region.users.get(user, ())
-        if len(sums) != 1 or sums[0].op != "reduce" or sums[0].attrs["fn"] != "sum" or _leaves(user, region):
+        if len(sums) != 1 or sums[0].op != "reduce" or sums[0].attrs["fn"] != "sum" or leaves(user, region):
             return None
         over, result, path = sums[0].attrs["over"], sums[0], (*way.path, user, sums[0])
     else:

@@ -10,7 +10,7 @@ from archc.emit.code import Code, call, infix, method
 FUNCTIONS = {
     "exp": "jnp.exp", "expm1": "jnp.expm1", "log": "jnp.log", "log1p": "jnp.log1p", "sqrt": "jnp.sqrt",
     "rsqrt": "jax.lax.rsqrt", "abs": "jnp.abs", "sign": "jnp.sign", "sin": "jnp.sin", "cos": "jnp.cos",
-    "tanh": "jnp.tanh", "sigmoid": "jax.nn.sigmoid", "silu": "jax.nn.silu", "relu": "jax.nn.relu",
+    "tanh": "jnp.tanh", "erf": "jax.lax.erf", "sigmoid": "jax.nn.sigmoid", "silu": "jax.nn.silu", "relu": "jax.nn.relu",
     "softplus": "jax.nn.softplus", "log_sigmoid": "jax.nn.log_sigmoid", "inv_softplus": "inv_softplus",
 }  # fmt: skip
 ARRAYS_ONLY = frozenset({"relu", "rsqrt", "sigmoid"})  # `jax.lax` beneath them does not take a Param

@@ -9,8 +9,8 @@ from archc.emit.code import Code, call, infix, method
 FUNCTIONS = {
     "exp": "torch.exp", "expm1": "torch.expm1", "log": "torch.log", "log1p": "torch.log1p", "sqrt": "torch.sqrt",
     "rsqrt": "torch.rsqrt", "abs": "torch.abs", "sign": "torch.sign", "sin": "torch.sin", "cos": "torch.cos",
-    "tanh": "torch.tanh", "sigmoid": "torch.sigmoid", "silu": "F.silu", "gelu": "F.gelu", "relu": "F.relu",
-    "softplus": "F.softplus", "log_sigmoid": "F.logsigmoid", "inv_softplus": "inv_softplus",
+    "tanh": "torch.tanh", "erf": "torch.erf", "sigmoid": "torch.sigmoid", "silu": "F.silu", "gelu": "F.gelu",
+    "relu": "F.relu", "softplus": "F.softplus", "log_sigmoid": "F.logsigmoid", "inv_softplus": "inv_softplus",
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("ops",),
     ("elaborate",),
     ("passes", "reference"),
+    ("fuse",),
     ("emit",),
     ("backends",),
     ("specs_index", "formatting"),

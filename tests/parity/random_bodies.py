@@ -16,7 +16,8 @@ NAMES = (
     "nn", "new", "old", "old_2", "rows", "program", "scan_1", "state_", "layer_", "batch", "context",
 )  # fmt: skip
 UNARY = (
-    "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "relu", "softplus", "sin", "cos", "abs", "-", "fp32", "sign", "exp",
+    "tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "relu", "softplus", "sin", "cos", "abs", "-", "fp32", "sign",
+    "exp",
 )  # fmt: skip
 WAYS = ("argument", "default", "local", "computed")
 

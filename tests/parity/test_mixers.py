@@ -99,7 +99,7 @@ def test_values_steps_and_gradients_of_pytorch(name: str) -> None:
             part, state = model.step(chunk, state)
             logits.append(part)
     assert distance(torch.cat(logits, 1), whole) < VALUES
-    check_torch(checked(text(CALLS[name])))  # in double precision, with gradients against differences
+    check_torch(found.program)  # in double precision, with gradients against differences
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -111,7 +111,7 @@ def test_values_and_gradients_of_flax(name: str) -> None:
     assert set(gradients) == set(wanted)
     require_same_gradients(found, gradients, wanted, POS, GRADIENTS)
     require_same_gradients(found, torch_gradients(found, torch.float32, POS), wanted, POS, GRADIENTS)
-    check_flax(checked(text(CALLS[name])))
+    check_flax(found.program)
 
 
 LEARNED = """

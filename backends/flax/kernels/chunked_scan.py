@@ -5,15 +5,19 @@ per key (`chunked_key_scan`: gated linear attention, RWKV-6, HGRN-2; Yang et al.
 Only the state before each chunk is kept for the backward pass, which computes every chunk again.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from kernels.chunked_tpu import chunked_scan_tpu
+from kernels.tiles import Machine, accumulator, machine
 
 CHUNK = 64
 SPAN = 16  # tokens of a chunk whose decays per key are compared one by one
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 Part = Callable[..., tuple[jax.Array, jax.Array]]
+Scan = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
 def chunked_scan(
@@ -25,16 +29,21 @@ def chunked_scan(
     state: jax.Array | None = None,
     *,
     before: bool = False,
+    impl: Machine | None = None,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """S[t] = exp(log_a[t]) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t], from S = 0 where a document starts.
 
     log_a [B, T, G, H], or what broadcasts to it, at most 0; k, q [B, T, G, H or 1, K]; v [B, T, G, H, V]; pos [T] or
     [B, T]; state [B, G, H, K, V], S of the token before. before: the state is read before
     the update, y[t] = q[t] . S[t-1]. Computes in at least single precision; returns
-    y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state).
+    y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state). impl, interpret: for tests,
+    the kernel of another machine.
     """
-    run = _over_chunks_before if before else _over_chunks
-    return run(_chunk, jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
+    on_tpu = machine(impl, v.shape[1]) == "tpu"
+    scan = functools.partial(_on_tpu, interpret) if on_tpu else functools.partial(_over_chunks, _chunk)
+    run = functools.partial(_over_chunks_before, scan) if before else scan
+    return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
 
 def chunked_key_scan(
@@ -51,12 +60,13 @@ def chunked_key_scan(
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    run = _over_chunks_before if before else _over_chunks
-    return run(_key_chunk, jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
+    scan = functools.partial(_over_chunks, _key_chunk)
+    run = functools.partial(_over_chunks_before, scan) if before else scan
+    return run(jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
 
 
 def _over_chunks_before(
-    part: Part,
+    scan: Scan,
     log_a: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -71,11 +81,39 @@ def _over_chunks_before(
         x = jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))[:, :-1]
         return jnp.where(starts.reshape(starts.shape + (1,) * (x.ndim - 2)), 0, x)
 
-    y, S = _over_chunks(part, late(log_a), late(k), late(v), q, pos, state)
+    y, S = scan(late(log_a), late(k), late(v), q, pos, state)
     if S is None:
         return y, None
     decay = jnp.exp(log_a[:, -1].astype(S.dtype)).reshape(*S.shape[:3], -1, 1)
     return y, decay * S + k[:, -1, ..., None].astype(S.dtype) * v[:, -1, ..., None, :].astype(S.dtype)
+
+
+def _on_tpu(
+    interpret: bool,
+    log_a: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The kernel of a TPU: products of half precision are summed in single, like those of XLA there."""
+    S = _state(log_a, k, v, q, pos, state)
+    pos = jnp.broadcast_to(pos, v.shape[:2])
+    exact = jnp.maximum(log_a, LOWEST).astype(S.dtype)
+    keys, values, queries = (x.astype(jnp.result_type(k, v, q)) for x in (k, v, q))
+    y, S = chunked_scan_tpu(exact, keys, values, queries, pos, S, interpret=interpret)
+    return y.astype(v.dtype), None if state is None else S
+
+
+def _state(
+    log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array, state: jax.Array | None
+) -> jax.Array:
+    """The state before the first token, in at least single precision."""
+    acc = accumulator(log_a, k, v, q)
+    if state is not None and pos.ndim == 2:
+        return state.astype(acc)
+    return jnp.zeros((*v.shape[:1], *v.shape[2:4], k.shape[-1], v.shape[-1]), acc)
 
 
 def _over_chunks(
@@ -88,11 +126,8 @@ def _over_chunks(
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs `part` over chunks of equal length; what fills up the last chunk decays by nothing and adds nothing."""
-    acc = jnp.promote_types(jnp.result_type(log_a, k, v, q), jnp.float32)
-    S = jnp.zeros((*v.shape[:1], *v.shape[2:4], k.shape[-1], v.shape[-1]), acc)
-    if state is not None and pos.ndim == 2:
-        S = state.astype(acc)
-    log_a, k, v, q, dtype = (*(x.astype(acc) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
+    S = _state(log_a, k, v, q, pos, state)
+    log_a, k, v, q, dtype = (*(x.astype(S.dtype) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     time = v.shape[1]
     size = min(CHUNK, time if time <= SPAN else -(-time // SPAN) * SPAN)

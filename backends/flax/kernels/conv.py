@@ -2,16 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+from kernels.conv_tpu import MOST, causal_conv_tpu
+from kernels.tiles import Machine, machine
 
 
 def causal_conv(
-    x: jax.Array, w: jax.Array, pos: jax.Array, state: jax.Array | None = None
+    x: jax.Array,
+    w: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+    *,
+    impl: Machine | None = None,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """y[t] = sum over j of w[taps - 1 - j] x[t - j]; a tap j steps back counts where pos >= j, so documents stay apart.
 
     x [B, T, *axes]; w [taps, *axes], the last tap weighs the present; pos [T] or [B, T]; state [B, taps - 1, *axes],
     the inputs before, oldest first. Sums in at least single precision; returns y in the dtype of x and the new state
-    (None without one).
+    (None without one). impl, interpret: for tests, the kernel of another machine.
     """
     taps, time = w.shape[0], x.shape[1]
     if state is None or pos.ndim == 1:
@@ -19,6 +27,9 @@ def causal_conv(
     else:
         before = state.astype(x.dtype)
     seen = jnp.concatenate([before, x], axis=1)
+    after = None if state is None else seen[:, time:]
+    if machine(impl, time) == "tpu" and taps <= MOST:
+        return causal_conv_tpu(x, w, pos, before, interpret=interpret), after
 
     acc = jnp.promote_types(jnp.result_type(x, w), jnp.float32)
     weights = w.astype(acc)
@@ -28,4 +39,4 @@ def causal_conv(
         if pos.ndim == 2:
             tap = jnp.where((pos >= j).reshape(pos.shape + (1,) * (x.ndim - 2)), tap, 0)
         y = y + tap
-    return y.astype(x.dtype), None if state is None else seen[:, time:]
+    return y.astype(x.dtype), after

@@ -6,10 +6,16 @@ states in between again. Time is walked in place, with the channels innermost.
 
 import jax
 import jax.numpy as jnp
+from kernels.selective_tpu import selective_scan_tpu
+from kernels.tiles import Gates, Machine, machine
 
 STEPS = 32  # tokens whose states the backward pass holds at a time
 Arrays = tuple[jax.Array, ...]
 Sums = tuple[jax.Array, jax.Array, Arrays]
+GIVEN = Gates(  # x and dt as they come
+    gates=lambda x, w, first: (x[1], x[0]),
+    gates_grad=lambda x, w, first, ddt, dv: ((dv, ddt), ()),
+)
 
 
 def selective_scan(
@@ -20,12 +26,20 @@ def selective_scan(
     C: jax.Array,
     pos: jax.Array,
     state: jax.Array | None = None,
+    *,
+    impl: Machine | None = None,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = exp(dt[t] A) h[t-1] + x[t] B[t] and y[t] = sum over n of C[t] h[t], from h = 0 where a document starts.
 
     dt, x [B, T, C]; A [C, N]; B, C [B, T, N]; pos [T] or [B, T]; state [B, C, N], h of the token before. Computes in at
     least single precision; returns y [B, T, C] in the dtype of x and the last h unrounded (None without a state).
+    impl, interpret: for tests, the kernel of another machine.
     """
+    if machine(impl, x.shape[1]) == "tpu":
+        before = None if pos.ndim == 1 else state
+        y, last = selective_scan_tpu(GIVEN, (x, dt), (), A, B, C, pos, before, interpret=interpret)
+        return y, None if state is None else last
     acc = jnp.promote_types(jnp.result_type(dt, A, x, B, C), jnp.float32)
     if state is None or pos.ndim == 1:
         h = jnp.zeros((x.shape[0], A.shape[1], A.shape[0]), acc)

@@ -104,7 +104,11 @@ def _grid(x: Tensor, length: int) -> tuple[int, int]:
     return x.shape[0] * triton.cdiv(x.shape[2], CHANNELS), triton.cdiv(length, PIECE)
 
 
+def sizes() -> dict[str, int]:
+    """The tile as the constants of the kernels."""
+    return {"K": STEPS, "S": SEGMENTS, "BC": CHANNELS}
+
+
 def _constants(x: Tensor, time: int) -> dict[str, Any]:
-    steps, segments = (STEPS, SEGMENTS) if time > 1 else (1, 1)
-    wide = tl.float64 if x.dtype == torch.float64 else tl.float32
-    return {"K": steps, "S": segments, "BC": CHANNELS, "ACC": wide, "num_warps": WARPS if time > 1 else 1}
+    tile = {**sizes(), "num_warps": WARPS} if time > 1 else {"K": 1, "S": 1, "BC": CHANNELS, "num_warps": 1}
+    return {**tile, "enable_fp_fusion": True, "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32}

@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 import torch
+from kernels.gated_tiles import SPAN
 from kernels.operators import TRITON, free_name, runs_fused
 from kernels.recurrence import linear_scan
 from torch import Tensor
@@ -19,7 +20,6 @@ from torch.utils.flop_counter import register_flop_formula
 if TRITON:
     from kernels.gated_launch import backward, forward
 
-SPAN = 32  # tokens between the states kept for the backward pass
 Fused = Callable[[list[Tensor], list[Tensor], Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
 

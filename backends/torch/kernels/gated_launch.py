@@ -1,70 +1,14 @@
-"""Diagonal scans on a GPU: which tiles, how many pieces of time, and the launches that make up a pass."""
+"""Passes of a gated scan on a GPU as launches of its kernels."""
 # mypy: disable-error-code="no-untyped-call"
 
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from kernels.gated_tiles import SPAN, Tile, piece_length, tile_of
 from kernels.gated_triton import scan_backward, scan_carries, scan_forward, scan_pieces
 from torch import Tensor
-
-SPAN = 32  # tokens between the states that the forward pass keeps for the backward pass
-ENOUGH = 400  # programs that keep a GPU busy; below, time is cut
-WANTED = 600  # programs aimed at when it is
-SHORTEST = 256  # tokens of a piece at least
-OFFSETS = 1 << 30  # elements of a piece at most: offsets inside of it are 32 bits
-
-
-class Tile(NamedTuple):
-    """Tokens in a row that a thread holds, such segments side by side, channels, warps."""
-
-    steps: int
-    segments: int
-    channels: int
-    warps: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a tile."""
-        return self.steps * self.segments
-
-
-Pass = Literal["one token", "forward", "backward", "pieces"]
-ONE_TOKEN = Tile(1, 1, 64, 1)
-WIDE = Tile(8, 2, 64, 1)  # fewest instructions an element
-TALL = Tile(8, 8, 32, 4)  # most loads under way
-LOW = Tile(8, 4, 32, 4)  # room for what the gradient needs, three programs a multiprocessor
-SMALL = Tile(4, 8, 16, 1)  # the interpreter: one operation of its own for each step
-
-# By compute capability, the passes with few programs and, from `MANY` up, with many.
-MANY = 1500
-TILES: dict[int, dict[Pass, tuple[Tile, Tile]]] = {
-    0: {"forward": (SMALL, SMALL), "backward": (SMALL, SMALL), "pieces": (SMALL, SMALL)},
-    80: {"forward": (TALL, WIDE), "backward": (LOW, LOW), "pieces": (TALL, TALL)},
-    90: {"forward": (TALL, WIDE), "backward": (LOW, LOW), "pieces": (TALL, TALL)},
-    100: {"forward": (TALL, WIDE), "backward": (LOW, LOW), "pieces": (TALL, TALL)},
-}
-
-
-def tile_of(kind: Pass, arch: int, programs: int) -> Tile:
-    """The tile of a pass for a compute capability (90: Hopper) and a number of programs of 64 channels."""
-    if kind == "one token":
-        return ONE_TOKEN
-    known = max(each for each in TILES if each <= arch)
-    return TILES[known][kind][programs >= MANY]
-
-
-def piece_length(batch: int, time: int, channels: int, arch: int) -> int:
-    """Tokens of a piece of time: all of them if batch and channels make programs enough or offsets allow no less.
-
-    One pass reads an element once, pieces read it twice (14 bytes instead of 8 for three inputs in half precision).
-    """
-    programs = batch * triton.cdiv(channels, TALL.channels)
-    pieces = 1 if programs >= ENOUGH else min(triton.cdiv(WANTED, programs), time // SHORTEST)
-    pieces = max(pieces, triton.cdiv(time * channels, OFFSETS), 1)
-    unit = max(SPAN, tile_of("pieces", arch, programs).tokens)
-    return triton.cdiv(triton.cdiv(time, pieces), unit) * unit if pieces > 1 else time
 
 
 def forward(
@@ -141,14 +85,13 @@ def _enter(
     )
     scan_carries[(batch * triton.cdiv(channels, 128),)](
         decays, ends, first, entering, channels, pieces,
-        REVERSE=dy is not None, BC=128, ACC=_accumulated(wide), num_warps=1,
+        REVERSE=dy is not None, BC=128, ACC=_accumulated(wide), num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     return entering
 
 
 def _constants(tile: Tile, wide: torch.dtype) -> dict[str, Any]:
-    sizes = {"K": tile.steps, "S": tile.segments, "BC": tile.channels, "num_warps": tile.warps}
-    return {**sizes, "ACC": _accumulated(wide)}
+    return {**tile.sizes, "num_warps": tile.warps, "enable_fp_fusion": True, "ACC": _accumulated(wide)}
 
 
 def _accumulated(wide: torch.dtype) -> Any:

@@ -14,7 +14,25 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
-NAMES = ("attention", "chunked_scan", "conv", "loop", "numerics", "pairs", "prev", "scan", "selective_scan")
+NAMES = (
+    "attention",
+    "blocks_tpu",
+    "chunked_scan",
+    "chunked_tpu",
+    "conv",
+    "conv_tpu",
+    "gated",
+    "gated_gpu",
+    "gated_tpu",
+    "loop",
+    "numerics",
+    "pairs",
+    "prev",
+    "scan",
+    "selective_scan",
+    "selective_tpu",
+    "selective_walk_tpu",
+)
 Tree = Any
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
 

@@ -1,10 +1,18 @@
 """The fused causal convolution against a loop over tokens and taps in double precision."""
 
+import kernels.conv_fused
 import pytest
 import torch
 from kernels.conv import causal_conv
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.conv_fused, "STEPS", 3)
+    monkeypatch.setattr(kernels.conv_fused, "SEGMENTS", 4)
+    monkeypatch.setattr(kernels.conv_fused, "PIECE", 24)
 
 
 def slow(x: Tensor, w: Tensor, pos: Tensor, state: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
@@ -41,8 +49,10 @@ def drawn(time: int, taps: int, width: int, biased: bool) -> list[Tensor]:
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
-@pytest.mark.parametrize(("biased", "silu"), [(False, False), (True, True), (False, True), (True, False)])
-@pytest.mark.parametrize(("time", "taps", "width"), [(70, 4, 3), (11, 2, 33)])
+@pytest.mark.parametrize(
+    ("time", "taps", "width", "biased", "silu"),
+    [(70, 4, 3, True, True), (35, 4, 3, False, False), (9, 2, 33, True, False)],
+)
 def test_the_convolution_is_the_sum_over_taps_inside_the_document(
     time: int, taps: int, width: int, biased: bool, silu: bool
 ) -> None:
@@ -55,7 +65,7 @@ def test_the_convolution_is_the_sum_over_taps_inside_the_document(
     assert_same(gradients((y,), inputs), gradients((right,), inputs))
 
 
-@pytest.mark.parametrize(("time", "taps"), [(1, 4), (2, 4), (9, 1), (67, 4)])
+@pytest.mark.parametrize(("time", "taps"), [(1, 4), (2, 4), (9, 1), (67, 2)])
 def test_a_whole_document_begins_with_nothing(time: int, taps: int) -> None:
     x, w, state, bias = drawn(time, taps, 5, True)
     y, none = causal_conv(x, w, torch.arange(time), bias=bias, silu=True)
@@ -86,11 +96,12 @@ def test_sums_are_single_precision_whatever_comes_in(dtype: torch.dtype, toleran
     assert_same((y.double(), *(g.double() for g in mine)), (right, *theirs), tolerance)
 
 
-def test_the_operator_is_one_that_torch_understands() -> None:
-    from kernels import conv_fused
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
+
+def test_the_operator_is_one_that_torch_understands() -> None:
     x, w, _, bias = (each.detach().float().requires_grad_() for each in drawn(9, 3, 2, True))
-    torch.library.opcheck(conv_fused._conv, (x, w, bias, packed(9)[:, 2:], True))
+    torch.library.opcheck(kernels.conv_fused._conv, (x, w, bias, packed(9)[:, 2:], True), test_utils=CHECKS)
 
 
 def test_multiply_adds_are_counted() -> None:

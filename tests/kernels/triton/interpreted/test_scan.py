@@ -34,7 +34,7 @@ def _history(y: Tensor) -> set[torch.autograd.graph.Node]:
     return found
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (3, 1), (1, 1, 3, 1), (2, 20, 3, 1), (20, 1, 5), (2, 20, 3, 5)])
+@pytest.mark.parametrize("shape", [(), (3, 1), (1, 1, 3, 1), (20, 1, 5), (2, 20, 3, 5)])
 def test_a_decay_may_lack_axes(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
     a = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     u = torch.randn(2, 20, 3, 5, dtype=torch.float64, requires_grad=True)

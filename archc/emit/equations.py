@@ -1,0 +1,215 @@
+"""Element-wise equations as statements: one line for each value that the spec names or that is needed twice.
+
+What an op is called is the backend's to say (`Say`); names are the spec's, made unlike one another, unlike Python's
+words and unlike whatever the text around them uses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from keyword import iskeyword
+from textwrap import wrap
+from typing import Literal
+
+from archc.emit.code import UNARY, Code, infix, minus
+from archc.fuse.dag import SPECIAL, Equations, depends
+from archc.fuse.scans import FusedScan, Handed
+from archc.ops.node import Node
+
+Doc = Literal["gates", "gates grad", "out", "out grad"]
+Say = Callable[[str, Sequence[Code]], Code]
+"""The expression of an op, by its name, on operands."""
+
+INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+}  # fmt: skip
+LONG = 88
+"""Characters from which on an expression inside of another gets a line of its own."""
+
+
+@dataclass(frozen=True)
+class Statements:
+    """Lines `name = expression`, expressions of the outputs, and the names of x and w (`_` for one not needed)."""
+
+    lines: tuple[str, ...]
+    outputs: tuple[str, ...]
+    x: tuple[str, ...]
+    w: tuple[str, ...]
+
+    def result(self, gradient: bool = False) -> str:
+        """The outputs as they are returned; those of a gradient end in a tuple for x and one for w."""
+        if not gradient:
+            return ", ".join(self.outputs)
+        end = len(self.outputs) - len(self.w)
+        start = end - len(self.x)
+        return ", ".join([*self.outputs[:start], row(self.outputs[start:end]), row(self.outputs[end:])])
+
+
+def operator(op: str, args: Sequence[Code]) -> Code | None:
+    """The expression of an op that Python has an operator for."""
+    if op == "neg":
+        return minus(args[0])
+    return infix(INFIX[op], *args) if op in INFIX else None
+
+
+def logic(op: str, args: Sequence[Code]) -> Code | None:
+    """The same of `and`, `or`, `not` on arrays."""
+    if op == "not":
+        return Code(f"~{args[0].atom}", UNARY)
+    return infix("&" if op == "and" else "|", *args) if op in ("and", "or") else None
+
+
+def number(value: float) -> Code:
+    """A number, always a floating-point one."""
+    return Code(repr(value), UNARY if value < 0 else 100)
+
+
+def statements(equations: Equations, say: Say, zeros: Callable[[str], Code], reserved: Iterable[str]) -> Statements:
+    """The equations in the words of a backend; `zeros(x)` is the expression of zeros like a value of that name.
+
+    Outputs that depend on no token (numbers, weights alone) are spread like the first input. `reserved` are the names
+    that the text around uses.
+    """
+    return _Writer(equations, say, zeros, reserved).written()
+
+
+class _Writer:
+    """Names and lines made so far."""
+
+    def __init__(self, equations: Equations, say: Say, zeros: Callable[[str], Code], reserved: Iterable[str]) -> None:
+        self.equations, self.say, self.zeros = equations, say, zeros
+        self.taken = {*reserved, *(n.name.removeprefix(SPECIAL) for n in (*equations.given, equations.first))}
+        handed = frozenset(self.taken)
+        self.names = {leaf: self.free(leaf.name) for leaf in (*equations.x, *equations.w)}
+        order = equations.nodes
+        self.uses: dict[Node, int] = {}
+        for node in (*equations.outputs, *(a for n in order for a in n.args)):
+            self.uses[node] = self.uses.get(node, 0) + 1
+        self.wished = {n: self.free(equations.names[n]) for n in order if n in equations.names and n.args}
+        own = [*self.names.values(), *self.wished.values()]
+        assert handed.isdisjoint(own), "a generated name hides one of the text around"
+        assert len(set(own)) == len(own), "two values have one name"
+        self.codes: dict[Node, Code] = {}
+        self.lines: list[str] = []
+        self.temporaries = 1
+        self.read: set[Node] = set()
+
+    def free(self, wish: str) -> str:
+        """The wished name, or one like it that nothing else has."""
+        base = wish + "_" if iskeyword(wish) else wish
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+    def written(self) -> Statements:
+        for node in self.equations.nodes:
+            self.codes[node] = self.code(node)
+        varying = depends(self.equations.outputs, (*self.equations.x, *self.equations.given))
+        outputs = tuple(self.codes[o].text if o in varying else self.spread(o).text for o in self.equations.outputs)
+        x, w = (tuple(map(self.called, leaves)) for leaves in (self.equations.x, self.equations.w))
+        return Statements(tuple(self.lines), outputs, x, w)
+
+    def called(self, leaf: Node) -> str:
+        """The name of a leaf where it is needed."""
+        return self.names[leaf] if leaf in self.read else "_"
+
+    def code(self, node: Node) -> Code:
+        """The expression of a node, after the lines that it needs."""
+        if node.op == "number":
+            return number(node.value)
+        if node.op == "leaf":
+            self.read.add(node)
+            return Code(self.names.get(node, node.name.removeprefix(SPECIAL)))
+        args = [self.codes[a] for a in node.args]
+        if node.op == "where" and all(n.is_number() for n in node.args[1:]):
+            args[1] = self.spread(node.args[1])  # a choice between numbers alone would not know its precision
+        if node.op == "pow" and node.args[0].is_number():
+            args[0] = self.spread(node.args[0])
+        code = operator(node.op, args) or self.say(node.op, args)
+        named = node in self.wished
+        if not named and self.uses[node] == 1 and (len(code.text) < LONG or node in self.equations.outputs):
+            return code
+        name = self.wished[node] if named else self.free(f"t{self.temporaries}")
+        self.temporaries += not named
+        self.lines.append(f"{name} = {code.text}")
+        return Code(name)
+
+    def spread(self, node: Node) -> Code:
+        """What varies with no token, like the first input."""
+        like = self.equations.x[0]
+        self.read.add(like)
+        zeros = self.zeros(self.names[like])
+        return zeros if node.is_number(0) else infix("+", zeros, self.codes[node])
+
+
+def unpacked(source: str, names: Sequence[str]) -> list[str]:
+    """The line that takes a tuple apart, if anything in it is needed.
+
+    >>> unpacked("xs", ["u", "_"]), unpacked("ws", ["b"]), unpacked("ws", [])
+    (['u, _ = xs'], ['b = ws[0]'], [])
+    """
+    if all(n == "_" for n in names):
+        return []
+    return [f"{names[0]} = {source}[0]"] if len(names) == 1 else [f"{', '.join(names)} = {source}"]
+
+
+def called_in(text: str, functions: Iterable[str]) -> list[str]:
+    """Which of the functions a text calls by their bare names.
+
+    >>> called_in("return jnp.tanh(x) + expm1(x)", ["tanh", "expm1"])
+    ['expm1']
+    """
+    return [name for name in functions if re.search(rf"(?<![\w.]){name}\(", text)]
+
+
+def row(items: Sequence[str]) -> str:
+    """A tuple.
+
+    >>> row(["a"]), row([])
+    ('(a,)', '()')
+    """
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+
+
+def function(
+    name: str, params: Sequence[str], doc: Sequence[str], lines: Iterable[str], result: str, decorator: str = ""
+) -> str:
+    """The text of a function."""
+    head = [decorator] if decorator else []
+    body = ['"""' + doc[0] + ('"""' if len(doc) == 1 else ""), *doc[1:], *(['"""'] if len(doc) > 1 else [])]
+    body += [*lines, f"return {result}"]
+    return "\n".join([*head, f"def {name}({', '.join(params)}):", *(f"    {x}".rstrip() for x in body)]) + "\n"
+
+
+def described(fused: FusedScan, doc: Doc) -> list[str]:
+    """The docstring of a generated function, as lines: what it computes, of which scan, and the axes it takes."""
+    scan = f"the scan '{fused.scan.label}'" if fused.scan.label else "the scan"
+    first, second = fused.outputs
+    made = {
+        "gates": f"{GATES[first]} and {GATES[second]} of {scan} [{' '.join(fused.tile)}].",
+        "gates grad": f"Derivatives by x and w, from those by the gates of {scan}, d{first} and d{second}.",
+        "out": f"What follows the read-out of {scan} [{' '.join(fused.tile)}].",
+        "out grad": f"Derivatives by read, x and w, from do, that by what follows the read-out of {scan}.",
+    }[doc]
+    parts = [f"x: {_listed(fused.inputs)}."] + ([f"w: {_listed(fused.weights)}."] if fused.weights else [])
+    parts += ["first: whether a document starts." if doc.startswith("gates") else "read: the read-out."]
+    lines = wrap(" ".join(parts), 112)
+    return [made, "", *(line.replace(GLUE, " ") for line in lines)]
+
+
+GLUE = "\xa0"
+"""Between words of one line."""
+GATES = {"a": "The decay", "u": "the input", "dt": "The step dt", "v": "the input v"}
+
+
+def _listed(handed: Sequence[Handed]) -> str:
+    """Names, with the axes of those up to there."""
+    groups = groupby(handed, key=lambda h: h.axes)
+    return ", ".join(f"{', '.join(h.name for h in each)}{GLUE}[{GLUE.join(axes)}]" for axes, each in groups)

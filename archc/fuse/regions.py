@@ -1,0 +1,256 @@
+"""The element-wise values around a scan that one kernel computes with it, and where they end.
+
+A region is grown backwards from what the kernel must know (decay and input) through element-wise ops whose axes the
+scan has, and cut where a value comes from other elements or is needed elsewhere as well. Axes are followed through
+renaming, so a value is kept together with what the scan calls its axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from itertools import chain
+
+from archc.diagnostics import Span
+from archc.fuse.dag import FIRST
+from archc.ir.graph import Kind, Operand, Region, Value
+from archc.ops.node import Node, Nodes, of
+from archc.ops.table import OPS
+from archc.passes.readout import leaves
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A value, and its axes in its own order as the scan calls them."""
+
+    value: Value
+    axes: tuple[str, ...]
+
+    def operands(self) -> tuple[Placed | float, ...]:
+        """What it is computed from."""
+        names = dict(zip(self.value.names, self.axes, strict=True))
+        if self.value.op == "rename":
+            old = {new: old for old, new in self.value.attrs["names"].items()}
+            names |= {old.get(n, n): axis for n, axis in names.items()}
+        return tuple(
+            Placed(a, tuple(names[n] for n in a.names)) if isinstance(a, Value) else float(a) for a in self.value.args
+        )
+
+
+def placed(operand: Operand) -> Placed | float:
+    """An operand of the scan itself."""
+    return Placed(operand, operand.names) if isinstance(operand, Value) else float(operand)
+
+
+def fuses(value: Value) -> bool:
+    """Whether the op is element-wise, real, and varies with the token: only such values enter a kernel."""
+    real = value.type.dtype != "complex" and all(v.type.dtype != "complex" for v in value.operands)
+    flow = OPS[value.op].flow in ("pointwise", "alias")
+    return flow and real and value.kind is Kind.TOKEN
+
+
+def is_start(value: Value) -> bool | None:
+    """Whether a value is true where a document starts (`pos == 0`), false there (`pos != 0`), or neither (None)."""
+    match value.args:
+        case (Value(op="pos"), 0) | (0, Value(op="pos")) if value.op in ("eq", "ne"):
+            return value.op == "eq"
+    return None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel computes besides its equations: `own`, the state and what is read from it; `between`, values that
+    it has in another form, such as products that are never stored.
+
+    A kernel belongs to one call of a function of the spec, `calls`: that of its scan. It may take in what functions
+    called from there compute, if it can do so whole: what it reads must have a name where it runs.
+    """
+
+    region: Region
+    calls: tuple[Span, ...]
+    axes: frozenset[str]
+    own: frozenset[Value]
+    between: frozenset[Value]
+
+    def read_elsewhere(self, values: AbstractSet[Value]) -> set[Value]:
+        """Which of the values must exist outside of the kernel as well."""
+        inside = values | self.between
+        out: set[Value] = set()
+        for value in reversed(self.region.values):
+            if value in inside and value not in self.own:
+                users = self.region.users.get(value, ())
+                known = inside - out | self.own
+                if any(u not in known for u in users) or leaves(value, self.region):
+                    out.add(value)
+        return out
+
+    def grown(self, tops: Iterable[Placed], outside: AbstractSet[Value]) -> frozenset[Placed]:
+        """The region that ends in `tops` and keeps the given values outside."""
+        home = set(self.region.values) - set(self.region.params) - outside - self.own
+        out: set[Placed] = set()
+        todo = list(tops)
+        while todo:
+            each = todo.pop()
+            own = each.value in home and fuses(each.value) and is_start(each.value) is None
+            own = own and each.value.origin.calls[: len(self.calls)] == self.calls
+            if own and set(each.axes) <= self.axes and each not in out:
+                out.add(each)
+                todo += [a for a in each.operands() if isinstance(a, Placed)]
+        return frozenset(out)
+
+    def inside(self, tops: Iterable[Placed]) -> frozenset[Placed]:
+        """The maximal region that ends in `tops`, of values with no other axes than the kernel's.
+
+        A value that is read elsewhere as well stays outside, unless it is a cast or a new name of another value: those
+        cost nothing to repeat.
+        """
+        outside: set[Value] = set()
+        found = self.grown(tops, outside)
+        while True:
+            elsewhere = self.read_elsewhere({p.value for p in found})
+            more = {p.value for p in found if p.value in elsewhere and OPS[p.value.op].flow != "alias"}
+            more |= self._of_cut_calls(found)
+            if not more:
+                return found
+            outside |= more
+            found = self.grown(tops, outside)
+
+    def _of_cut_calls(self, found: frozenset[Placed]) -> set[Value]:
+        """The values of called functions that read what only exists inside of that call."""
+        cut: set[tuple[Span, ...]] = set()
+        inside = {p.value for p in found}
+        for reader in inside:
+            for operand in reader.operands:
+                calls = operand.origin.calls
+                hidden = len(calls) > len(self.calls) and reader.origin.calls[: len(calls)] == calls
+                if hidden and operand not in inside:
+                    cut.add(calls[: len(self.calls) + 1])
+        return {v for v in inside if v.origin.calls[: len(self.calls) + 1] in cut}
+
+
+def border(tops: Iterable[Placed], region: frozenset[Placed]) -> frozenset[Placed]:
+    """The values outside of a region that it reads, weights included."""
+    operands = (a for p in region for a in p.operands() if isinstance(a, Placed))
+    return frozenset(p for p in (*tops, *operands) if p not in region and is_start(p.value) is None)
+
+
+def behind(start: Value, axes: frozenset[str], region: Region) -> tuple[Value, frozenset[Value]]:
+    """The last value of the same call that is an element-wise function of `start` and the only one that is read
+    further on, and the values from `start` to it.
+
+    Without any it is `start` itself.
+    """
+    cone = [start]
+    for value in region.values:
+        near = value in region.live and value.origin.calls == start.origin.calls and set(value.names) <= axes
+        if near and fuses(value) and set(value.operands) & set(cone):
+            cone.append(value)
+    for end in reversed(cone):
+        if end is not start and OPS[end.op].flow == "alias":
+            continue  # the kernel stores its result in the precision of its inputs anyway
+        between = _between(start, end, cone)
+        users = chain.from_iterable(region.users.get(v, ()) for v in between - {end})
+        if all(u in between for u in users) and not any(leaves(v, region) for v in between - {end}):
+            return end, frozenset(between)
+    raise AssertionError("the first value of a cone always ends it")
+
+
+def _between(start: Value, end: Value, cone: list[Value]) -> set[Value]:
+    """The values of the cone on a way from start to end."""
+    out = {end}
+    for value in reversed(cone):
+        if value in out and value is not start:
+            out |= {v for v in value.operands if v in cone}
+    return out
+
+
+@dataclass(eq=False)
+class Builder:
+    """Turns the values of a region into nodes; what it meets at the border becomes a leaf."""
+
+    inside: frozenset[Placed]
+    nodes: Nodes
+    named: Callable[[Placed], str]
+    known: dict[Placed, Node] = field(default_factory=dict)
+    border: dict[Placed, Node] = field(default_factory=dict)
+    names: dict[Node, str] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Node:
+        """The leaf that is true where a document starts."""
+        return self.nodes.leaf(FIRST, truth=True)
+
+    def node(self, at: Placed | float) -> Node:
+        """The node of a value; weights and values from outside are leaves."""
+        if isinstance(at, float):
+            return self.nodes.number(at)
+        if at not in self.known:
+            self.known[at] = self._made(at)
+            if at.value.label and self.known[at].args:
+                self.names.setdefault(self.known[at], at.value.label)
+        return self.known[at]
+
+    def _made(self, at: Placed) -> Node:
+        start = is_start(at.value)
+        if start is not None:
+            return self.first if start else of("not", self.first)
+        cast = at.value.kind is Kind.WEIGHT and OPS[at.value.op].flow == "alias"
+        if cast or at in self.inside:
+            return self.nodes.apply(at.value.op, *(self.node(a) for a in at.operands()))
+        leaf = self.border.setdefault(at, self.nodes.leaf(self.named(at)))
+        return of("ne", leaf, 0) if at.value.type.dtype == "bool" else leaf
+
+    def product(self, factors: Iterable[tuple[Placed | float, int]]) -> Node:
+        """The product of values to the power of 1 or -1."""
+        out = self.nodes.number(1)
+        for factor, power in factors:
+            out = out * self.node(factor) if power == 1 else out / self.node(factor)
+        return out
+
+
+def leaf_names(inside: frozenset[Placed], tops: Mapping[Placed, str]) -> Callable[[Placed], str]:
+    """How values at the border are called: as in the spec, or `<name>_in` after the named value that reads them."""
+    wished = {at: f"{name}_in" for at, name in tops.items()}
+    for at in sorted(inside, key=lambda p: -p.value.id):
+        alias = OPS[at.value.op].flow == "alias"
+        wish = (at.value.label if alias else f"{at.value.label}_in") if at.value.label else wished[at]
+        for operand in at.operands():
+            if isinstance(operand, Placed):
+                wished.setdefault(operand, wish)
+    taken = {at.value.label for at in inside if at.value.label and OPS[at.value.op].flow != "alias"}
+    made: dict[Placed, str] = {}
+
+    def named(at: Placed) -> str:
+        if at not in made:
+            base = own_name(at.value) or wished[at]
+            name, count = base, 1
+            while name in taken:
+                count += 1
+                name = f"{base}_{count}"
+            taken.add(name)
+            made[at] = name
+        return made[at]
+
+    return named
+
+
+def own_name(value: Value) -> str:
+    """The name of a value in the spec, through casts; of a weight that of its tensor, of a hoisted function of one
+    weight `hoisted_<name>`."""
+    while not value.label and OPS[value.op].flow == "alias":
+        (value,) = value.operands
+    if value.label or value.op == "pos":
+        return value.label or "pos"
+    if value.op == "prev" and value.operands[0].label:
+        return f"prev_{value.operands[0].label}"
+    if value.op == "weight":
+        return str(value.attrs["path"]).rpartition(".")[2]
+    weights = {v.attrs["path"].rpartition(".")[2] for v in _below(value) if v.op == "weight"}
+    return f"hoisted_{weights.pop().rstrip('_')}" if value.kind is Kind.WEIGHT and len(weights) == 1 else ""
+
+
+def _below(value: Value) -> Iterable[Value]:
+    for operand in value.operands:
+        yield operand
+        yield from _below(operand)

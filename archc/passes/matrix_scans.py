@@ -1,0 +1,78 @@
+"""Which scans the kernels of the selective and chunked forms can run, and what they are handed as products."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Value
+from archc.passes.placed import is_placed
+from archc.passes.scans import Factor, ScanClass, factors_of
+
+KERNELS = frozenset({"selective", "chunked", "chunked_key"})
+
+
+def runs_fused(found: ScanClass) -> bool:
+    """Whether the kernels of the chunked and selective forms run this scan; the others run as written."""
+    if found.kind not in KERNELS or len(found.reads) != 1 or found.column_of is not None:
+        return False
+    if found.scan.type.dtype == "complex" or not found.factors["key"] or len(found.key) != 1:
+        return False
+    if found.kind == "selective" and (found.before or found.bonus):
+        return False
+    read = [found.reads[0].query, found.log_decay.operand, *(f.operand for fs in found.factors.values() for f in fs)]
+    if any(isinstance(each, Value) and is_placed(each) for each in read):
+        return False  # the kernels want a batch
+    if found.bonus and bonus_sides(found) is None:
+        return False
+    held = set(found.key) if found.kind == "selective" else {*found.key, *found.heads}
+    if not set(found.reads[0].query.names) <= held:
+        return False
+    names = [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
+    if found.kind == "selective":
+        return split_decay(found) is not None and all(n <= set(found.key) for n in names)
+    return all(n <= set(found.key) | set(found.heads) for n in names)
+
+
+def bonus_sides(found: ScanClass) -> tuple[tuple[Factor, ...], tuple[Factor, ...]] | None:
+    """What is added to the state before it is read, as factors of the keys and factors of the values.
+
+    None if it is no such product.
+    """
+    (bonus,) = found.bonus
+    factors = factors_of(bonus, set(found.scan.names))
+    names = [set(f.operand.names) if isinstance(f.operand, Value) else set[str]() for f in factors]
+    keys, values = set(found.key), set(found.value)
+    if any(n & keys and n & values for n in names) or not any(n & keys for n in names):
+        return None
+    sides = [bool(n & keys) for n in names]
+    return (
+        tuple(f for f, of_key in zip(factors, sides, strict=True) if of_key),
+        tuple(f for f, of_key in zip(factors, sides, strict=True) if not of_key),
+    )
+
+
+def split_decay(found: ScanClass) -> tuple[list[tuple[Value, int]], list[tuple[Value, int]]] | None:
+    """The log decay of a selective scan as token factors over the channels times weight factors over channels and
+    state.
+
+    Each factor comes with its sign. None if it is no such product.
+    """
+    log = found.log_decay
+    if log.form != "exponent" or log.times != 1 or not isinstance(log.operand, Value):
+        return None
+    factors = _product(log.operand, 1)
+    key = set(found.key)
+    tokens = [(v, s) for v, s in factors if v.kind.name == "TOKEN"]
+    weights = [(v, s) for v, s in factors if v.kind.name == "WEIGHT"]
+    if len(tokens) + len(weights) < len(factors) or not tokens or not weights:
+        return None
+    if any(key & set(v.names) for v, _ in tokens):
+        return None
+    return tokens, weights
+
+
+def _product(value: Value, sign: int) -> list[tuple[Value, int]]:
+    if value.op == "neg":
+        return _product(value.operands[0], -sign)
+    if value.op == "mul" and len(value.operands) == 2:
+        left, right = value.operands
+        return [*_product(left, sign), *_product(right, 1)]
+    return [(value, sign)]

@@ -1,0 +1,70 @@
+"""The equations around a fused scan and their derivatives as functions of arrays, which a Pallas kernel can call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.backends.flax.dialect import FlaxDialect
+
+from archc.emit.code import Code, call, infix
+from archc.emit.equations import Doc, called_in, described, function, logic, statements, unpacked
+from archc.fuse.dag import Equations
+from archc.fuse.scans import FusedScan
+
+DEVICE = ("expm1", "gelu", "inv_softplus", "sign")
+"""The functions of `kernels/device.py`."""
+RESERVED = ("jax", "jnp", "xs", "ws", *DEVICE)
+
+
+def gate_functions(name: str, fused: FusedScan) -> str:
+    """The equations and their derivatives on tuples of arrays.
+
+    `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
+    (dt, v), and if something is fused behind the read-out `name_out(read, xs, ws) -> o` and
+    `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`. xs, ws, dx, dw are in the order of `fused.inputs` and
+    `fused.weights`; arrays broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
+    """
+    gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
+    assert gates is not None, fused.reason
+    assert gates_grad is not None
+    seeds = [f"d{n}" for n in fused.outputs]
+    texts = [
+        _function(f"{name}_gates", gates, fused, ("xs", "ws", "first"), "gates"),
+        _function(f"{name}_gates_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"),
+    ]
+    if out is not None and out_grad is not None:
+        texts += [
+            _function(f"{name}_out", out, fused, ("read", "xs", "ws"), "out"),
+            _function(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
+        ]
+    return "\n\n".join(texts)
+
+
+def device_names(text: str) -> list[str]:
+    """The functions of kernels/device.py that a text of gate functions calls."""
+    return called_in(text, DEVICE)
+
+
+def _function(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
+    said = statements(equations, _say, lambda x: call("jnp.zeros_like", x), RESERVED)
+    lines = [*unpacked("xs", said.x), *unpacked("ws", said.w), *said.lines]
+    return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")))
+
+
+_FLAX = FlaxDialect()
+
+
+def _say(op: str, args: Sequence[Code]) -> Code:
+    """The expression of an op on arrays."""
+    if op in DEVICE:
+        return call(op, *args)
+    match op:
+        case "where":
+            return call("jnp.where", *args)
+        case "minimum" | "maximum":
+            return _FLAX.two(op, *args)
+        case "pow":
+            return infix("**", *args)
+        case "relu":
+            return call("jnp.maximum", args[0], "0.0")
+    return logic(op, args) or _FLAX.function(op, args[0])

@@ -1,0 +1,86 @@
+"""Scans with their gates: one kernel of the equations around a recurrence and the recurrence, where there is one.
+
+On a CPU the gates are ordinary array code around `scan` and `selective_scan`. Gradients, states and where documents
+start are the same everywhere.
+"""
+
+import jax
+import jax.numpy as jnp
+from kernels.gated_gpu import gated_scan_gpu
+from kernels.gated_tpu import gated_scan_tpu
+from kernels.scan import scan
+from kernels.selective_scan import selective_scan
+from kernels.selective_tpu import selective_scan_tpu
+from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, machine
+
+__all__ = ["Gates", "gated_scan", "gated_selective_scan"]
+
+
+def gated_scan(
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+    *,
+    impl: Machine | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """h[t] = a[t] h[t-1] + u[t] with a, u = gates(x[t], w, pos[t] == 0), from h = 0 where a document starts.
+
+    x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; pos [T] or [B, T]; state [B, *axes], h of
+    the token before. Computes in at least single precision; returns h [B, T, *axes] in the dtype of x[0] and the last
+    h unrounded as the new state (None without one). impl, interpret: for tests, the kernel of another machine.
+    """
+    x, w = _wide(x, w)
+    h0 = None if pos.ndim == 1 else state
+    chosen = machine(impl, x[0].shape[1])
+    if chosen == "xla":
+        first = (pos == 0).reshape((-1, x[0].shape[1]) + (1,) * (x[0].ndim - 2))
+        acc = accumulator(*x, *w)
+        a, u = gates.gates(tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w), first)
+        h, last = scan(a, jnp.broadcast_to(u, x[0].shape), pos, state)
+        return h.astype(x[0].dtype), last
+    run = gated_scan_tpu if chosen == "tpu" else gated_scan_gpu
+    h, last = run(gates, x, w, pos, h0, interpret=interpret)
+    return h, None if state is None else last
+
+
+def gated_selective_scan(
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    A: jax.Array,
+    B: jax.Array,
+    C: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+    *,
+    impl: Machine | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """h[t] = exp(dt[t] A) h[t-1] + v[t] B[t] and y[t] = sum over n of C[t] h[t], the gates being those of dt and v.
+
+    x, w, pos as for `gated_scan`; A [*axes, N]; B, C [B, T, N]; state [B, *axes, N]. Returns out(y, x, w), or y,
+    [B, T, *axes] in the dtype of x[0], and the last h unrounded (None without a state).
+    """
+    x, w = _wide(x, w)
+    shape = x[0].shape
+    h0 = None if pos.ndim == 1 else state
+    if machine(impl, shape[1]) == "tpu":
+        o, last = selective_scan_tpu(gates, x, w, A, B, C, pos, h0, interpret=interpret)
+        return o, None if state is None else last
+    acc = accumulator(*x, *w)
+    first = (pos == 0).reshape((-1, shape[1]) + (1,) * (len(shape) - 2))
+    exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
+    dt, v = (flat(jnp.broadcast_to(z, shape), 2) for z in gates.gates(*exact, first))
+    before = None if state is None else state.reshape(shape[0], -1, A.shape[-1])
+    y, last = selective_scan(dt, A.reshape(-1, A.shape[-1]), v, B, C, pos, before, impl="xla")
+    o = y.reshape(shape) if gates.out is None else gates.out(y.reshape(shape), *exact)
+    return o.astype(x[0].dtype), None if last is None else last.reshape(shape[0], *A.shape)
+
+
+def _wide(x: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
+    """All inputs [B, T, *axes], all weights [*axes]."""
+    shape = jnp.broadcast_shapes(*(z.shape for z in x), *((1, 1, *jnp.shape(z)) for z in w))
+    return tuple(jnp.broadcast_to(z, shape) for z in x), tuple(jnp.broadcast_to(z, shape[2:]) for z in w)

@@ -1,0 +1,177 @@
+"""The kernels of the selective scan on a TPU: a block of time, forward and backward, a token at a time.
+
+A state is [N, channels]. What a token has for all channels, B and C [N, time], is turned until its column is in front.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from kernels.blocks_tpu import ROWS, Ref, Refs, column, group, inputs, weights
+from kernels.tiles import Arrays, Gates
+
+
+def forward(
+    gates: Gates,
+    time: int,
+    x: Refs,
+    w: Refs,
+    A: Ref,
+    BC: Refs,
+    first: Ref,
+    h0: Ref,
+    o: Ref,
+    last: Ref,
+    start: Ref,
+    fresh: Ref,
+    dt: Ref,
+    v: Ref,
+    keep: Ref,
+    y: Ref,
+    carry: Ref,
+) -> None:
+    """What is read out of a block of tokens, and h before and after it; A times log2(e)."""
+
+    @pl.when(pl.program_id(2) == 0)
+    def _() -> None:
+        carry[...] = h0[0]
+
+    start[0, 0] = carry[...]
+    left = time - pl.program_id(2) * fresh.shape[0]
+    fresh[...] = column(first[0], fresh.shape[1])
+
+    def tokens(i: jax.Array, h: jax.Array) -> jax.Array:
+        at, live = group(i, left, fresh.shape[1])
+        xs, ws, starts = inputs(x, at, live, h.dtype), weights(w), fresh[at, :] != 0
+        dt[...], v[...] = _gates(gates, xs, ws, starts, live)
+        keep[...] = jnp.where(starts, 0, 1).astype(h.dtype)
+        B, C = (_turned(z, i) for z in BC)
+        for k in range(ROWS):
+            row = pl.ds(k, 1)
+            h = jnp.exp2(dt[row, :] * A[...]) * (keep[row, :] * h) + B[:, k : k + 1] * v[row, :]
+            y[row, :] = jnp.sum(C[:, k : k + 1] * h, 0, keepdims=True)
+        value = y[...] if gates.out is None else gates.out(y[...], xs, ws)
+        o[0, at, :] = value.astype(o.dtype)
+        return h
+
+    carry[...] = jax.lax.fori_loop(0, fresh.shape[0] // ROWS, tokens, carry[...])
+    last[0] = carry[...]
+
+
+def backward(
+    gates: Gates,
+    time: int,
+    channels: int,
+    x: Refs,
+    w: Refs,
+    A: Ref,
+    BC: Refs,
+    first: Ref,
+    start: Ref,
+    do: Ref,
+    dlast: Ref,
+    dx: Refs,
+    dw: Refs,
+    dA: Ref,
+    dBC: Refs,
+    dh0: Ref,
+    fresh: Ref,
+    dt: Ref,
+    v: Ref,
+    keep: Ref,
+    y: Ref,
+    dy: Ref,
+    ddt: Ref,
+    dv: Ref,
+    decayed: Ref,
+    carry: Ref,
+) -> None:
+    """The gradients of a block of tokens, whose states are computed again; blocks come in reverse."""
+    width, acc, groups = fresh.shape[1], carry.dtype, fresh.shape[0] // ROWS
+    here = pl.program_id(1) * width + jax.lax.broadcasted_iota(jnp.int32, carry.shape, 1) < channels
+    decay = jnp.where(here, A[...], 0)  # sums over channels must not see what lies beyond the last
+    some = here[:1]
+
+    @pl.when(pl.program_id(2) == 0)
+    def _() -> None:
+        carry[...] = jnp.where(here, dlast[0], 0)
+        for z in (*dw, dA):
+            z[...] = jnp.zeros_like(z)
+
+    left = time - (pl.num_programs(2) - 1 - pl.program_id(2)) * fresh.shape[0]
+    fresh[...] = column(first[0], width)
+
+    def again(i: jax.Array, h: jax.Array) -> jax.Array:
+        at, live = group(i, left, width)
+        live &= some
+        starts = fresh[at, :] != 0
+        dt[at, :], v[at, :] = _gates(gates, inputs(x, at, live, acc), weights(w), starts, live)
+        keep[at, :] = jnp.where(starts, 0, 1).astype(acc)
+        B, C = (_turned(z, i) for z in BC)
+        for k in range(ROWS):
+            t = i * ROWS + k
+            row = pl.ds(t, 1)
+            h = jnp.exp2(dt[row, :] * decay) * (keep[row, :] * h)
+            decayed[t] = h
+            h = h + B[:, k : k + 1] * v[row, :]
+            if gates.out is not None:
+                y[row, :] = jnp.sum(C[:, k : k + 1] * h, 0, keepdims=True)
+        return h
+
+    def back(i: jax.Array, carried: Arrays) -> Arrays:
+        e, sum_A, sum_B, sum_C, *sums = carried
+        i = groups - 1 - i
+        at, live = group(i, left, width)
+        live &= some
+        xs, ws, starts = inputs(x, at, live, acc), weights(w), fresh[at, :] != 0
+        d = jnp.where(live, do[0, at, :].astype(acc), 0)
+        more: tuple[Arrays, Arrays] = ((), ())
+        if gates.out_grad is not None:
+            d, *more = gates.out_grad(y[at, :], xs, ws, d)
+        dy[...] = jnp.where(live, d, 0)
+        B, C = (_turned(z, i) for z in BC)
+        lane = jax.lax.broadcasted_iota(jnp.int32, sum_B.shape, 1)
+        for k in reversed(range(ROWS)):
+            t, row = i * ROWS + k, pl.ds(i * ROWS + k, 1)
+            d, h = dy[pl.ds(k, 1), :], decayed[t]
+            g = e + C[:, k : k + 1] * d
+            turned = g * h  # the gradient of dt A, A itself without its factor of log2(e)
+            ddt[pl.ds(k, 1), :] = jnp.sum(turned * decay, 0, keepdims=True) * math.log(2)
+            dv[pl.ds(k, 1), :] = jnp.sum(g * B[:, k : k + 1], 0, keepdims=True)
+            now = jnp.sum(g * v[row, :], 1, keepdims=True)
+            sum_B = jnp.where(lane == t, now, sum_B)
+            now = jnp.sum((h + B[:, k : k + 1] * v[row, :]) * d, 1, keepdims=True)
+            sum_C = jnp.where(lane == t, now, sum_C)
+            sum_A = sum_A + turned * (dt[row, :] * math.log(2))
+            e = jnp.exp2(dt[row, :] * decay) * (keep[row, :] * g)
+        through = jnp.where(live, ddt[...], 0), jnp.where(live, dv[...], 0)
+        dxs, dws = gates.gates_grad(xs, ws, starts, *through)
+        if gates.out_grad is not None:
+            dxs = tuple(a + b for a, b in zip(dxs, more[0], strict=True))
+            dws = tuple(a + b for a, b in zip(dws, more[1], strict=True))
+        for z, value in zip(dx, dxs, strict=True):
+            z[0, at, :] = jnp.broadcast_to(value, live.shape).astype(z.dtype)
+        added = (z + jnp.where(live, value, 0).sum(0, keepdims=True) for z, value in zip(sums, dws, strict=True))
+        return e, sum_A, sum_B, sum_C, *added
+
+    jax.lax.fori_loop(0, groups, again, jnp.where(here, start[0, 0], 0))
+    empty = jnp.zeros(dBC[0].shape[2:], acc)
+    found = jax.lax.fori_loop(0, groups, back, (carry[...], dA[0], empty, empty, *(z[0] for z in dw)))
+    carry[...], dA[0], dBC[0][0, 0], dBC[1][0, 0], *sums = found
+    for z, value in zip(dw, sums, strict=True):
+        z[0] = value
+    dh0[0] = carry[...]
+
+
+def _gates(gates: Gates, x: Arrays, w: Arrays, first: jax.Array, live: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Step and input; what is no token has a step of nothing and adds nothing, so that the state survives."""
+    dt, v = gates.gates(x, w, first)
+    return jnp.where(live, dt, 0), jnp.where(live, v, 0)
+
+
+def _turned(z: Ref, i: jax.Array) -> jax.Array:
+    """[N, lanes], the tokens of group i in front."""
+    value: jax.Array = pltpu.roll(z[0], z.shape[2] - i * ROWS, 1)
+    return value

@@ -1,0 +1,86 @@
+"""What the fused kernels share: the gates that they are given, the machine they run on, the sizes of their blocks."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+Arrays = tuple[jax.Array, ...]
+Machine = Literal["xla", "tpu", "gpu"]
+
+
+class Gates(NamedTuple):
+    """The equations around a scan, element by element, and their derivatives.
+
+    x are inputs of a token, w weights of a channel, `first` says where a document starts; they broadcast against one
+    another. A kernel calls these functions on tiles in single precision; they hold no array of their own.
+
+    gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters.
+    gates_grad(x, w, first, da, du) -> (dx, dw): tuples like x and w, dw not yet summed over tokens.
+    out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the read-out of a selective scan, if any.
+    """
+
+    gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
+    gates_grad: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], tuple[Arrays, Arrays]]
+    out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
+    out_grad: Callable[[jax.Array, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays]] | None = None
+
+
+def machine(impl: Machine | None, time: int) -> Machine:
+    """Whose kernel runs: `impl` where it is given, else that of the default backend; a single token needs none."""
+    if impl is not None:
+        return impl
+    backend = jax.default_backend() if time > 1 else "cpu"
+    return "tpu" if backend == "tpu" else "gpu" if backend == "gpu" else "xla"
+
+
+def accumulator(*arrays: jax.Array) -> jnp.dtype:
+    """Single precision, or double if any of the arrays is."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def up(size: int, multiple: int) -> int:
+    """The least multiple that is not below `size`."""
+    return -(-size // multiple) * multiple
+
+
+def flat(x: jax.Array, kept: int) -> jax.Array:
+    """x with all axes after the first `kept` as one."""
+    return x.reshape(*x.shape[:kept], math.prod(x.shape[kept:]))
+
+
+def array(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    """What a kernel writes."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def first_tokens(pos: jax.Array, block: int) -> jax.Array:
+    """Where documents start, [1 or B, 1, T filled up to whole blocks], int32."""
+    first = (pos == 0).astype(jnp.int32).reshape(-1, 1, pos.shape[-1])
+    return jnp.pad(first, ((0, 0), (0, 0), (0, up(pos.shape[-1], block) - pos.shape[-1])))
+
+
+def again_and_back(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
+    """What a backward pass computes of the gates, for `gates_cost`."""
+    return lambda x, w, first: gates.gates_grad(x, w, first, *gates.gates(x, w, first))
+
+
+def gates_cost(
+    equations: Callable[[Arrays, Arrays, jax.Array], object], x: Arrays, w: Arrays, traffic: int
+) -> pl.CostEstimate:
+    """Work of these equations and of a recurrence for all tokens x [B, T, C], with the bytes read and written."""
+    one = array((1,), jnp.float32)
+    found = pl.estimate_cost(equations, tuple(one for _ in x), tuple(one for _ in w), array((1,), jnp.bool))
+    return pl.CostEstimate(
+        flops=(found.flops + 2) * x[0].size,
+        transcendentals=found.transcendentals * x[0].size,
+        bytes_accessed=traffic,
+    )
+
+
+def traffic(*arrays: jax.Array | jax.ShapeDtypeStruct) -> int:
+    """Bytes of all these arrays."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))

@@ -1,0 +1,140 @@
+"""The equations around a fused scan as functions: of whole tensors for any machine, of tiles for Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from archc.backends.torch.dialect import TorchDialect
+
+from archc.emit.code import Code, call, infix
+from archc.emit.equations import Doc, called_in, described, function, logic, row, statements, unpacked
+from archc.fuse.dag import Equations, exponentials, half, rebuilt
+from archc.fuse.scans import FusedScan
+from archc.ops.node import Node
+
+DEVICE = (
+    "at_least", "at_most", "expm1", "expm1_from", "gelu", "gelu_tanh", "inv_softplus", "log1p", "power", "sign", "silu",
+    "softplus", "tanh",
+)  # fmt: skip
+"""The functions of `kernels/device.py`."""
+BUILTIN = ("abs", "cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "where")
+"""What Triton calls as the spec does."""
+RESERVED = ("torch", "F", "fp32", "inv_softplus", "triton", "tl", "xs", "ws", *DEVICE)
+
+
+def plain_functions(name: str, fused: FusedScan) -> str:
+    """The equations on whole tensors, under autograd: `name(*x, *w, first) -> (a, u)`; a selective scan has `(dt, v)`.
+
+    If something is fused behind the read-out, also `name_out(read, *x, *w) -> o`. Tensors are [B, T, *axes] and
+    [*axes], or what broadcasts to that; everything is computed in at least single precision, as in the kernel. The
+    text needs `torch`, `F` and `fp32` of kernels/numerics.py.
+    """
+    gates, out = _equations(fused)
+    texts = [_plain(name, gates, fused, "gates")]
+    if out is not None:
+        texts.append(_plain(f"{name}_out", out, fused, "out"))
+    return "\n\n".join(texts)
+
+
+def device_functions(name: str, fused: FusedScan) -> str:
+    """The equations and their derivatives on tiles, as Triton functions that a kernel calls.
+
+    `name_device(xs, ws, first) -> (a, u)` and `name_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
+    (dt, v), and if something is fused behind the read-out `name_out_device(read, xs, ws) -> o` and
+    `name_out_grad(read, xs, ws, do) -> (d_read, dx, dw)`. xs, ws, dx, dw are tuples of tiles in the order of
+    `fused.inputs` and `fused.weights`. The text needs `triton`, `tl` and what `device_names` finds in it.
+    """
+    gates, out = _equations(fused)
+    gates_grad, out_grad = fused.gates_grad, fused.out_grad
+    assert gates_grad is not None
+    seeds = [f"d{n}" for n in fused.outputs]
+    texts = [
+        _device(f"{name}_device", gates, fused, ("xs", "ws", "first"), "gates"),
+        _device(f"{name}_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"),
+    ]
+    if out is not None and out_grad is not None:
+        texts += [
+            _device(f"{name}_out_device", out, fused, ("read", "xs", "ws"), "out"),
+            _device(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
+        ]
+    return "\n\n".join(texts)
+
+
+def device_names(text: str) -> list[str]:
+    """The functions of kernels/device.py that a text of device functions calls."""
+    return called_in(text, DEVICE)
+
+
+def _equations(fused: FusedScan) -> tuple[Equations, Equations | None]:
+    assert fused.gates is not None, fused.reason
+    return fused.gates, fused.out
+
+
+# --- whole tensors -----------------------------------------------------------------------------------
+
+
+def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
+    said = statements(equations, _say_plain, lambda x: call("torch.zeros_like", x), RESERVED)
+    before = ["read"] if doc == "out" else []
+    read = [n for n in (*before, *said.x, *said.w) if n != "_"]
+    wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
+    handed = [f"_{i}" if n == "_" else n for i, n in enumerate((*said.x, *said.w))]
+    params = [*before, *handed, *(["first"] if doc == "gates" else [])]
+    return function(name, params, described(fused, doc), [wide, *said.lines], said.result())
+
+
+_TORCH = TorchDialect()
+
+
+def _say_plain(op: str, args: Sequence[Code]) -> Code:
+    """The expression of an op on tensors."""
+    match op:
+        case "where":
+            return call("torch.where", *args)
+        case "minimum" | "maximum":
+            return _TORCH.two(op, *args)
+        case "pow":
+            return infix("**", *args)
+    return logic(op, args) or _TORCH.function(op, args[0])
+
+
+# --- tiles -------------------------------------------------------------------------------------------
+
+
+def _device(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
+    said = statements(_from_exponentials(equations), _say_device, lambda x: call("tl.zeros_like", x), RESERVED)
+    lines = [*unpacked("xs", said.x), *unpacked("ws", said.w), *said.lines]
+    return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")), "@triton.jit")
+
+
+def _say_device(op: str, args: Sequence[Code]) -> Code:
+    """The expression of an op on tiles."""
+    if op in ("minimum", "maximum"):
+        numbers = [c for c in args if c.number is not None]
+        tile = next(c for c in args if c.number is None)
+        if numbers:
+            return call("at_most" if op == "minimum" else "at_least", tile, numbers[0])
+        return call(f"tl.{op}", *args)
+    if op in BUILTIN:
+        return call(f"tl.{op}", *args)
+    if op == "relu":
+        return call("at_least", args[0], "0.0")
+    return logic(op, args) or call({"pow": "power"}.get(op, op), *args)
+
+
+def _from_exponentials(equations: Equations) -> Equations:
+    """`expm1` from the exponential of the same value where that is there, or of half of it, by a square."""
+    known = exponentials(equations.outputs)
+
+    def rule(node: Node, args: tuple[Node, ...]) -> Node | None:
+        if node.op != "expm1":
+            return None
+        e, root = known.get(node.args[0]), known.get(half(node.args[0]))
+        if e is None and root is not None:
+            e = root * root
+        return None if e is None else node.home.apply("expm1_from", args[0], e)
+
+    new = rebuilt(equations.outputs, rule)
+    names = {new[n]: name for n, name in equations.names.items() if n in new}
+    return replace(equations, outputs=tuple(new[o] for o in equations.outputs), names=names)

@@ -1,0 +1,52 @@
+"""What the reference computes, beside what the equations of a fused scan compute from the same values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from archc.fuse.dag import FIRST
+from archc.fuse.scans import FusedScan
+from archc.ir.graph import Axis, Graph, Kind, Operand, Value
+from archc.ops.node import Node
+from archc.passes.support import supports
+from archc.reference import random_weights
+from archc.reference.frame import Array, Frame, place
+from archc.reference.rules import RULES
+
+POS = np.array([[0, 1, 2, 3, 0, 1, 2, 0, 1, 2], [3, 4, 5, 6, 7, 8, 0, 0, 1, 2]])
+
+
+def run(graph: Graph) -> Frame:
+    """The values of the last layer that ran each region, after ten tokens of two packed sequences."""
+    tokens = np.random.default_rng(3).integers(0, 11, POS.shape)
+    frame = Frame(RULES, random_weights(graph), {"tokens": tokens}, POS, POS.shape[1], {}, supports=supports(graph))
+    frame.run(graph.main)
+    return frame
+
+
+def on_tile(frame: Frame, value: Operand, fused: FusedScan, axes: tuple[str, ...] = ()) -> Array:
+    """The reference's array of a value as [B, T, *axes of the tile], size one where it has none."""
+    if not isinstance(value, Value):
+        return np.asarray(float(value))
+    sizes = fused.scan.type.sizes
+    renamed = tuple(Axis(name, a.size) for name, a in zip(axes or value.names, value.type.axes, strict=True))
+    tile = tuple(Axis(n, sizes[n]) for n in (*fused.tile, *(n for n in fused.scan.names if n not in fused.tile)))
+    array = place(frame.values[value], replace(value.type, axes=renamed), Kind.TOKEN, tile)
+    state = tuple(range(2 + len(fused.tile), 2 + len(tile)))
+    return array.squeeze(state) if all(array.shape[i] == 1 for i in state) else array
+
+
+def leaves(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
+    """The arrays of all leaves of the equations."""
+    assert fused.gates is not None
+    nodes, handed = (*fused.gates.x, *fused.gates.w), (*fused.inputs, *fused.weights)
+    shape = (*POS.shape, *(fused.scan.type.sizes[n] for n in fused.tile))
+    found: dict[Node, Array] = {
+        leaf: np.broadcast_to(on_tile(frame, each.value, fused, each.axes), shape).astype(np.float64)
+        for leaf, each in zip(nodes, handed, strict=True)
+    }
+    start = fused.gates.outputs[0].home.leaf(FIRST, truth=True)
+    found[start] = (POS == 0).reshape(*POS.shape, *(1 for _ in fused.tile))
+    return found

@@ -1,0 +1,26 @@
+"""The convolution of a TPU, interpreted, against the array code."""
+
+import jax.numpy as jnp
+import pytest
+
+from tests.kernels.pallas.conftest import close, positions
+
+
+@pytest.mark.parametrize(("time", "taps"), [(37, 4), (2, 4), (8, 2), (5, 1)])
+def test_the_kernel_is_the_array_code(kernels, small_blocks, pulled, rng, time, taps):
+    x, w, state = (jnp.asarray(rng.normal(size=s)) for s in [(2, time, 5), (taps, 5), (2, taps - 1, 5)])
+    pos = jnp.asarray(positions(2, time))
+
+    def op(impl):
+        return lambda x, w, state: kernels.conv.causal_conv(x, w, pos, state, impl=impl, interpret=True)
+
+    close(pulled(op("tpu"), x, w, state), pulled(op("xla"), x, w, state), 1e-10, 1e-12)
+
+
+def test_whole_documents_in_several_axes(kernels, small_blocks, pulled, rng):
+    x, w, state = (jnp.asarray(rng.normal(size=s)) for s in [(2, 18, 3, 50), (3, 3, 50), (2, 2, 3, 50)])
+
+    def op(impl):
+        return lambda x, w: kernels.conv.causal_conv(x, w, jnp.arange(18), state, impl=impl, interpret=True)
+
+    close(pulled(op("tpu"), x, w), pulled(op("xla"), x, w), 1e-10, 1e-12)

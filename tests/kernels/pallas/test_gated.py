@@ -1,0 +1,103 @@
+"""The fused scans, interpreted, against today's array code and against loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernels.pallas.conftest import close, positions, quick
+from tests.kernels.pallas.equations import DIAGONAL
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+def drawn(rng, equations, batch, time, channels, dtype=float):
+    x = tuple(jnp.asarray(rng.normal(size=(batch, time, channels)), dtype) for _ in range(equations.inputs))
+    w = tuple(jnp.asarray(rng.uniform(-2, -1e-3, size=channels), dtype) for _ in range(equations.weights))
+    return x, w, jnp.asarray(rng.normal(size=(batch, channels)))
+
+
+def looped(equations, x, w, pos, h):
+    a, u = equations.plain(*map(np.asarray, (*x, *w)), (np.broadcast_to(pos, x[0].shape[:2]) == 0)[..., None])
+    out = []
+    for t in range(a.shape[1]):
+        h = a[:, t] * np.where(np.broadcast_to(pos, a.shape[:2])[:, t, None] == 0, 0, h) + u[:, t]
+        out.append(h)
+    return np.stack(out, 1), h
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_a_kernel_is_the_array_code(kernels, pulled, rng, name, impl):
+    """Values, states, and every gradient, in double precision: T and C are no multiples of a block."""
+    equations = DIAGONAL[name]
+    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    x, w, h = drawn(rng, equations, 2, 37, 21)
+    pos = jnp.asarray(positions(2, 37))
+
+    def op(impl):
+        return lambda x, w, h: kernels.gated.gated_scan(gates, x, w, pos, h, impl=impl, interpret=True)
+
+    wanted = pulled(op("xla"), x, w, h)
+    close(wanted[0], looped(equations, x, w, pos, h), 1e-10, 1e-12)
+    close(pulled(op(impl), x, w, h), wanted, 1e-9, 1e-12)
+
+
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+@pytest.mark.parametrize(("time", "channels"), [(1, 3), (32, 200)], ids=["one token", "whole blocks"])
+def test_any_size(kernels, pulled, rng, impl, time, channels):
+    equations = DIAGONAL["hgrn"]
+    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    x, w, h = drawn(rng, equations, 2, time, channels)
+    pos = jnp.asarray(positions(2, time))
+
+    def op(impl):
+        return lambda x, w, h: kernels.gated.gated_scan(gates, x, w, pos, h, impl=impl, interpret=True)
+
+    close(pulled(op(impl), x, w, h), pulled(op("xla"), x, w, h), 1e-9, 1e-12)
+
+
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_whole_documents_read_no_state(kernels, pulled, rng, impl):
+    """pos [T]; several feature axes, inputs and weights that broadcast; with a state and without."""
+    equations = DIAGONAL["hgrn"]
+    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    f, c = (jnp.asarray(rng.normal(size=shape)) for shape in [(2, 18, 3, 1), (2, 18, 3, 2)])
+    low, h = jnp.asarray(rng.uniform(size=2)), jnp.asarray(rng.normal(size=(2, 3, 2)))
+
+    def op(impl, state):
+        return lambda f, c, low: kernels.gated.gated_scan(
+            gates, (f, c), (low,), jnp.arange(18), state, impl=impl, interpret=True
+        )
+
+    wanted = pulled(op("xla", h), f, c, low)
+    close(pulled(op(impl, h), f, c, low), wanted, 1e-9, 1e-12)
+    y, state = quick(op(impl, None))(f, c, low)
+    assert state is None
+    np.testing.assert_allclose(y, wanted[0][0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_half_precision_is_computed_in_single(kernels, pulled, rng, impl):
+    """Rounded once, at the end: the same numbers as in double precision, within half an ulp of the result's dtype."""
+    equations = DIAGONAL["hgrn"]
+    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    x, w, h = drawn(rng, equations, 1, 37, 5, jnp.bfloat16)
+    pos = jnp.asarray(positions(1, 37), jnp.int32)
+
+    def op(impl):
+        return lambda x, w, h: kernels.gated.gated_scan(gates, x, w, pos, h, impl=impl, interpret=True)
+
+    with jax.enable_x64(False):
+        (y, last), (dx, dw, dh) = pulled(op(impl), x, w, h.astype(jnp.float32))
+    assert (y.dtype, last.dtype, dx[0].dtype, dw[0].dtype, dh.dtype) == (
+        jnp.bfloat16,
+        jnp.float32,
+        jnp.bfloat16,
+        jnp.bfloat16,
+        jnp.float32,
+    )
+    exact = pulled(op("xla"), *jax.tree.map(lambda z: z.astype(jnp.float64), (x, w, h)))
+    close(last, exact[0][1], 2e-6, 1e-6)
+    close(y.astype(jnp.float64), exact[0][0], 4e-3, 1e-6)
+    close(dx[0].astype(jnp.float64), exact[1][0][0], 0.02, 0.02)

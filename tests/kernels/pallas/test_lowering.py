@@ -1,0 +1,130 @@
+"""The kernels go through the compilers of the machines they are for, on a machine that has none of them."""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from tests.kernels.pallas.equations import DIAGONAL, mamba, mamba_grad, mamba_out, mamba_out_grad
+
+CALLS = {"tpu": "@tpu_custom_call", "gpu": "@__gpu$xla.gpu.triton"}
+PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}
+SIZES = {"large": (2, 1024, 640), "odd": (2, 333, 200), "tiny": (1, 2, 3)}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tpu():
+    """Devices to compile for, if the compiler of TPUs is installed (libtpu, in the version that jax names)."""
+    if find_spec("libtpu") is None:
+        pytest.skip("needs libtpu")
+    from jax.experimental import topologies
+
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it asks the network what machine this is otherwise
+    return SingleDeviceSharding(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0])
+
+
+def there_and_back(op: Callable, *arrays: jax.ShapeDtypeStruct) -> jax.stages.Traced:
+    """`op`, and the gradients of its arguments for its own results."""
+
+    def both(*arrays):
+        values, pull = jax.vjp(op, *arrays)
+        return values, pull(values)
+
+    return jax.jit(both).trace(*arrays)
+
+
+def diagonal(kernels, name, impl, size, dtype, sharding=None):
+    equations, (batch, time, channels) = DIAGONAL[name], size
+    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(x, w, h):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.gated.gated_scan(gates, x, w, pos, h, impl=impl)
+
+    x, w = [of(dtype, *size)] * equations.inputs, [of(jnp.float32, channels)] * equations.weights
+    return there_and_back(run, tuple(x), tuple(w), of(jnp.float32, batch, channels))
+
+
+def selective(kernels, size, dtype, sharding=None):
+    (batch, time, channels), states = size, 16
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(x, w, A, B, C, h):
+        gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl="tpu")
+
+    x, w, A = (of(dtype, *size),) * 3, (of(jnp.float32, channels),) * 2, of(jnp.float32, channels, states)
+    read = of(dtype, batch, time, states)
+    return there_and_back(run, x, w, A, read, read, of(jnp.float32, batch, channels, states))
+
+
+def convolution(kernels, size, dtype, sharding=None):
+    batch, time, channels = size
+
+    def run(x, w, state):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.conv.causal_conv(x, w, pos, state, impl="tpu")
+
+    shapes = size, (4, channels), (batch, 3, channels)
+    return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
+
+
+def chunked(kernels, size, dtype, sharding=None):
+    """Heads of 64 share keys of 128, or as much of that as there are channels."""
+    (batch, time, channels), key = size, 128
+    heads, dim = max(channels // 64, 1), min(channels, 64)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
+
+    def run(log_a, k, v, q, S):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.chunked_scan.chunked_scan(log_a, k, v, q, pos, S, impl="tpu")
+
+    keys, values = of(dtype, time, 1, 1, key), of(dtype, time, 1, heads, dim)
+    return there_and_back(run, of(jnp.float32, time, 1, heads), keys, values, keys, of(jnp.float32, 1, heads, key, dim))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("hgrn", "float32"), ("min_gru", "bfloat16")])
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_a_gated_scan_lowers(kernels, impl, name, dtype):
+    lowered = diagonal(kernels, name, impl, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=(PLATFORMS[impl],))
+    assert lowered.as_text().count(CALLS[impl]) == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("traced", [selective, convolution, chunked])
+def test_a_kernel_lowers(kernels, traced, dtype):
+    lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
+    assert lowered.as_text().count(CALLS["tpu"]) == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
+    """To machine code: block shapes, layouts and vector memory are as the chip wants them."""
+    assert diagonal(kernels, "rg_lru", "tpu", SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("traced", [selective, convolution, chunked])
+def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
+    assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()

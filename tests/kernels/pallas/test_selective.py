@@ -1,0 +1,54 @@
+"""The selective scan of a TPU, with gates and without, interpreted, against the array code and loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernels.pallas.conftest import close, positions
+from tests.kernels.pallas.equations import mamba, mamba_grad, mamba_out, mamba_out_grad, mamba_plain
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+def drawn(rng, batch, time, channels, states):
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape))
+
+    x, w = tuple(normal(batch, time, channels) for _ in range(3)), (normal(channels), normal(channels))
+    A = -jnp.exp(normal(channels, states))
+    return x, w, A, normal(batch, time, states), normal(batch, time, states), normal(batch, channels, states)
+
+
+@pytest.mark.parametrize(("time", "channels"), [(37, 21), (1, 3), (16, 150)], ids=["odd", "one token", "whole block"])
+def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels):
+    gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
+    arrays = drawn(rng, 2, time, channels, 3)
+    pos = positions(2, time)
+
+    def op(impl):
+        def run(x, w, A, B, C, h):
+            at = jnp.asarray(pos)
+            return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, at, h, impl=impl, interpret=True)
+
+        return run
+
+    wanted = pulled(op("xla"), *arrays)
+    x, w, *rest = jax.tree.map(np.asarray, arrays)
+    close(wanted[0], mamba_plain(*x, *w, *rest[:3], pos, rest[3]), 1e-9, 1e-12)
+    close(pulled(op("tpu"), *arrays), wanted, 1e-9, 1e-11)
+
+
+def test_whole_documents_without_gates(kernels, pulled, rng):
+    """pos [T]: the state is not read, and nothing stands around the scan."""
+    (x, dt, _), _, A, B, C, h = drawn(rng, 2, 18, 5, 2)
+
+    def op(impl):
+        def run(dt, A, x, B, C):
+            at = jnp.arange(18)
+            return kernels.selective_scan.selective_scan(dt, A, x, B, C, at, h, impl=impl, interpret=True)
+
+        return run
+
+    arrays = (jnp.exp(dt), A, x, B, C)
+    close(pulled(op("tpu"), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)

@@ -1,0 +1,29 @@
+"""Where Triton is not installed the kernels are operations on tensors, and nothing else is missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from archc.backends.torch import kernels as folder
+
+PROGRAM = """
+import sys
+sys.modules["triton"] = None
+import torch
+from kernels.conv import causal_conv
+from kernels.gated import Gates, gated_scan
+from kernels.scan import scan
+u, pos = torch.randn(2, 5, 3), torch.arange(5)
+h, _ = scan(0.5, u, pos)
+gates = Gates(lambda x, first: (0.5 * torch.ones_like(x), x))
+assert gates.fused is None
+assert torch.equal(gated_scan(gates, (u,), (), pos)[0], h)
+y, _ = causal_conv(u, torch.ones(1, 3), pos, bias=torch.ones(3), silu=True)
+torch.testing.assert_close(y, torch.nn.functional.silu(u + 1))
+"""
+
+
+def test_kernels_run_without_triton() -> None:
+    subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM], check=True, env={"PYTHONPATH": str(Path(folder.__path__[0]).parent)}
+    )
