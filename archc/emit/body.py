@@ -172,16 +172,23 @@ class Body:
     @property
     def like(self) -> Code:
         """A value that has the compute type, or, of a fn that is given none, an argument in single precision."""
+        if isinstance(self.call.definition, ast.BlockDef):
+            return Code("x" if "x" in self._narrow or not self._narrow else self._narrow[0])
         given = [(p.name.text, self.call.arguments.get(p.name.text)) for p in self.call.definition.params]
         real = [(n, v) for n, v in given if isinstance(v, Value) and v.type.dtype == "real" and v.op != "mask"]
-        narrow = next((name for name, value in real if not value.type.wide), None)
-        if narrow is not None:
-            return Code(python_name(narrow))
-        if isinstance(self.call.definition, ast.BlockDef):
-            return Code("x")
+        narrow = [(python_name(name), value) for name, value in real if not value.type.wide]
+        if narrow:
+            kept = [name for name, value in narrow if value in self.names] or self._narrow
+            return Code(kept[0] if kept else narrow[0][0])
         if real and not self.call.instance.weights:
             return Code(python_name(real[0][0]))
         return self.dialect.weight(attribute(next(iter(self.call.instance.weights))))
+
+    @property
+    def _narrow(self) -> list[str]:
+        """The names that stand for tokens in the compute type by now."""
+        tokens = [(v, n) for v, n in self.names.items() if v.kind is Kind.TOKEN and v.type.dtype == "real"]
+        return [name for value, name in tokens if not value.type.wide]
 
     def kernel(self, name: str) -> str:
         """Uses a function of a kernel file; gives back its name."""

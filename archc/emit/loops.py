@@ -5,7 +5,7 @@ from __future__ import annotations
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
-from archc.emit.placed import whole
+from archc.emit.placed import sequence, whole
 from archc.emit.statements import let
 from archc.ir.graph import Kind, Operand, Region, Value, captures
 from archc.text import ast
@@ -66,8 +66,8 @@ def _start(body: Body, start: Operand, param: Value) -> Code:
     if isinstance(start, Value):
         code = reindex(body.render(start), start, param.type, body.dialect)
         sizes = [body.size(a.name, a.size) for a in param.type.axes]
-        return body.dialect.start(code if start.kind is Kind.WEIGHT else Code(f"{code.atom}[:, 0]"), body.like, sizes)
-    return body.dialect.start(Code(str(start)), body.like, [body.size(a.name, a.size) for a in param.type.axes])
+        return body.dialect.start(code if start.kind is Kind.WEIGHT else Code(f"{code.atom}[:, 0]"), sequence(body), sizes)
+    return body.dialect.start(Code(str(start)), sequence(body), [body.size(a.name, a.size) for a in param.type.axes])
 
 
 def _tuple(parts: list[str]) -> str:

@@ -50,7 +50,7 @@ def _full(body: Body, value: Value, index: int) -> Code:
         return body.dialect.over_time(code, sequence(body), [body.size(a.name, a.size) for a in value.type.axes])
     varies = isinstance(other, Value) and other.kind is Kind.TOKEN
     if index == 1 and arg.kind is not Kind.TOKEN and not varies:
-        return body.dialect.over_time(code, body.like, [body.size(a.name, a.size) for a in value.type.axes])
+        return body.dialect.over_time(code, sequence(body), [body.size(a.name, a.size) for a in value.type.axes])
     if index == 1 and (set(arg.names) != set(value.names) or arg.kind is not Kind.TOKEN):
         shape = body.aligned(value, 0) if isinstance(other, Value) else code
         code = body.dialect.broadcast(code, infix("*", code, shape) if isinstance(other, Value) else code)
@@ -142,7 +142,7 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
         decay = _heads(body, log, _log_names(found), groups, heads, key if per_key else (), full=True)
     if not isinstance(operand, Value) or operand.kind is Kind.WEIGHT:
         axes = [_flat(body, groups), _flat(body, heads), *([_flat(body, key)] if per_key else [])]
-        decay = body.dialect.over_time(decay, body.like, axes)
+        decay = body.dialect.over_time(decay, sequence(body), axes)
     keys = _heads(body, *_side(body, found.factors["key"], (*groups, *heads, *key)), groups, heads, key)
     values = (*found.factors["head"], *found.factors["value"])
     v = _heads(body, *_side(body, values, (*groups, *heads, *inner)), groups, heads, inner, full=True)
@@ -238,7 +238,7 @@ def _heads(
         one = [Code("1")]
         outer = [[body.size(a.name, a.size) for a in part] or one for part in (groups, heads)]
         code = body.dialect.over_time(
-            code, body.like, [*outer[0], *outer[1], *(body.size(a.name, a.size) for a in last)]
+            code, sequence(body), [*outer[0], *outer[1], *(body.size(a.name, a.size) for a in last)]
         )
     if len(heads) > 1:
         code = body.dialect.flatten(code, len(heads), len(last))

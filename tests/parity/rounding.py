@@ -21,7 +21,7 @@ LARGEST = 1e18  # what can be squared in single precision
 DOUBLE, SINGLE, BFLOAT16 = 2.0**-53, 2.0**-24, 2.0**-9  # half a unit in the last place of 1
 EXACT = frozenset(
     """
-    weight input pos param index lookup rename narrow fp32 split merge slice concat stack_axis pick queries keys mask
+    weight input pos param index lookup rename fp32 split merge slice concat stack_axis pick queries keys mask
     stack stack_out loop loop_out prev neg abs sign relu minimum maximum where real imag complex top argmax
     """.split()
 )  # what only moves or chooses values
