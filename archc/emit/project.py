@@ -59,7 +59,7 @@ def _kernel_files(target: Target, module: Module) -> list[str]:
         if name in done:
             continue
         done.append(name)
-        for line in kernel(target.name, name).splitlines():
+        for line in map(str.strip, kernel(target.name, name).splitlines()):
             if line.startswith("from kernels."):
                 todo.append(line.split()[1].removeprefix("kernels.") + ".py")
     return [*sorted(done), "__init__.py"]

@@ -84,7 +84,7 @@ def test_nobody_imports_upwards(name: str, path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for folder in KERNELS for p in sorted(folder.glob("*.py"))], ids=str)
 def test_a_kernel_imports_its_framework_and_other_kernels_only(path: Path) -> None:
-    allowed = {"torch": {"torch"}, "flax": {"jax", "flax"}}[path.parents[1].name]
+    allowed = {"torch": {"torch", "triton"}, "flax": {"jax", "flax"}}[path.parents[1].name]
     outside = {each.split(".")[0] for each in imports(path)} - allowed - {"kernels"} - sys.stdlib_module_names
     assert outside == set()
 

@@ -1,0 +1,24 @@
+"""What fused operators share: whether they run here, and names that no other project in the process has taken."""
+
+from importlib.util import find_spec
+from itertools import count
+
+import torch
+from torch import Tensor
+
+TRITON = find_spec("triton") is not None
+INTERPRETED = (
+    False  # tests: Triton's interpreter runs (TRITON_INTERPRET=1), so tensors of the CPU go to its kernels too
+)
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether a tensor's operators are Triton kernels: real numbers on a GPU, where Triton is installed."""
+    return TRITON and (x.is_cuda or INTERPRETED) and x.is_floating_point()
+
+
+def free_name(stem: str) -> str:
+    """A name `archc::stem` for an operator, with a number where that one is taken: two projects may share a process."""
+    names = (stem if i == 0 else f"{stem}_{i}" for i in count())
+    taken = set(torch._C._dispatch_get_all_op_names())
+    return next(name for name in (f"archc::{each}" for each in names) if name not in taken)
