@@ -4,6 +4,8 @@
 from collections.abc import Callable
 
 import torch
+from kernels.chunked_fused import fused_chunked_scan
+from kernels.operators import runs_fused
 from kernels.scan import scan
 from torch import Tensor
 from torch.nn.functional import pad
@@ -24,6 +26,9 @@ def chunked_scan(
     state is not read) or [B, T]; a document starts from S = 0. state: [B, G, H, K, V] or None.
     Returns y like v, and S[T-1] in at least single precision. Only the inputs are kept for the backward pass.
     """
+    if runs_fused(v):
+        y, last = fused_chunked_scan(log_a, k, v, q, pos, state)
+        return y, last
     return _run(_chunks, log_a, k, v, q, pos, state)
 
 
