@@ -4,6 +4,8 @@
 from collections.abc import Callable
 
 import torch
+from kernels.chunked_fused import fused_chunked_scan
+from kernels.operators import runs_fused
 from kernels.scan import scan
 from torch import Tensor
 from torch.nn.functional import pad
@@ -71,6 +73,9 @@ def _token_before(x: Tensor, starts: Tensor) -> Tensor:
 def _run(
     chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
+    if chunks is _chunks and runs_fused(v):
+        y, last = fused_chunked_scan(log_a, k, v, q, pos, state)
+        return y, last
     wide = torch.promote_types(v.dtype, torch.float32)
     dtype, (log_a, k, v, q) = v.dtype, (x.to(wide) for x in (log_a, k, v, q))
     if state is None or pos.dim() == 1:

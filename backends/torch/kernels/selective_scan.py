@@ -1,9 +1,12 @@
 """The selective scan of Mamba: a state of N values per channel that is never kept for more than a few tokens."""
 # mypy: disable-error-code="no-untyped-call"
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from kernels.operators import runs_fused
+from kernels.selective_gates import IDENTITY, SelectiveGates, fused_scan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -18,8 +21,10 @@ def selective_scan(
     dt, x: [B, T, C]. A: [C, N], negative. B, C: [B, T, N]. pos: [T] (whole documents, the state is not read) or
     [B, T]; a document starts from h = 0. state: [B, C, N] or None.
     Returns y like x, and h[T-1] in at least single precision. The backward pass computes the states again from one
-    state in every BLOCK tokens.
+    state in every BLOCK tokens, on a GPU in every 32.
     """
+    if runs_fused(x):
+        return gated_selective_scan(IDENTITY, (x, dt), (), A, B, C, pos, state)
     wide = torch.promote_types(x.dtype, torch.float32)
     starts = pos == 0 if pos.dim() == 2 else None
     before = None if state is None or starts is None else state.to(wide)
@@ -30,6 +35,30 @@ def selective_scan(
         y, last = _SelectiveScan.apply(dt, A, x, B, C, starts, None if before is None else before.transpose(1, 2))
         last = last.transpose(1, 2)
     return y.to(dtype), None if state is None else last
+
+
+def gated_selective_scan(
+    gates: SelectiveGates,
+    x: Sequence[Tensor],
+    w: Sequence[Tensor],
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    pos: Tensor,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The selective scan of `dt, v = gates(x, w)`, and what the gates make of its y; on a GPU all of it is one kernel.
+
+    x: each [B, T, C] or what broadcasts to it, the first one in full. w: each [C]. A, B, C, pos, state: as for
+    `selective_scan`, whose x is v. Returns y like x[0], and h[T-1] in at least single precision.
+    """
+    if runs_fused(x[0]):
+        y, last = fused_scan(gates, x, w, A, B, C, pos, state)
+        return y, last
+    first = (pos == 0).expand(x[0].shape[:2])[..., None]
+    dt, v = gates.plain(*x, *w, first)
+    y, last = selective_scan(dt.expand_as(x[0]), A, v.expand_as(x[0]), B, C, pos, state)
+    return (y if gates.read is None else gates.read.plain(y, *x, *w)).to(x[0].dtype), last
 
 
 def _one_token(

@@ -1,0 +1,112 @@
+"""The scan of outer products with a decay per head as an operator of torch."""
+# mypy: disable-error-code="no-untyped-call"
+
+from typing import Any
+
+import torch
+from kernels.operators import TRITON, free_name
+from torch import Tensor
+
+CHUNK = 64  # tokens, for the count of matrix operations
+
+
+def fused_chunked_scan(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """See `chunked_scan`: groups and heads become one axis."""
+    wide = torch.promote_types(v.dtype, torch.float32)
+    places = start = None
+    if pos.dim() == 2:
+        places = pos.expand(v.shape[:2]).contiguous()
+        start = None if state is None else state.to(wide).flatten(1, 2).contiguous()
+    k, v, q = (x.flatten(2, 3).contiguous() for x in (k, v, q))
+    y, last = _OPERATOR(log_a.to(wide).flatten(2, 3).contiguous(), k, v, q, places, start)
+    groups = log_a.shape[2:4]
+    return y.unflatten(2, groups), None if state is None else last.unflatten(1, groups)
+
+
+def _register() -> Any:
+    from torch.utils.flop_counter import register_flop_formula  # imports Triton
+
+    @torch.library.custom_op(free_name("chunked_scan"), mutates_args=())
+    def fused(
+        log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        from kernels.chunked_launch import forward
+
+        outputs = _outputs(log_a, k, v, q, pos, start)
+        forward(log_a, k, v, q, pos, start, *outputs)
+        return outputs
+
+    @torch.library.custom_op(free_name("chunked_scan_backward"), mutates_args=())
+    def gradients(
+        log_a: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q: Tensor,
+        pos: Tensor | None,
+        start: Tensor | None,
+        last: Tensor,
+        dy: Tensor,
+        dlast: Tensor | None,
+    ) -> list[Tensor]:
+        from kernels.chunked_launch import backward
+
+        found: list[Tensor] = backward(log_a, k, v, q, pos, start, last, dy, dlast)
+        return found
+
+    def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
+        log_a, k, v, q, pos, start, last = ctx.saved_tensors
+        dy = torch.zeros_like(v) if dy is None else dy.contiguous()
+        dlast = None if dlast is None else dlast.contiguous()
+        dlog, dk, dv, dq, dstart = gradients(log_a, k, v, q, pos, start, last, dy, dlast)
+        return dlog, dk, dv, dq, None, None if start is None else dstart
+
+    fused.register_fake(_outputs)
+    gradients.register_fake(_gradients)
+    fused.register_autograd(back, setup_context=_keep)
+    register_flop_formula(fused._opoverload.overloadpacket)(_forward_flops)
+    register_flop_formula(gradients._opoverload.overloadpacket)(_backward_flops)
+    return fused
+
+
+def _outputs(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y and the last state, empty."""
+    return torch.empty_like(v), log_a.new_empty(v.shape[0], v.shape[2], k.shape[3], v.shape[3])
+
+
+def _gradients(
+    log_a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q: Tensor,
+    pos: Tensor | None,
+    start: Tensor | None,
+    last: Tensor,
+    dy: Tensor,
+    dlast: Tensor | None,
+) -> list[Tensor]:
+    return [torch.empty_like(x) for x in (log_a, k, v, q, last)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _forward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> int:
+    """Scores and their mix inside of chunks, states into and out of them."""
+    batch, time, heads, values = v
+    size, keys = min(CHUNK, 1 << (time - 1).bit_length()), k[3]
+    scores = max(k[2], q[2]) * size * size * keys
+    return int(2 * batch * -(-time // size) * (scores + heads * size * values * (size + 2 * keys)))
+
+
+def _backward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> int:
+    """Two gradients of every product, and the forward work once more."""
+    return 3 * _forward_flops(log_a, k, v, q)
+
+
+_OPERATOR: Any = _register() if TRITON else None

@@ -1,0 +1,119 @@
+"""The launches of the fused scans of outer products: sizes of tiles, and what is added up over programs."""
+# mypy: disable-error-code="no-untyped-call"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from kernels.chunked_triton import chunked_backward_keys, chunked_backward_queries, chunked_forward
+from torch import Tensor
+
+SMALLEST = 16  # of any side of a matrix product
+DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def forward(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, y: Tensor, last: Tensor
+) -> None:
+    """Fill y [B, T, heads, V] and the last state [B, heads, K, V]."""
+    constants = _constants(k, v, q, pos, start)
+    with torch.cuda.device_of(v):
+        chunked_forward[_grid(v, constants)](
+            log_a,
+            k,
+            v,
+            q,
+            pos,
+            start,
+            y,
+            last,
+            *_sizes(k, v, q),
+            **constants,
+            num_warps=4,
+            num_stages=_stages(constants),
+        )
+
+
+def backward(
+    log_a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q: Tensor,
+    pos: Tensor | None,
+    start: Tensor | None,
+    last: Tensor,
+    dy: Tensor,
+    dlast: Tensor | None,
+) -> list[Tensor]:
+    """The gradients of log_a, k, v, q and of the state that came in."""
+    constants = _constants(k, v, q, pos, start)
+    grid = _grid(v, constants)
+    shape = (grid[0], *v.shape[:3])
+    dk, dq = k.new_empty(*shape, k.shape[-1]), q.new_empty(*shape, q.shape[-1])
+    keys, queries = last.new_empty(shape), last.new_empty(shape)
+    dv, dstart = torch.empty_like(v), torch.empty_like(last)
+    options = {"num_warps": 8, "num_stages": _stages(constants)}
+    with torch.cuda.device_of(v):
+        chunked_backward_queries[grid](
+            log_a, k, v, q, pos, start, dy, dq, queries, *_sizes(k, v, q), **constants, **options
+        )  # fmt: skip
+        constants["CONTINUED"] = dlast is not None
+        chunked_backward_keys[grid](
+            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, keys, *_sizes(k, v, q), **constants, **options
+        )  # fmt: skip
+    dlog = (keys.sum(0) + queries.sum(0)).flip(1).cumsum(1).flip(1)
+    if dlast is not None:  # the last state is one more query
+        dlog = dlog + (dlast * last).sum((-2, -1))[:, None]
+    if pos is not None:
+        dlog = dlog.masked_fill((pos == 0)[..., None], 0)
+    return [dlog.to(log_a.dtype), _over_programs(dk, k), dv, _over_programs(dq, q), dstart]
+
+
+def _over_programs(x: Tensor, like: Tensor) -> Tensor:
+    """Shares [slices, B, T, heads, K] of the programs, added up over slices and over heads with the same keys."""
+    whole: Tensor = x.unflatten(3, (like.shape[2], -1)).sum((0, 4))
+    return whole
+
+
+def _sizes(k: Tensor, v: Tensor, q: Tensor) -> tuple[int, ...]:
+    """time, heads, K, V, heads of keys, heads of queries."""
+    return v.shape[1], v.shape[2], k.shape[3], v.shape[3], k.shape[2], q.shape[2]
+
+
+def _grid(v: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
+    return triton.cdiv(v.shape[3], constants["BV"]), v.shape[2], v.shape[0]
+
+
+def _constants(k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None) -> dict[str, Any]:
+    time, _, K, V, *_ = _sizes(k, v, q)
+    narrow = torch.promote_types(torch.promote_types(k.dtype, q.dtype), v.dtype)
+    if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
+        narrow = torch.promote_types(narrow, torch.float32)
+    chunk, slice_ = _tile(narrow, _side(K), torch.backends.cuda.matmul.allow_tf32)
+    return {
+        "PACKED": pos is not None,
+        "CONTINUED": start is not None,
+        "Q": min(_side(time), chunk),
+        "BK": _side(K),
+        "BV": min(_side(V), slice_),
+        "DOT": DOTS[narrow],
+        "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
+        "LEAST": -746.0 if narrow is torch.float64 else -104.0,  # of which the exponential is zero
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+    }
+
+
+def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
+    """Tokens of a chunk and values of a slice that fit into registers; exact products hold both factors there."""
+    if dtype is torch.float64 or (dtype is torch.float32 and not tf32):
+        return 16, 16
+    return 32 if dtype is torch.float32 else 64, 64 if keys <= 64 else 32
+
+
+def _side(size: int) -> int:
+    return max(SMALLEST, 1 << (size - 1).bit_length())
+
+
+def _stages(constants: dict[str, Any]) -> int:
+    return 2 if constants["BK"] <= 128 else 1
