@@ -35,7 +35,7 @@ def pulled() -> Callable[..., tuple[Tree, Tree]]:
     return run
 
 
-SMALL = {"TIME": 8, "ROWS": 4, "CHANNELS": 128, "STEPS": 2, "MOST": 5}
+SMALL = {"TIME": 8, "ROWS": 2, "CHANNELS": 128, "STEPS": 2, "MOST": 3}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def drawn(rng, batch, time, channels, states):
     return x, w, A, normal(batch, time, states), normal(batch, time, states), normal(batch, channels, states)
 
 
-@pytest.mark.parametrize(("time", "channels"), [(37, 21), (1, 3), (16, 150)], ids=["odd", "one token", "whole block"])
+@pytest.mark.parametrize(("time", "channels"), [(37, 21), (8, 150)], ids=["odd", "whole block"])
 def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels):
     gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
     arrays = drawn(rng, 2, time, channels, 3)
@@ -41,11 +41,11 @@ def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels):
 
 def test_whole_documents_without_gates(kernels, pulled, rng):
     """pos [T]: the state is not read, and nothing stands around the scan."""
-    (x, dt, _), _, A, B, C, h = drawn(rng, 2, 18, 5, 2)
+    (x, dt, _), _, A, B, C, h = drawn(rng, 2, 11, 5, 2)
 
     def op(impl):
         def run(dt, A, x, B, C):
-            at = jnp.arange(18)
+            at = jnp.arange(11)
             return kernels.selective_scan.selective_scan(dt, A, x, B, C, at, h, impl=impl, interpret=True)
 
         return run
