@@ -5,9 +5,10 @@ from __future__ import annotations
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
 from archc.emit.layout import reindex, transposed
-from archc.emit.placed import is_placed, sequence, whole
+from archc.emit.placed import sequence, whole
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
 from archc.passes.matrix_scans import bonus_sides, split_decay
+from archc.passes.placed import is_placed
 from archc.passes.scans import Factor, ScanClass
 
 

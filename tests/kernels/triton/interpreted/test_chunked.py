@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from archc.backends.torch.executed import TorchKernels
 from kernels import chunked_fused
 from kernels.chunked_scan import chunked_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from archc.backends.torch.executed import TorchKernels
 from archc.emit.executed import Heads
 from tests.kernels.triton.quick import quick  # noqa: F401 (a fixture)
 

@@ -3,13 +3,13 @@
 import kernels.operators
 import pytest
 import torch
+from archc.backends.torch.executed import TorchKernels
 from kernels.selective_gates import IDENTITY
 from kernels.selective_scan import gated_selective_scan, selective_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from archc.backends.torch.executed import TorchKernels
 from tests.kernels.triton.mamba_gates import MAMBA
 from tests.kernels.triton.quick import quick  # noqa: F401 (a fixture)
 
