@@ -73,6 +73,8 @@ def _report(command: _Parser) -> None:
 def _compile(command: _Parser) -> None:
     _project(command)
     command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    what = "say which kernel runs each scan and attention, what it moves, and why no more is fused"
+    command.add_argument("--explain-kernels", action="store_true", help=what)
     _format(command)
 
 

@@ -80,6 +80,11 @@ def _compile(arguments: Namespace) -> int:
         context=arguments.context,
         force=arguments.force,
     )
+    if arguments.explain_kernels:
+        from archc.reports.kernels import explanation
+        from archc.specs_index import program
+
+        print(explanation(program(arguments.spec, parse_settings(arguments.set))))
     print(f"{len(artifacts)} files in {arguments.out}")
     return 0
 

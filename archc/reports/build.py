@@ -48,7 +48,7 @@ def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2
         flops=_flops(graph, kinds, training, decoding),
         cache=_cache(graph, kinds, context),
         scans=tuple(_scans(graph, kinds)),
-        attention=tuple(_attention(graph, kinds)),
+        attention=tuple(attention_rows(graph, kinds)),
         training=_memory(graph, training),
         decoding=_memory(graph, decoding),
         conventions=CONVENTIONS,
@@ -151,7 +151,7 @@ def _split(name: str, kinds: Layers) -> tuple[str, str]:
     return prefix, name.removeprefix(f"{prefix}.") if prefix else name
 
 
-def _places(graph: Graph, kinds: Layers) -> Iterator[tuple[Value, str, int]]:
+def places(graph: Graph, kinds: Layers) -> Iterator[tuple[Value, str, int]]:
     """Every live value with the kind of layer it is in and how many such layers there are."""
     counts = {"outside": 1} | kinds.counts
     for region, prefixes in graph.regions():
@@ -163,7 +163,7 @@ def _places(graph: Graph, kinds: Layers) -> Iterator[tuple[Value, str, int]]:
 
 def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
     classes = classify(graph)
-    for value, kind, count in _places(graph, kinds):
+    for value, kind, count in places(graph, kinds):
         if value in classes:
             found = classes[value]
             yield model.Scan(
@@ -176,9 +176,10 @@ def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
             )
 
 
-def _attention(graph: Graph, kinds: Layers) -> Iterator[model.Pairs]:
+def attention_rows(graph: Graph, kinds: Layers) -> Iterator[model.Pairs]:
+    """Every sum over keys, and how it runs."""
     plain = attentions(graph)
-    for value, kind, count in _places(graph, kinds):
+    for value, kind, count in places(graph, kinds):
         if value.op in REDUCTIONS:
             yield model.Pairs(
                 name=_text(value),
