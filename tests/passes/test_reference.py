@@ -136,7 +136,7 @@ def test_padding_on_the_left_is_not_seen(tiny: Callable[[str], Graph]) -> None:
 def test_outputs_per_sequence_come_without_time(tiny: Callable[[str], Graph]) -> None:
     graph = tiny("bert")
     logits, is_next = Reference(graph, random_weights(graph)).run(tokens(graph))
-    assert (logits.shape, is_next.shape) == ((2, LENGTH, 256), (2, 2))
+    assert (logits.shape, is_next.shape) == ((2, LENGTH, 257), (2, 2))
 
 
 def test_weights_must_be_the_graph_s(tiny: Callable[[str], Graph]) -> None:
