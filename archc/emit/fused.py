@@ -54,7 +54,7 @@ def find(program: Program) -> Fused:
             absorbed |= _decay_chain(each, users)
     for found in attention.values():
         absorbed |= _between(found)
-    gated = {f.result: f for f in fused_scans(graph).values() if f.gates is not None and f.kind == "diagonal"}
+    gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f)}
     for scan in gated.values():
         absorbed |= scan.computed
     regions: dict[Call, Region] = {}
@@ -67,6 +67,12 @@ def find(program: Program) -> Fused:
         if w.op == "weight" and len(v.operands) == 2
     }
     return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph), gated)
+
+
+def _runs_with_gates(found: FusedScan) -> bool:
+    """Whether a scan is emitted with its equations: one tile of channels, of real numbers."""
+    real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
+    return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
 
 
 def _decay_chain(found: ScanClass, users: Mapping[Value, int]) -> set[Value]:

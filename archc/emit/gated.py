@@ -7,6 +7,7 @@ from re import sub
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.layout import reindex
+from archc.emit.recurrent import state_operands
 from archc.fuse.scans import FusedScan, Handed
 from archc.ir.graph import Axis, Kind, Type, Value
 
@@ -24,8 +25,13 @@ def gated(body: Body, value: Value) -> Code:
     stem = f"{unit}_{state.replace('.', '_').lower()}"
     body.gates[stem] = fused
     inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
-    text = f"{body.kernel('gated_scan')}({constant(stem)}, {inputs}, {weights}, pos, {body.old(state)})"
-    return body.hoist(value, text, state)
+    if fused.kind == "diagonal":
+        kernel, operands = body.kernel("gated_scan"), [inputs, weights]
+    else:
+        kernel = body.kernel("gated_selective_scan")
+        operands = [inputs, weights, *(code.text for code in state_operands(body, fused.found))]
+    text = f"{kernel}({', '.join([constant(stem), *operands, 'pos', body.old(state)])})"
+    return body.hoist(value, text, state, "" if fused.out is None else "out")
 
 
 def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:

@@ -94,22 +94,30 @@ def _signed(body: Body, factors: list[tuple[Value, int]], target: Type) -> Code:
     return out
 
 
+def state_operands(body: Body, found: ScanClass) -> tuple[Code, Code, Code]:
+    """Rates [channels, state], keys and queries [state] of a selective scan."""
+    split = split_decay(found)
+    assert split is not None
+    sizes = found.scan.type.sizes
+    states = tuple(Axis(n, sizes[n]) for n in found.key)
+    channels = tuple(Axis(n, sizes[n]) for n in found.heads)
+    rates = _signed(body, split[1], Type(Kind.WEIGHT, (*channels, *states)))
+    if sum(sign < 0 for _, sign in (*split[0], *split[1])) % 2:
+        rates = minus(rates)
+    keys = _product(body, found.factors["key"], states)
+    query = found.reads[0].query
+    return rates, keys, reindex(body.render(query), query, Type(Kind.TOKEN, states), body.dialect)
+
+
 def _selective(body: Body, value: Value, found: ScanClass) -> Code:
     split = split_decay(found)
     assert split is not None
-    tokens, weights = split
     sizes = found.scan.type.sizes
     channels = tuple(Axis(n, sizes[n]) for n in found.heads)
-    states = tuple(Axis(n, sizes[n]) for n in found.key)
-    dt = _signed(body, tokens, Type(Kind.TOKEN, channels))
-    rates = _signed(body, weights, Type(Kind.WEIGHT, (*channels, *states)))
-    negative = sum(sign < 0 for _, sign in (*tokens, *weights)) % 2
-    if negative:
-        rates = minus(rates)
+    dt = _signed(body, split[0], Type(Kind.TOKEN, channels))
     inner = tuple(f for g in ("head", "value") for f in found.factors[g])
     x = _product(body, inner, channels)
-    keys = _product(body, found.factors["key"], states)
-    query = reindex(body.render(found.reads[0].query), found.reads[0].query, Type(Kind.TOKEN, states), body.dialect)
+    rates, keys, query = state_operands(body, found)
     parts = [dt, rates, x, keys, query]
     if len(channels) > 1:
         parts = [

@@ -12,6 +12,7 @@ from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
+from archc.fuse.scans import FusedScan
 
 WRITTEN = {
     "unflatten": "axes.py",
@@ -28,7 +29,7 @@ class FlaxTarget:
 
     name: Backend = "flax"
     shape: Shape = FlaxShape()
-    kernels = KERNELS | WRITTEN
+    kernels = KERNELS | WRITTEN | {"gated_selective_scan": "gated.py"}
     framework = "Flax"
     requirements = "flax jax optax orbax-checkpoint safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
@@ -62,6 +63,12 @@ class FlaxTarget:
             text,
             "",
             "",
-            *(f"{constant(stem)} = Gates({stem}_gates, {stem}_gates_grad)" for stem in module.gates),
+            *(_together(stem, fused) for stem, fused in module.gates.items()),
         ]
         return {"gates.py": "\n".join(lines) + "\n"}
+
+
+def _together(stem: str, fused: FusedScan) -> str:
+    """All functions of a scan in one object."""
+    out = [f"{stem}_out", f"{stem}_out_grad"] if fused.out is not None else []
+    return f"{constant(stem)} = Gates({', '.join([f'{stem}_gates', f'{stem}_gates_grad', *out])})"

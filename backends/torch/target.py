@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from re import search
 
 from archc.backends.torch.gates import device_functions, device_names, plain_functions
@@ -12,6 +12,7 @@ from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
+from archc.fuse.scans import FusedScan
 
 
 class TorchTarget:
@@ -19,7 +20,7 @@ class TorchTarget:
 
     name: Backend = "torch"
     shape: Shape = TorchShape()
-    kernels = KERNELS
+    kernels = KERNELS | {"gated_selective_scan": "selective_scan.py"}
     framework = "PyTorch"
     requirements = "torch safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 
@@ -35,7 +36,7 @@ class TorchTarget:
         lines.append("from torch import nn")
         if "checkpoint(" in text:
             lines.append("from torch.utils.checkpoint import checkpoint")
-        return [*lines, "", *imported_gates(module), *imported_kernels(module, KERNELS)]
+        return [*lines, "", *imported_gates(module), *imported_kernels(module, self.kernels)]
 
     def gates(self, module: Module) -> dict[str, str]:
         """gates.py, on whole tensors, and gates_triton.py, for the kernels of a GPU."""
@@ -43,20 +44,42 @@ class TorchTarget:
             return {}
         plain = "\n\n\n".join(plain_functions(stem, fused) for stem, fused in module.gates.items())
         device = "\n\n\n".join(device_functions(stem, fused) for stem, fused in module.gates.items())
-        return {"gates.py": _gates(plain, list(module.gates)), "gates_triton.py": _device(device)}
+        return {"gates.py": _gates(plain, module.gates), "gates_triton.py": _device(device)}
 
 
-def _gates(text: str, stems: Sequence[str]) -> str:
+def _functions(stem: str, fused: FusedScan) -> list[str]:
+    """The device functions of a scan."""
+    parts = ["device", "grad", *(["out_device", "out_grad"] if fused.out is not None else [])]
+    return [f"{stem}_{part}" for part in parts]
+
+
+def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
+    """All functions of a scan in one object."""
+    device = [f"{stem}_device", f"{stem}_grad"] if on_device else []
+    if fused.kind == "diagonal":
+        return f"{constant(stem)} = Gates({', '.join([stem, *device])})"
+    given = [stem, *device]
+    if fused.out is not None:
+        read = [f"{stem}_out", *([f"{stem}_out_device", f"{stem}_out_grad"] if on_device else [])]
+        given.append(f"read=Read({', '.join(read)})")
+    return f"{constant(stem)} = SelectiveGates({', '.join(given)})"
+
+
+def _gates(text: str, gates: Mapping[str, FusedScan]) -> str:
+    selective = [fused for fused in gates.values() if fused.kind != "diagonal"]
+    kinds = ["Read"] if any(fused.out is not None for fused in selective) else []
+    kinds += ["SelectiveGates"] if selective else []
     own = [name for name in ("fp32", "inv_softplus") if search(rf"\b{name}\b", text)]
-    names = [f"{stem}_{part}" for stem in stems for part in ("device", "grad")]
+    names = [name for stem in gates for name in _functions(stem, gates[stem])]
     lines = [
         '"""The equations around the scans of the model, whole tensors at a time; on a GPU kernels take tiles."""',
         "",
         *(["import torch"] if search(r"\btorch\.", text) else []),
         *(["import torch.nn.functional as F"] if search(r"\bF\.", text) else []),
-        "from kernels.gated import Gates",
+        *(["from kernels.gated import Gates"] if len(selective) < len(gates) else []),
         f"from kernels.numerics import {', '.join(own)}",
         "from kernels.operators import TRITON",
+        *([f"from kernels.selective_gates import {', '.join(kinds)}"] if kinds else []),
         "",
         "if TRITON:",
         f"    from gates_triton import {', '.join(sorted(names))}",
@@ -66,9 +89,9 @@ def _gates(text: str, stems: Sequence[str]) -> str:
         "",
         "",
         "if TRITON:",
-        *(f"    {constant(stem)} = Gates({stem}, {stem}_device, {stem}_grad)" for stem in stems),
+        *(f"    {_together(stem, fused, True)}" for stem, fused in gates.items()),
         "else:",
-        *(f"    {constant(stem)} = Gates({stem})" for stem in stems),
+        *(f"    {_together(stem, fused, False)}" for stem, fused in gates.items()),
     ]
     return "\n".join(lines) + "\n"
 
