@@ -36,6 +36,9 @@ def chunked_key_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
+    if runs_fused(v):
+        y, last = fused_chunked_scan(log_a, k, v, q, pos, state)
+        return y, last
     return _run(_key_chunks, log_a, k, v, q, pos, state)
 
 
