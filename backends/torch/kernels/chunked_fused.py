@@ -1,4 +1,4 @@
-"""The scan of outer products with a decay per head as an operator of torch."""
+"""The scans of outer products, with a decay per head or per key, as operators of torch."""
 # mypy: disable-error-code="no-untyped-call"
 
 from typing import Any
@@ -13,22 +13,23 @@ CHUNK = 64  # tokens, for the count of matrix operations
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """See `chunked_scan`: groups and heads become one axis."""
+    """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. Groups and heads become one axis."""
     wide = torch.promote_types(v.dtype, torch.float32)
     places = start = None
     if pos.dim() == 2:
         places = pos.expand(v.shape[:2]).contiguous()
         start = None if state is None else state.to(wide).flatten(1, 2).contiguous()
     k, v, q = (x.flatten(2, 3).contiguous() for x in (k, v, q))
-    y, last = _OPERATOR(log_a.to(wide).flatten(2, 3).contiguous(), k, v, q, places, start)
+    operator = _PER_KEY if log_a.dim() == 5 else _PER_HEAD
+    y, last = operator(log_a.to(wide).flatten(2, 3).contiguous(), k, v, q, places, start)
     groups = log_a.shape[2:4]
     return y.unflatten(2, groups), None if state is None else last.unflatten(1, groups)
 
 
-def _register() -> Any:
+def _register(name: str) -> Any:
     from torch.utils.flop_counter import register_flop_formula  # imports Triton
 
-    @torch.library.custom_op(free_name("chunked_scan"), mutates_args=())
+    @torch.library.custom_op(free_name(name), mutates_args=())
     def fused(
         log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -38,7 +39,7 @@ def _register() -> Any:
         forward(log_a, k, v, q, pos, start, *outputs)
         return outputs
 
-    @torch.library.custom_op(free_name("chunked_scan_backward"), mutates_args=())
+    @torch.library.custom_op(free_name(f"{name}_backward"), mutates_args=())
     def gradients(
         log_a: Tensor,
         k: Tensor,
@@ -98,15 +99,23 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _forward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> int:
     """Scores and their mix inside of chunks, states into and out of them."""
-    batch, time, heads, values = v
-    size, keys = min(CHUNK, 1 << (time - 1).bit_length()), k[3]
-    scores = max(k[2], q[2]) * size * size * keys
-    return int(2 * batch * -(-time // size) * (scores + heads * size * values * (size + 2 * keys)))
+    size, chunks = _chunks(v)
+    scores = max(k[2], q[2]) * size * size if len(log_a) == 3 else v[2] * size * (size - 1) // 2
+    return int(2 * chunks * (scores * k[3] + v[2] * v[3] * size * (size + 2 * k[3])))
 
 
 def _backward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> int:
-    """Two gradients of every product, and the forward work once more."""
-    return 3 * _forward_flops(log_a, k, v, q)
+    """Two gradients of every product, and the forward work once more; with a decay per key all but the last state."""
+    size, chunks = _chunks(v)
+    again = 0 if len(log_a) == 3 else 2 * chunks * v[2] * size * k[3] * v[3]
+    return 3 * _forward_flops(log_a, k, v, q) - int(again)
 
 
-_OPERATOR: Any = _register() if TRITON else None
+def _chunks(v: Any) -> tuple[int, int]:
+    """Tokens of a chunk and chunks of all sequences, as the convention has them: see archc's count of what runs."""
+    size = min(CHUNK, 1 << (v[1] - 1).bit_length())
+    return size, v[0] * -(-v[1] // size)
+
+
+_PER_HEAD: Any = _register("chunked_scan") if TRITON else None
+_PER_KEY: Any = _register("chunked_key_scan") if TRITON else None

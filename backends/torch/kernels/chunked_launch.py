@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
 from kernels.chunked_triton import chunked_backward_keys, chunked_backward_queries, chunked_forward
 from torch import Tensor
 
@@ -16,23 +17,15 @@ DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: t
 def forward(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, y: Tensor, last: Tensor
 ) -> None:
-    """Fill y [B, T, heads, V] and the last state [B, heads, K, V]."""
-    constants = _constants(k, v, q, pos, start)
+    """Fill y [B, T, heads, V] and the last state [B, heads, K, V]; log_a: [B, T, heads] or [B, T, heads, K]."""
+    per_key = log_a.dim() == 4
+    constants = _constants(k, v, q, pos, start, per_key)
+    kernel = chunked_key_forward if per_key else chunked_forward
     with torch.cuda.device_of(v):
-        chunked_forward[_grid(v, constants)](
-            log_a,
-            k,
-            v,
-            q,
-            pos,
-            start,
-            y,
-            last,
-            *_sizes(k, v, q),
-            **constants,
-            num_warps=4,
-            num_stages=_stages(constants),
-        )
+        kernel[_grid(v, constants)](
+            log_a, k, v, q, pos, start, y, last, *_sizes(k, v, q), **constants,
+            num_warps=_warps(constants), num_stages=_stages(constants),
+        )  # fmt: skip
 
 
 def backward(
@@ -47,33 +40,85 @@ def backward(
     dlast: Tensor | None,
 ) -> list[Tensor]:
     """The gradients of log_a, k, v, q and of the state that came in."""
-    constants = _constants(k, v, q, pos, start)
-    grid = _grid(v, constants)
+    per_key = log_a.dim() == 4
+    dv, dstart = torch.empty_like(v), torch.empty_like(last)
+    run = _per_key if per_key else _per_head
+    dk, dq, shares = run(log_a, k, v, q, pos, start, dy, dlast, dv, dstart)
+    dlog = shares.flip(1).cumsum(1).flip(1)
+    if dlast is not None:  # the last state is one more query
+        dlog = dlog + (dlast * last).sum(-1 if per_key else (-2, -1))[:, None]
+    if pos is not None:
+        dlog = dlog.masked_fill((pos == 0).reshape(pos.shape + (1,) * (dlog.dim() - 2)), 0)
+    return [dlog.to(log_a.dtype), dk, dv, dq, dstart]
+
+
+def _per_head(
+    log_a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q: Tensor,
+    pos: Tensor | None,
+    start: Tensor | None,
+    dy: Tensor,
+    dlast: Tensor | None,
+    dv: Tensor,
+    dstart: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dk, dq and what each token adds to the gradient of the log decay [B, T, heads]; fills dv and dstart."""
+    constants = _constants(k, v, q, pos, start, per_key=False)
+    grid, options = _grid(v, constants), {"num_warps": 8, "num_stages": _stages(constants)}
     shape = (grid[0], *v.shape[:3])
     dk, dq = k.new_empty(*shape, k.shape[-1]), q.new_empty(*shape, q.shape[-1])
-    keys, queries = last.new_empty(shape), last.new_empty(shape)
-    dv, dstart = torch.empty_like(v), torch.empty_like(last)
-    options = {"num_warps": 8, "num_stages": _stages(constants)}
+    of_keys, of_queries = dstart.new_empty(shape), dstart.new_empty(shape)
     with torch.cuda.device_of(v):
         chunked_backward_queries[grid](
-            log_a, k, v, q, pos, start, dy, dq, queries, *_sizes(k, v, q), **constants, **options
+            log_a, k, v, q, pos, start, dy, dq, of_queries, *_sizes(k, v, q), **constants, **options
         )  # fmt: skip
         constants["CONTINUED"] = dlast is not None
         chunked_backward_keys[grid](
-            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, keys, *_sizes(k, v, q), **constants, **options
+            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, of_keys, *_sizes(k, v, q), **constants, **options
         )  # fmt: skip
-    dlog = (keys.sum(0) + queries.sum(0)).flip(1).cumsum(1).flip(1)
-    if dlast is not None:  # the last state is one more query
-        dlog = dlog + (dlast * last).sum((-2, -1))[:, None]
-    if pos is not None:
-        dlog = dlog.masked_fill((pos == 0)[..., None], 0)
-    return [dlog.to(log_a.dtype), _over_programs(dk, k), dv, _over_programs(dq, q), dstart]
+    return _over_programs(dk, k), _over_programs(dq, q), of_keys.sum(0) + of_queries.sum(0)
+
+
+def _per_key(
+    log_a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q: Tensor,
+    pos: Tensor | None,
+    start: Tensor | None,
+    dy: Tensor,
+    dlast: Tensor | None,
+    dv: Tensor,
+    dstart: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_per_head`, with [B, T, heads, K]: for each key what a token adds is `q dq - k dk`."""
+    constants = _constants(k, v, q, pos, start, per_key=True)
+    grid, options = _grid(v, constants), {"num_warps": _warps(constants), "num_stages": _stages(constants)}
+    dk, dq = (dstart.new_empty(grid[0], *v.shape[:3], k.shape[-1]) for _ in range(2))
+    with torch.cuda.device_of(v):
+        chunked_key_backward_queries[grid](
+            log_a, k, v, q, pos, start, dy, dq, *_sizes(k, v, q), **constants, **options
+        )  # fmt: skip
+        constants["CONTINUED"] = dlast is not None
+        chunked_key_backward_keys[grid](
+            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, *_sizes(k, v, q), **constants, **options
+        )  # fmt: skip
+    dk, dq = dk.sum(0, keepdim=True), dq.sum(0, keepdim=True)
+    shares = _over_heads(q, v) * dq[0] - _over_heads(k, v) * dk[0]
+    return _over_programs(dk, k), _over_programs(dq, q), shares
+
+
+def _over_heads(x: Tensor, v: Tensor) -> Tensor:
+    """Keys or queries for every head."""
+    return x.repeat_interleave(v.shape[2] // x.shape[2], 2)
 
 
 def _over_programs(x: Tensor, like: Tensor) -> Tensor:
     """Shares [slices, B, T, heads, K] of the programs, added up over slices and over heads with the same keys."""
     whole: Tensor = x.unflatten(3, (like.shape[2], -1)).sum((0, 4))
-    return whole
+    return whole.to(like.dtype)
 
 
 def _sizes(k: Tensor, v: Tensor, q: Tensor) -> tuple[int, ...]:
@@ -85,23 +130,27 @@ def _grid(v: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
     return triton.cdiv(v.shape[3], constants["BV"]), v.shape[2], v.shape[0]
 
 
-def _constants(k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None) -> dict[str, Any]:
+def _constants(
+    k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, per_key: bool
+) -> dict[str, Any]:
     time, _, K, V, *_ = _sizes(k, v, q)
     narrow = torch.promote_types(torch.promote_types(k.dtype, q.dtype), v.dtype)
     if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
     chunk, slice_ = _tile(narrow, _side(K), torch.backends.cuda.matmul.allow_tf32)
-    return {
+    constants = {
         "PACKED": pos is not None,
         "CONTINUED": start is not None,
-        "Q": min(_side(time), chunk),
+        "Q": SMALLEST if per_key else min(_side(time), chunk),
         "BK": _side(K),
         "BV": min(_side(V), slice_),
         "DOT": DOTS[narrow],
         "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
-        "LEAST": -746.0 if narrow is torch.float64 else -104.0,  # of which the exponential is zero
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
     }
+    if not per_key:
+        constants["LEAST"] = -746.0 if narrow is torch.float64 else -104.0  # of which the exponential is zero
+    return constants
 
 
 def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
@@ -113,6 +162,10 @@ def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
 
 def _side(size: int) -> int:
     return max(SMALLEST, 1 << (size - 1).bit_length())
+
+
+def _warps(constants: dict[str, Any]) -> int:
+    return 4 if constants["BK"] <= 64 else 8
 
 
 def _stages(constants: dict[str, Any]) -> int:

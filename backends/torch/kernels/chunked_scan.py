@@ -73,7 +73,7 @@ def _token_before(x: Tensor, starts: Tensor) -> Tensor:
 def _run(
     chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    if chunks is _chunks and runs_fused(v):
+    if runs_fused(v):
         y, last = fused_chunked_scan(log_a, k, v, q, pos, state)
         return y, last
     wide = torch.promote_types(v.dtype, torch.float32)

@@ -11,15 +11,15 @@ import pytest
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from kernels import chunked_triton, selective_triton  # noqa: E402
+from kernels import chunked_key_triton, chunked_triton, selective_triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from tests.kernels.triton.mamba_gates import gates, gates_grad, read, read_grad  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SMALL_SHARED = 101376  # bytes that a block of threads may have on a GPU of capability 8.6, 8.9 or 12.0
-SHARED = {80: 166912, 90: 232448, 100: 232448}  # bytes that a block of threads may have
+SMALL_SHARED = 101376  # bytes that a program may have on GPUs of capability 8.6, 8.9 and 12.0, the least there are
+ALMOST = 256  # bytes of stack of a thread, in versions 3.6 to 3.9 of Triton; a kernel gone wrong has thousands
 
 
 @pytest.fixture(autouse=True)
@@ -103,15 +103,21 @@ def chunked(keys: int, values: int) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize(
-    ("arch", "keys", "values", "spilled"),
-    [(80, 128, 32, (0, 16, 208)), (90, 128, 32, (0, 0, 96)), (90, 64, 64, (0, 0, 88)), (100, 128, 32, (0, 0, 0))],
-)
-def test_the_chunks_and_the_state_almost_live_in_registers(
-    arch: int, keys: int, values: int, spilled: tuple[int, int, int]
-) -> None:
-    for (name, arguments), limit in zip(chunked(keys, values).items(), spilled, strict=True):
+@pytest.mark.parametrize(("arch", "keys", "values"), [(80, 128, 32), (90, 128, 32), (90, 64, 64), (100, 128, 32)])
+def test_the_chunks_and_the_state_almost_live_in_registers(arch: int, keys: int, values: int) -> None:
+    for name, arguments in chunked(keys, values).items():
         warps = 4 if name == "chunked_forward" and keys <= 64 else 8
         found = resources(getattr(chunked_triton, name), arch, warps, stages=2, **arguments)
-        assert found["STACK"] <= limit * 1.2
-        assert found["SHARED"] <= SMALL_SHARED if keys == 128 and arch != 100 else SHARED[arch]
+        assert found["STACK"] <= ALMOST
+        assert found["SHARED"] <= SMALL_SHARED
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_decays_of_keys_take_little_memory(arch: int) -> None:
+    for name, arguments in chunked(128, 32).items():
+        arguments |= {"Q": 16, **{name: "*fp32" for name in ("dq", "dk") if name in arguments}}
+        arguments = {n: v for n, v in arguments.items() if n not in ("LEAST", "shares")}
+        kernel = getattr(chunked_key_triton, name.replace("chunked_", "chunked_key_"))
+        found = resources(kernel, arch, 8, stages=2, **arguments)
+        assert found["STACK"] <= ALMOST
+        assert found["SHARED"] <= 1 << 14
