@@ -168,17 +168,26 @@ class _Plan:
         own = {self.found.scan, *self.cone, *(v for r in self.found.reads for v in r.path)}
         between: set[Value] = held(self.found)
         stops = {p.value for p in self.tops}
+        keys = {f.operand for f in self.found.factors["key"]}
         todo = [self.found.scan]
         while todo:
             value = todo.pop()
             between.add(value)
-            todo += [v for v in value.operands if v not in stops and v.kind is Kind.TOKEN and _is_product(v)]
+            todo += [v for v in value.operands if v not in stops and _is_product(v) and _bare(v) not in keys]
         calls = self.found.scan.origin.calls
         return Kernel(self.region, calls, frozenset(self.tile), frozenset(own), frozenset(between - own))
 
 
+def _bare(value: Value) -> Value:
+    """What is cast or named."""
+    while OPS[value.op].flow == "alias":
+        value = value.operands[0]
+    return value
+
+
 def _is_product(value: Value) -> bool:
-    return value.op in ("exp", "mul", "div", "neg") or OPS[value.op].flow == "alias"
+    """Whether a token takes part in a product of decays or of inputs."""
+    return value.kind is Kind.TOKEN and (value.op in ("exp", "mul", "div", "neg") or OPS[value.op].flow == "alias")
 
 
 def _assembled(plan: _Plan) -> FusedScan:
