@@ -66,7 +66,9 @@ def _start(body: Body, start: Operand, param: Value) -> Code:
     if isinstance(start, Value):
         code = reindex(body.render(start), start, param.type, body.dialect)
         sizes = [body.size(a.name, a.size) for a in param.type.axes]
-        return body.dialect.start(code if start.kind is Kind.WEIGHT else Code(f"{code.atom}[:, 0]"), sequence(body), sizes)
+        return body.dialect.start(
+            code if start.kind is Kind.WEIGHT else Code(f"{code.atom}[:, 0]"), sequence(body), sizes
+        )
     return body.dialect.start(Code(str(start)), sequence(body), [body.size(a.name, a.size) for a in param.type.axes])
 
 
