@@ -3,13 +3,14 @@ swallow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from archc.elaborate.call import Call, Program
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.ir.graph import Region, Value
 from archc.ops.support import Support
+from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
 from archc.passes.caches import reach
 from archc.passes.matrix_scans import runs_fused
@@ -54,7 +55,8 @@ def find(program: Program) -> Fused:
             absorbed |= _decay_chain(each, users)
     for found in attention.values():
         absorbed |= _between(found)
-    gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f)}
+    read = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
+    gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, read)}
     for scan in gated.values():
         absorbed |= scan.computed
     regions: dict[Call, Region] = {}
@@ -69,8 +71,13 @@ def find(program: Program) -> Fused:
     return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph), gated)
 
 
-def _runs_with_gates(found: FusedScan) -> bool:
-    """Whether a scan is emitted with its equations: one tile of channels, of real numbers."""
+def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:
+    """Whether a scan is emitted with its equations: of real numbers, over one axis if it is selective.
+
+    The kernel gives its result in the type of its inputs. What later tokens read as well keeps single precision.
+    """
+    if any(OPS[u.op].flow == "time" for u in users.get(found.result, ())):
+        return False
     real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
     return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
 

@@ -78,8 +78,8 @@ def in_half(case: Case) -> nnx.Module:
 
 def test_stacks_streams_and_single_layers_mean_the_same_everywhere() -> None:
     """In double precision; whole, packed and in pieces."""
-    check_torch(TEXT)
-    check_flax(TEXT)
+    check_torch(checked(TEXT))
+    check_flax(checked(TEXT))
 
 
 def test_gradients_of_stacks_and_streams_are_those_of_pytorch(winding: Case) -> None:

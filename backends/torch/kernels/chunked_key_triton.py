@@ -13,11 +13,16 @@ from kernels.chunked_triton import _add_dot, _at, _dot, _rows, _state, _store_ro
 
 
 @triton.jit
+def _plus(a, b):
+    return a + b
+
+
+@triton.jit
 def _documents(pos, r, left, PACKED: tl.constexpr):
     """How many documents have started in the chunk, by token and in all of it."""
     if PACKED:
         starts = (tl.load(pos + r, mask=r < left, other=1) == 0).to(tl.int32)
-        return tl.cumsum(starts, 0), tl.sum(starts, 0)
+        return tl.associative_scan(starts, 0, _plus), tl.sum(starts, 0)
     else:
         return 0 * r, tl.sum(0 * r, 0)
 

@@ -13,13 +13,18 @@ import triton.language as tl
 
 
 @triton.jit
+def _plus(a, b):
+    return a + b
+
+
+@triton.jit
 def _dot(a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
     return tl.dot(a.to(DOT), b.to(DOT), input_precision=PRECISION)
 
 
 @triton.jit
 def _add_dot(sums, a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    return tl.dot(a.to(DOT), b.to(DOT), sums, input_precision=PRECISION)
+    return tl.dot(a.to(DOT), b.to(DOT), sums, input_precision=PRECISION, out_dtype=sums.dtype)
 
 
 @triton.jit
@@ -31,7 +36,7 @@ def _decays(log_a, pos, r, left, heads, PACKED: tl.constexpr, ACC: tl.constexpr,
     """
     inside = r < left
     log = tl.maximum(tl.load(log_a + r * heads, mask=inside, other=0.0).to(tl.float64), LEAST)
-    sums = tl.cumsum(log, 0)
+    sums = tl.associative_scan(log, 0, _plus)
     total = tl.sum(log, 0)
     high = sums.to(ACC)
     low = (sums - high.to(tl.float64)).to(ACC)
@@ -41,7 +46,7 @@ def _decays(log_a, pos, r, left, heads, PACKED: tl.constexpr, ACC: tl.constexpr,
     kept = tl.exp(total.to(ACC))
     if PACKED:
         starts = (tl.load(pos + r, mask=inside, other=1) == 0).to(tl.int32)
-        document = tl.cumsum(starts, 0)
+        document = tl.associative_scan(starts, 0, _plus)
         last = tl.sum(starts, 0)
         enter = tl.where(document == 0, enter, 0.0)
         leave = tl.where(document == last, leave, 0.0)
