@@ -66,10 +66,10 @@ class Body:
         """A value as an expression; a named one by its name."""
         if value in self.names:
             return Code(self.names[value])
-        if value in self.fused.gated:
-            return self.rules["gated"](self, value)
         if value in self.results:
             return called(self, *self.results[value])
+        if value in self.fused.gated:
+            return self.rules["gated"](self, value)
         if self.dialect.own_norms and value in self.fused.norms:
             return self._norm(self.fused.norms[value])
         if value.op in ("narrow", "fp32") or value not in self.call.nodes:

@@ -15,6 +15,7 @@ from archc.passes.attention import Attention, attentions
 from archc.passes.caches import reach
 from archc.passes.matrix_scans import runs_fused
 from archc.passes.norms import Norm, norms
+from archc.passes.placed import is_placed
 from archc.passes.scans import ScanClass, classify, inside
 from archc.passes.support import live_values
 
@@ -77,6 +78,8 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
     The kernel gives its result in the type of its inputs. What later tokens read as well keeps single precision.
     """
     if any(OPS[u.op].flow == "time" for u in users.get(found.result, ())):
+        return False
+    if any(is_placed(h.value) for h in found.inputs):  # the kernel wants a batch
         return False
     real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
     return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
