@@ -61,10 +61,17 @@ def project(tmp_path, backend, cache):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, backend, cache):
-    project = laid_out(tmp_path_factory.mktemp("trained"), backend, cache)
-    project.trained("--steps", 60, "--eval-every", 30, "--save-every", 0)
-    return project
+def all_trained():
+    """By backend: a fixture of the session would outlive a backend that a test names itself."""
+    return {}
+
+
+@pytest.fixture
+def trained(tmp_path_factory, backend, cache, all_trained):
+    if backend not in all_trained:
+        all_trained[backend] = laid_out(tmp_path_factory.mktemp("trained"), backend, cache)
+        all_trained[backend].trained("--steps", 60, "--eval-every", 30, "--save-every", 0)
+    return all_trained[backend]
 
 
 @pytest.fixture
