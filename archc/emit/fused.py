@@ -48,7 +48,7 @@ def find(program: Program) -> Fused:
     attention = {v: a for v, a in attentions(graph).items() if a.causal and len(a.over) == 1}
     reads: dict[Value, ScanClass] = {}
     absorbed: set[Value] = set()
-    users = {v: len(us) for r, _ in graph.regions() for v, us in r.users.items()}
+    users = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
     for each in classify(graph).values():
         if runs_fused(each):
             reads[each.reads[0].value] = each
@@ -56,8 +56,7 @@ def find(program: Program) -> Fused:
             absorbed |= _decay_chain(each, users)
     for found in attention.values():
         absorbed |= _between(found)
-    read = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
-    gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, read)}
+    gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
     for scan in gated.values():
         absorbed |= scan.computed
     regions: dict[Call, Region] = {}
@@ -85,11 +84,11 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
     return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
 
 
-def _decay_chain(found: ScanClass, users: Mapping[Value, int]) -> set[Value]:
+def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> set[Value]:
     """The values between the decay and what its logarithm is taken from, where nothing else reads them."""
     out: set[Value] = set()
     value = found.scan.args[0]
-    while isinstance(value, Value) and value is not found.log_decay.operand and users.get(value, 0) <= 1:
+    while isinstance(value, Value) and value is not found.log_decay.operand and len(users.get(value, ())) <= 1:
         out.add(value)
         value = value.args[0]
     return out

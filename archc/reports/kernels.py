@@ -53,7 +53,8 @@ def _times(count: int) -> str:
 def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     yield found.sentence
     if fused.result in emitted.gated:
-        yield "kernel gated_scan: the equations around it run inside"
+        kernel = "gated_scan" if found.kind == "diagonal" else "gated_selective_scan"
+        yield f"kernel {kernel}: the equations around it run inside"
         if fused.traffic is not None:
             yield _bytes(fused.traffic)
         yield f"not more, since {fused.reason}"

@@ -18,6 +18,12 @@ def test_the_gates_of_griffin_run_in_the_kernel_of_its_scan() -> None:
     assert "a projection" in lines[at + 4]
 
 
+def test_the_kernel_of_a_selective_scan_has_a_name_of_its_own() -> None:
+    lines = explanation(program("mamba:tiny")).splitlines()
+    at = lines.index("  mixer, each of 4: selective_ssm.h")
+    assert lines[at + 2].strip().startswith("kernel gated_selective_scan:")
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_every_scan_and_every_sum_over_keys_is_explained(name: str) -> None:
     found = program(name)
