@@ -1,4 +1,4 @@
-"""Drawn models whose recurrences and convolutions run as kernels: what any gate equations mean, in one piece and many."""
+"""Drawn models whose recurrences and convolutions run as kernels: any gate equations, in one piece and in many."""
 
 from random import Random
 
