@@ -117,16 +117,22 @@ class Kernel:
             found = self.grown(tops, outside)
 
     def _of_cut_calls(self, found: frozenset[Placed]) -> set[Value]:
-        """The values of called functions that read what only exists inside of that call."""
+        """The values of called functions that read what only exists inside of that call, and what gives a result of
+        such a call the names of the axes outside: the result has a name there, what it is made of has none.
+        """
         cut: set[tuple[Span, ...]] = set()
+        results: set[Value] = set()
         inside = {p.value for p in found}
         for reader in inside:
             for operand in reader.operands:
                 calls = operand.origin.calls
-                hidden = len(calls) > len(self.calls) and reader.origin.calls[: len(calls)] == calls
-                if hidden and operand not in inside:
+                if operand in inside or len(calls) <= len(self.calls):
+                    continue
+                if reader.origin.calls[: len(calls)] == calls:
                     cut.add(calls[: len(self.calls) + 1])
-        return {v for v in inside if v.origin.calls[: len(self.calls) + 1] in cut}
+                elif reader.op == "rename":
+                    results.add(reader)
+        return results | {v for v in inside if v.origin.calls[: len(self.calls) + 1] in cut}
 
 
 def border(tops: Iterable[Placed], region: frozenset[Placed]) -> frozenset[Placed]:
