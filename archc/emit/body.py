@@ -147,6 +147,8 @@ class Body:
             return value.attrs["path"] in self.fp32
         if value.op in ("index", "softmax"):
             return True
+        if value.op in ("contract", "narrow"):  # both leave the type of their result and no other
+            return value.type.wide
         return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
 
     def matched(self, code: Code, operand: Value, value: Value) -> Code:
