@@ -289,7 +289,7 @@ def require_same_gradients(
     A gradient that is nothing but rounding (of a bias of keys: a softmax does not see it) is held against the others.
     """
     norms = {name: float(np.linalg.norm(x)) for name, x in wanted.items()}
-    typical = float(np.median(list(norms.values())))
+    typical = float(np.median(list(norms.values()))) or max(norms.values()) or 1.0
     scales = {name: norm if norm > 1e-9 * typical else typical for name, norm in norms.items()}
 
     def off(found: Weights) -> dict[str, float]:
