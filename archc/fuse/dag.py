@@ -110,11 +110,27 @@ def depends(outputs: Iterable[Node], leaves: Iterable[Node]) -> set[Node]:
     return out
 
 
-def gradient(equations: Equations, seeds: Sequence[Node], wanted: Sequence[Node]) -> Equations:
+def _slopes(d: Node, y: Node) -> Sequence[Operand]:
+    return OPS[y.op].slopes(d, y, y.args)
+
+
+def _broadcast(slope: Node, operand: Node) -> Node:
+    return slope
+
+
+def gradient(
+    equations: Equations,
+    seeds: Sequence[Node],
+    wanted: Sequence[Node],
+    slopes: Callable[[Node, Node], Sequence[Operand]] = _slopes,
+    fitted: Callable[[Node, Node], Node] = _broadcast,
+) -> Equations:
     """The derivatives of `sum(seed * output)` by the wanted leaves, as equations of the same leaves and the seeds.
 
     Seeds are new leaves, one for each output. Reverse mode: derivatives are collected from users before operands;
-    values of the forward pass are shared, not recomputed, where a rule speaks of them.
+    values of the forward pass are shared, not recomputed, where a rule speaks of them. `slopes(d, y)` are the
+    derivatives by the operands of y; `fitted(slope, operand)` takes the broadcasting of an operand back, which is left
+    to whoever runs the equations unless they know axes (`archc.fuse.planes`).
     """
     collected: dict[Node, Node] = {}
     for output, seed in zip(equations.outputs, seeds, strict=True):
@@ -122,9 +138,10 @@ def gradient(equations: Equations, seeds: Sequence[Node], wanted: Sequence[Node]
     active = depends(equations.outputs, wanted)
     for node in reversed(equations.nodes):
         if node in collected and node.args:
-            for operand, slope in zip(node.args, OPS[node.op].slopes(collected[node], node, node.args), strict=True):
+            for operand, slope in zip(node.args, slopes(collected[node], node), strict=True):
                 if operand in active and not _nothing(slope):
-                    collected[operand] = slope + collected[operand] if operand in collected else _node(slope, node)
+                    part = fitted(_node(slope, node), operand)
+                    collected[operand] = part + collected[operand] if operand in collected else part
     zero = equations.outputs[0].home.number(0)
     outputs = [collected.get(leaf, zero) for leaf in wanted]
     new = share_exponentials(outputs, equations.outputs)

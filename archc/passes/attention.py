@@ -51,7 +51,7 @@ def _recognise(output: Value, region: Region) -> Attention | None:
     if parts is None or output.attrs["over"]:
         return None
     weights, values = parts
-    mask = _mask(weights.args[1] if len(weights.args) > 1 else None)
+    mask = mask_window(weights.args[1] if len(weights.args) > 1 else None)
     product, scale = _scaled(weights.args[0], region)
     if mask is None or product is None:
         return None
@@ -117,14 +117,14 @@ def _scaled(scores: Operand, region: Region) -> tuple[Value | None, float]:
     return value, scale
 
 
-def _mask(mask: Operand | None) -> tuple[bool, int | None] | None:
-    """Whether causal, and the window; None for any other mask."""
+def mask_window(mask: Operand | None) -> tuple[bool, int | None] | None:
+    """Whether a mask is causal, and its window; None for any other mask."""
     if mask is None:
         return False, None
     if not isinstance(mask, Value):
         return None
     if mask.op == "and":
-        both = [_mask(a) for a in mask.args]
+        both = [mask_window(a) for a in mask.args]
         sides = [b for b in both if b is not None]
         if len(sides) != 2:
             return None

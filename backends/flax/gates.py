@@ -8,10 +8,12 @@ from archc.backends.flax.dialect import FlaxDialect
 
 from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, statements, unpacked
+from archc.emit.mixes import Mixes, mix_functions
 from archc.fuse.dag import Equations
+from archc.fuse.planes import PLACES, SUMS
 from archc.fuse.scans import FusedScan
 
-DEVICE = ("expm1", "gelu", "inv_softplus", "sign")
+DEVICE = ("expm1", "gelu", "inv_softplus", "sign", "mix_heads", "unmix_heads", "mix_heads_matrix")
 """The functions of `kernels/device.py`."""
 RESERVED = ("jax", "jnp", "xs", "ws", *DEVICE)
 
@@ -40,6 +42,14 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     return "\n\n".join(texts)
 
 
+def mixes(name: str, found: Mixes) -> str:
+    """Compositions of heads and their derivatives on tiles: see `archc.emit.mixes`.
+
+    The text needs `jax`, `jnp` and what `device_names` finds in it.
+    """
+    return mix_functions(name, found, _say, RESERVED)
+
+
 def device_names(text: str) -> list[str]:
     """The functions of kernels/device.py that a text of gate functions calls."""
     return called_in(text, DEVICE)
@@ -58,9 +68,11 @@ def _say(op: str, args: Sequence[Code]) -> Code:
     """The expression of an op on arrays."""
     if op in DEVICE:
         return call(op, *args)
+    if op in SUMS:
+        return call("jnp.sum", args[0], str(PLACES[SUMS[op]]), keepdims="True")
     match op:
-        case "where":
-            return call("jnp.where", *args)
+        case "where" | "zeros_like":
+            return call(f"jnp.{op}", *args)
         case "minimum" | "maximum":
             return _FLAX.two(op, *args)
         case "pow":

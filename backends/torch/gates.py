@@ -9,13 +9,15 @@ from archc.backends.torch.dialect import TorchDialect
 
 from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, row, statements, unpacked
+from archc.emit.mixes import Mixes, mix_functions
 from archc.fuse.dag import Equations, exponentials, half, rebuilt
+from archc.fuse.planes import PLACES, SUMS, ZEROS
 from archc.fuse.scans import FusedScan
 from archc.ops.node import Node
 
 DEVICE = (
     "at_least", "at_most", "expm1", "expm1_from", "gelu", "gelu_tanh", "inv_softplus", "log1p", "power", "sign", "silu",
-    "softplus", "tanh",
+    "softplus", "tanh", "mix_heads", "unmix_heads", "mix_heads_matrix",
 )  # fmt: skip
 """The functions of `kernels/device.py`."""
 BUILTIN = ("abs", "cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "where")
@@ -59,6 +61,14 @@ def device_functions(name: str, fused: FusedScan) -> str:
             _device(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
         ]
     return "\n\n".join(texts)
+
+
+def device_mixes(name: str, mixes: Mixes) -> str:
+    """Compositions of heads and their derivatives on tiles, as Triton functions: see `archc.emit.mixes`.
+
+    The text needs `triton`, `tl` and what `device_names` finds in it.
+    """
+    return mix_functions(name, mixes, _say_device, RESERVED, "@triton.jit")
 
 
 def device_names(text: str) -> list[str]:
@@ -116,7 +126,9 @@ def _say_device(op: str, args: Sequence[Code]) -> Code:
         if numbers:
             return call("at_most" if op == "minimum" else "at_least", tile, numbers[0])
         return call(f"tl.{op}", *args)
-    if op in BUILTIN:
+    if op in SUMS:
+        return call("tl.sum", args[0], str(PLACES[SUMS[op]]), keep_dims="True")
+    if op in BUILTIN or op == ZEROS:
         return call(f"tl.{op}", *args)
     if op == "relu":
         return call("at_least", args[0], "0.0")
