@@ -19,7 +19,9 @@ def attention(body: Body, value: Value, found: Attention) -> Code:
     q = _grouped(body, found.query, [group_axes, members, list(found.over)])
     k = _grouped(body, found.key, [group_axes, list(found.over)])
     v = _grouped(body, found.value, [group_axes, list(found.values)])
-    named = [f"scale={_scale(body, found).text}"]
+    scaled = found.weights.args[0]
+    assert isinstance(scaled, Value)
+    named = [f"scale={scale_text(body, scaled, found.scores).text}"]
     window = window_text(body, found)
     if window is not None:
         named.insert(0, f"window={window}")
@@ -70,11 +72,11 @@ def window_text(body: Body, found: Attention) -> str | None:
     return str(found.window)
 
 
-def _scale(body: Body, found: Attention) -> Code:
-    """The factor between the products and the softmax, as the spec wrote it."""
+def scale_text(body: Body, scaled: Value, scores: Value) -> Code:
+    """The factor between scores and what products with numbers make of them, as the spec wrote it."""
     scale = Code("1.0")
-    value = found.weights.args[0]
-    while isinstance(value, Value) and value is not found.scores:
+    value = scaled
+    while value is not scores:
         if value.op in ("mul", "div"):
             index = 0 if not isinstance(value.args[0], Value) else 1
             if not isinstance(value.args[index], Value):

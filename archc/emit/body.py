@@ -17,6 +17,7 @@ from archc.emit.code import Code, python_name
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused
 from archc.emit.layout import legend, reindex
+from archc.emit.mixes import Mixes
 from archc.emit.numbers import Numbers, Place, literal
 from archc.emit.units import TIME_OPS, Unit, Units
 from archc.fuse.scans import FusedScan
@@ -25,6 +26,16 @@ from archc.passes.norms import Norm
 from archc.text import ast
 
 Rule = Callable[["Body", Value], Code]
+
+
+def results_of(call: Call) -> dict[Value, tuple[ast.Call, int]]:
+    """What the calls below one give back: the call, and which of its results."""
+    return {
+        value: (node, index)
+        for node, below in call.calls.items()
+        for index, value in enumerate(below.results)
+        if isinstance(value, Value) and value not in below.arguments.values()  # what it was given is there already
+    }
 
 
 @dataclass(eq=False)
@@ -43,6 +54,7 @@ class Body:
     names: dict[Value, str] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
     gates: dict[str, FusedScan] = field(default_factory=dict)
+    mixes: dict[str, Mixes] = field(default_factory=dict)
     statement: ast.Stmt | None = None
     place: Place = "forward"
     in_rows: bool = False
@@ -50,12 +62,7 @@ class Body:
     lifted: dict[Value, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.results = {
-            value: (node, index)
-            for node, below in self.call.calls.items()
-            for index, value in enumerate(below.results)
-            if isinstance(value, Value) and value not in below.arguments.values()  # what it was given is there already
-        }
+        self.results = results_of(self.call)
 
     @property
     def call(self) -> Call:

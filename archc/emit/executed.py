@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from archc.elaborate import Program
 from archc.emit.fused import Fused, find
+from archc.emit.units import group
 from archc.ir.graph import Kind, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
@@ -89,7 +90,7 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
 
     The body of a loop runs once more in the backward pass. Sums of products of complex numbers are element-wise work.
     """
-    graph, fused = program.graph, find(program)
+    graph, fused = program.graph, find(program, group(program))
     moving = needs_gradient(graph)
     skipped = _swallowed(fused)
     loops = [v for region, _ in graph.regions() for v in region.values if v.op == "loop"]

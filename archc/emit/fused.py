@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from archc.elaborate.call import Call, Program
+from archc.emit.units import Units, own_values
+from archc.fuse.composed import Composition, compositions
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.ir.graph import Region, Value
+from archc.ir.graph import Graph, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
@@ -23,26 +25,28 @@ from archc.passes.support import live_values
 @dataclass(frozen=True, eq=False)
 class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
-    line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how
-    far the
-    keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the scans that run
-    with the equations around them, by what their kernel gives back."""
+    line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, with the axes
+    that it sums, `spans` how far the keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the
+    scans that run with the equations around them, by what their kernel gives back, `composed` the sums over keys that
+    run with their heads composed, `plain` why others do not."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
     absorbed: frozenset[Value]
     regions: Mapping[Call, Region]
-    matrices: frozenset[Value]
+    matrices: Mapping[Value, tuple[str, ...]]
     spans: Mapping[Value, Support]
     norms: Mapping[Value, Norm]
     gated: Mapping[Value, FusedScan]
+    composed: Mapping[Value, Composition]
+    plain: Mapping[Value, str]
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
         return weight in self.matrices
 
 
-def find(program: Program) -> Fused:
+def find(program: Program, units: Units) -> Fused:
     """Reads the folds once for the whole program."""
     graph = program.graph
     attention = {v: a for v, a in attentions(graph).items() if a.causal and len(a.over) == 1}
@@ -62,13 +66,17 @@ def find(program: Program) -> Fused:
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
     matrices = {
-        w
+        w: v.attrs["over"]
         for v in live_values(graph)
         if v.op == "contract" and "made" in v.attrs
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }
-    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph), gated)
+    composed, plain = _composed(graph, units, regions)
+    return Fused(
+        attention, reads, frozenset(absorbed), regions, matrices, reach(graph), norms(graph), gated,
+        composed, plain,
+    )  # fmt: skip
 
 
 def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:
@@ -82,6 +90,26 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
         return False
     real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
     return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
+
+
+def _composed(
+    graph: Graph, units: Units, regions: Mapping[Call, Region]
+) -> tuple[dict[Value, Composition], dict[Value, str]]:
+    """The sums over keys that a kernel of composed heads runs, and why it does not run others.
+
+    The calls of a unit share its text, so what is unrolled and the numbers in it must be the same in all of them.
+    """
+    found = compositions(graph)
+    composed = {v: c for v, c in found.items() if isinstance(c, Composition)}
+    plain = {v: reason for v, reason in found.items() if isinstance(reason, str)}
+    for unit in units.order:
+        programs = [[v for v in regions[c].values if v in found and v in own_values(c)] for c in unit.calls]
+        for alike in zip(*programs, strict=True):
+            if len({composed[v].signature if v in composed else None for v in alike}) > 1:
+                reason = f"calls of '{unit.first.name}' mix heads in different sizes or with different numbers"
+                plain |= dict.fromkeys(alike, reason)
+                composed = {v: c for v, c in composed.items() if v not in alike}
+    return composed, plain
 
 
 def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> set[Value]:

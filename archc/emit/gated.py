@@ -17,12 +17,17 @@ def constant(stem: str) -> str:
     return stem.upper()
 
 
+def stem_of(body: Body, name: str) -> str:
+    """What the functions of the unit's equations around a value are called."""
+    unit = sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", body.unit.name).lower()
+    return f"{unit}_{name.lower()}"
+
+
 def gated(body: Body, value: Value) -> Code:
     """The call of a kernel, on a line of its own."""
     fused = body.fused.gated[value]
     state = body.local_state(fused.scan)
-    unit = sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", body.unit.name).lower()
-    stem = f"{unit}_{state.replace('.', '_').lower()}"
+    stem = stem_of(body, state.replace(".", "_"))
     body.gates[stem] = fused
     inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
     if fused.kind == "diagonal":

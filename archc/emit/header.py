@@ -21,6 +21,7 @@ KERNELS = {
     "chunked_scan": "chunked_scan.py",
     "chunked_key_scan": "chunked_scan.py",
     "attention": "attention.py",
+    "composed_attention": "composed.py",
     "loop": "loop.py",
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
@@ -66,8 +67,17 @@ def header_lines(module: Module) -> list[str]:
 
 
 def imported_gates(module: Module) -> list[str]:
-    """The import of the equations of scans that run with them."""
-    return [f"from gates import {', '.join(sorted(map(constant, module.gates)))}"] if module.gates else []
+    """The import of the equations that run in kernels."""
+    stems = sorted([*module.gates, *module.mixes])
+    return [f"from gates import {', '.join(map(constant, stems))}"] if stems else []
+
+
+def subject(module: Module) -> str:
+    """What the functions of gates.py are, as the beginning of a sentence."""
+    scans, heads = "The equations around the scans of the model", "The compositions of heads of the model"
+    if module.gates and module.mixes:
+        return f"{scans}, its compositions of heads"
+    return heads if module.mixes else scans
 
 
 def imported_kernels(module: Module, files: dict[str, str]) -> list[str]:

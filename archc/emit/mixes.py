@@ -15,7 +15,7 @@ from typing import Literal
 from archc.emit.code import call
 from archc.emit.equations import GLUE, Say, function, row, statements, unpacked
 from archc.fuse.dag import Equations
-from archc.fuse.unrolled import Handed, Mixing
+from archc.fuse.mixing import Handed, Mixing
 from archc.ir.graph import Kind
 from archc.ops.table import OPS
 
@@ -76,7 +76,7 @@ def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], de
         order = tuple(h for group in GROUPS for h in mix.group(group))
         forward, backward = mix.mixing.equations(order), mix.mixing.gradient(order)
         lines, results = _written(mix, forward, say, (*reserved, *params))
-        made = f"The {PLACES[mix.place]} [{' '.join(mix.mixing.heads)}] with their heads composed."
+        made = f"The {PLACES[mix.place]} [{' '.join(a.name for a in mix.mixing.heads)}] with their heads composed."
         texts.append(function(name, params, [made, "", *_read(mix)], lines, results[0], decorator))
         lines, (own, *rest) = _written(mix, backward, say, (*reserved, *params, "d"))
         groups = iter(rest)

@@ -11,6 +11,7 @@ from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
 from archc.emit.body import Body
+from archc.emit.bundles import pair_parameters, split_unit, token_parameters
 from archc.emit.calls import (
     block_arguments,
     default_text,
@@ -25,8 +26,8 @@ from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused, find
 from archc.emit.initial import initial_value
 from archc.emit.layout import axis_of
+from archc.emit.mixes import Mixes
 from archc.emit.numbers import Numbers, Taken
-from archc.emit.pairs import pair_parameters, split_unit, token_parameters
 from archc.emit.rules import RULES
 from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
@@ -122,11 +123,12 @@ class Module:
     finished: dict[Unit, Numbers] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
     gates: dict[str, FusedScan] = field(default_factory=dict)
+    mixes: dict[str, Mixes] = field(default_factory=dict)
     model: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.units = group(self.program)
-        self.fused = find(self.program)
+        self.fused = find(self.program, self.units)
         single = single_precision(self.program.graph)
         names = weight_names(self.program.graph)
         facts = self.program.root.facts
@@ -181,6 +183,7 @@ class Module:
             give_back(body, [])
         self.kernels.update(body.kernels)
         self.gates.update(body.gates)
+        self.mixes.update(body.mixes)
         return body
 
     def _function(self, unit: Unit) -> list[str]:

@@ -8,6 +8,7 @@ from archc.emit.gated import gated
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
 from archc.emit.pairs import PAIR_RULES
 from archc.emit.placed import whole
+from archc.emit.programs import PROGRAM_RULES
 from archc.emit.recurrent import RECURRENT_RULES, read_out
 from archc.emit.statements import run_stack
 from archc.ir.graph import Axis, Kind, Type, Value
@@ -349,4 +350,5 @@ RULES: dict[str, Rule] = {
     "stack_out": _stack_out,
     **RECURRENT_RULES,
     **{k: v for k, v in PAIR_RULES.items() if k != "contract"},
+    **PROGRAM_RULES,
 }

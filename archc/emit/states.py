@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 from archc.elaborate.call import Call
 from archc.emit.body import Body
+from archc.emit.bundles import bundle
 from archc.emit.calls import module_name, state_name
 from archc.emit.code import Code, infix
-from archc.emit.pairs import lifted_keys, pair_values, program_ends, program_state
+from archc.emit.lifted import lifted, pair_values, program_ends, program_state
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
 from archc.ops.memory import stored
@@ -137,20 +139,12 @@ def _pair_rings(body: Body) -> dict[str, str]:
     """One ring for every token that a pair program lifts to keys, by the key of the program."""
     if not body.unit.takes_rows:
         programs = {program_state(body, end): pair_values(body, end) for end in program_ends(body)}
-        return {key: _token_rings(body, _slots(body, ps), lifted_keys(body, ps)) for key, ps in programs.items()}
-    region = body.fused.regions[body.call]
-    mine = set(own_values(body.call))
-    plain = {v for a in body.fused.attention.values() for v in (a.key, a.value)}
-    lifts = [
-        v for v in region.values if v.op == "keys" and v in mine and v in region.live and v.operands[0].op != "pos"
-    ]
-    lifts = [v for v in lifts if v.operands[0] not in plain]
-    if not lifts:
-        return {}
-    return {"keys": _token_rings(body, Code("context"), list(dict.fromkeys(v.operands[0] for v in lifts)))}
+        return {key: _token_rings(body, _slots(body, ps), lifted("keys", ps)) for key, ps in programs.items()}
+    keys = bundle(body.call, body.units).keys
+    return {"keys": _token_rings(body, Code("context"), keys)} if keys else {}
 
 
-def _token_rings(body: Body, slots: Code, tokens: list[Value]) -> str:
+def _token_rings(body: Body, slots: Code, tokens: Sequence[Value]) -> str:
     rings = [_zeros(body, [slots, *_shape(body, t.type.axes)], _kept(t)) for t in tokens]
     return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 

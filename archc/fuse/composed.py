@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from archc.fuse.dag import Equations
-from archc.fuse.unrolled import Handed, Mixing, Outside, mixing
+from archc.fuse.mixing import Handed, Mixing, Outside
+from archc.fuse.unrolled import mixing
 from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.table import OPS
 from archc.passes.attention import attentions, mask_window
@@ -48,22 +48,16 @@ class Composition:
 
     @property
     def handed(self) -> tuple[Handed, ...]:
-        """The tokens and weights that before and after read, each once."""
-        return tuple(dict.fromkeys(h for each in (self.before, self.after) if each is not None for h in each.handed))
+        """The tokens and weights that before and after read."""
+        return tuple(h for each in (self.before, self.after) if each is not None for h in each.handed)
 
     @property
-    def tokens(self) -> tuple[Handed, ...]:
-        """Those of queries, then those of keys."""
-        return tuple(sorted((h for h in self.handed if h.side), key=lambda h: h.side != "queries"))
-
-    @property
-    def weights(self) -> tuple[Handed, ...]:
-        """The weights among `handed`."""
-        return tuple(h for h in self.handed if not h.side)
-
-    def equations(self) -> tuple[Equations, ...]:
-        """What is computed before and after, as far as something is."""
-        return tuple(m.equations(m.handed) for m in (self.before, self.after) if m is not None)
+    def signature(self) -> tuple[object, ...]:
+        """Equal for two programs if one kernel with the same numbers in it runs both."""
+        calls = self.output.origin.calls
+        mask = next(v for v in self.softmax.operands if v.type.dtype == "bool")
+        window = self.window if len(mask.origin.calls) > len(calls) else None  # else it is a number of the program
+        return window, *(m and m.signature for m in (self.before, self.after))
 
 
 def compositions(graph: Graph) -> dict[Value, Composition | str]:
@@ -83,9 +77,12 @@ def compositions(graph: Graph) -> dict[Value, Composition | str]:
 def _recognised(end: Value, region: Region) -> Composition:
     pairs, value = _sides(end)
     softmax = _only(_found(pairs, lambda v: v.op == "softmax_keys"), "softmax over keys")
-    mask = mask_window(softmax.args[1] if len(softmax.args) > 1 else None)
+    where = softmax.operands[1] if len(softmax.operands) > 1 else None
+    mask = mask_window(where)
     if mask is None or not mask[0]:
         raise Outside("its mask is neither causal nor a window")
+    if where is None or where.op != "mask":
+        raise Outside("its mask is made of several")
     target = softmax.operands[0]
     scores = _only(_found(target, _is_product), "product of queries and keys")
     query, key = sorted(map(_precise, scores.operands), key=lambda v: v.op != "queries")
@@ -113,7 +110,7 @@ def _recognised(end: Value, region: Region) -> Composition:
         before=before,
         after=after,
     )
-    for token in (found.query, found.key, found.value, *(h.value for h in found.tokens)):
+    for token in (found.query, found.key, found.value, *(h.value for h in found.handed if h.side)):
         if is_placed(token) or token.type.dtype != "real":
             raise Outside(f"'{token.label or token.op}' is made of positions alone or of no real numbers")
     return found

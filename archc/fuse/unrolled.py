@@ -1,8 +1,4 @@
-"""Pairs as planes: what is computed from one pair value to another, heads together, every other axis by its indices.
-
-Which axes are heads is found by following axes through the ops: an axis that is one with an axis of the pairs that
-come in or go out is of the heads, every other one (a rank) is unrolled.
-"""
+"""Pairs as planes: what is computed from one pair value to another, heads together, every other axis by its indices."""
 
 from __future__ import annotations
 
@@ -11,8 +7,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
-from archc.fuse.dag import SPECIAL, Equations, new_nodes, ordered
-from archc.fuse.planes import HEADS, KEYS, MATRIX, PAIR, QUERIES, Planes, Room
+from archc.fuse.axes import Axes, Place, heads_of
+from archc.fuse.dag import SPECIAL, new_nodes, ordered
+from archc.fuse.mixing import PART_OF, SOURCE, Handed, Index, Mixing, Outside
+from archc.fuse.planes import HEADS, PAIR, Planes
 from archc.fuse.regions import own_name
 from archc.ir.graph import Kind, Value
 from archc.ops.node import Node
@@ -21,80 +19,7 @@ from archc.ops.table import OPS
 
 MOST = 64
 """Planes that a kernel is handed at most: each is a load for every tile."""
-SOURCE, SEED = SPECIAL + "a", SPECIAL + "d"
-"""The pairs that come in, and the derivative by those that go out."""
-PART_OF = {"queries": QUERIES, "keys": KEYS}
 COMPLEX = ("complex", "real", "imag")
-Index = tuple[int, ...]
-
-
-class Outside(Exception):
-    """Why a program is not of the class, as the end of a sentence."""
-
-
-@dataclass(frozen=True)
-class Handed:
-    """A token, or a weight, that a kernel of composed heads is handed.
-
-    `side`: the op by which a token is lifted, `queries` or `keys`; empty for a weight. `planes` are its axes that are
-    unrolled, in its own order; `heads` what it calls the axes of the heads, each with its place among them; a matrix
-    has `made` as well, the heads that it makes.
-    """
-
-    value: Value
-    side: str
-    planes: tuple[str, ...]
-    heads: tuple[tuple[str, int], ...]
-    made: tuple[tuple[str, int], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What it is called in the spec."""
-        return own_name(self.value) or {"queries": "query", "keys": "key"}.get(self.side, "weight")
-
-    @property
-    def indices(self) -> tuple[Index, ...]:
-        """Of every plane, in order."""
-        sizes = self.value.type.sizes
-        return tuple(product(*(range(sizes[n]) for n in self.planes)))
-
-    @property
-    def room(self) -> Room:
-        """Along what its planes vary."""
-        if self.made:
-            return MATRIX
-        return frozenset({HEADS} if self.heads else ()) | frozenset({PART_OF[self.side]} if self.side else ())
-
-
-@dataclass(frozen=True, eq=False)
-class Mixing:
-    """What happens to pairs before or after the softmax: `result` as a function of `source`, of the planes of tokens
-    and of those of weights. `heads` are the axes of the source, `names` what the spec calls nodes, `values` those of
-    the graph that are computed on the way."""
-
-    planes: Planes
-    source: Node
-    result: Node
-    leaves: Mapping[tuple[Handed, Index], Node]
-    names: Mapping[Node, str]
-    heads: tuple[str, ...]
-    values: frozenset[Value]
-
-    @property
-    def handed(self) -> tuple[Handed, ...]:
-        """The tokens and weights that it reads, each once."""
-        return tuple(dict.fromkeys(each for each, _ in self.leaves))
-
-    def equations(self, handed: Sequence[Handed]) -> Equations:
-        """The result, from the planes of these tokens and weights that it reads."""
-        x = tuple(self.leaves[h, i] for h in handed for i in h.indices)
-        return Equations((self.result,), x, (), (self.source,), dict(self.names))
-
-    def gradient(self, handed: Sequence[Handed]) -> Equations:
-        """Its derivatives by the pairs that come in and by those planes."""
-        forward = self.equations(handed)
-        seed = self.planes.leaf(SEED, PAIR)
-        return self.planes.gradient(forward, seed, (self.source, *forward.x))
 
 
 def mixing(source: Value, target: Value, hoisted: tuple[object, ...]) -> tuple[Mixing | None, tuple[str, ...]]:
@@ -105,8 +30,8 @@ def mixing(source: Value, target: Value, hoisted: tuple[object, ...]) -> tuple[M
     Raises `Outside` if a kernel of composed heads cannot compute it.
     """
     inside = _between(source, target)
-    axes = _Axes(inside | {source})
-    heads, order = _heads(axes, source, target)
+    axes = Axes(inside | {source})
+    heads, order = heads_of(axes, source, target)
     build = _Builder(source, inside, axes, heads, hoisted)
     found = build.at(target, {})
     if found.zero != NOWHERE:
@@ -118,7 +43,7 @@ def mixing(source: Value, target: Value, hoisted: tuple[object, ...]) -> tuple[M
     if found.node is build.source:
         return None, order
     values = frozenset(v for v in inside if v.op not in PART_OF)
-    return Mixing(build.planes, build.source, found.node, build.leaves, build.names, source.names, values), order
+    return Mixing(build.planes, build.source, found.node, build.leaves, build.names, source.type.axes, values), order
 
 
 def _between(source: Value, target: Value) -> set[Value]:
@@ -133,61 +58,6 @@ def _between(source: Value, target: Value) -> set[Value]:
         if value.kind is Kind.WEIGHT or value.op not in PART_OF:
             todo += value.operands
     return out
-
-
-# --- axes --------------------------------------------------------------------------------------------
-
-Axis = tuple[Value, str]
-
-
-class _Axes:
-    """Which axes of values are one, followed through ops: those of one name, or of the name that replaced another."""
-
-    def __init__(self, values: set[Value]) -> None:
-        self.parent: dict[Axis, Axis] = {}
-        for value in values:
-            old = {new: old for old, new in value.attrs["names"].items()} if value.op == "rename" else {}
-            mine = [] if value.op in PART_OF else [v for v in value.operands if v in values]
-            for operand in mine:
-                for name in value.names:
-                    if old.get(name, name) in operand.names:
-                        self.join((value, name), (operand, old.get(name, name)))
-            for name in mine[0].names if len(mine) > 1 else ():
-                for other in mine[1:]:
-                    if name in other.names:
-                        self.join((mine[0], name), (other, name))
-
-    def join(self, one: Axis, other: Axis) -> None:
-        """The two are one from now on."""
-        self.parent[self.of(*one)] = self.of(*other)
-
-    def of(self, value: Value, name: str) -> Axis:
-        """What stands for all axes that are one with this."""
-        axis = (value, name)
-        while axis in self.parent and self.parent[axis] != axis:
-            axis = self.parent[axis]
-        return axis
-
-
-def _heads(axes: _Axes, source: Value, target: Value) -> tuple[dict[Axis, int], tuple[str, ...]]:
-    """The place among the heads of every axis that is one, and the axes of the target in that order."""
-    found = {axes.of(source, name): i for i, name in enumerate(source.names)}
-    if len(source.names) != len(target.names):
-        raise Outside("the number of axes of the heads changes")
-    free = [i for i in range(len(source.names)) if i not in {found.get(axes.of(target, n)) for n in target.names}]
-    for name in target.names:
-        if axes.of(target, name) not in found:
-            named = [i for i in free if source.names[i] == name]
-            place = (named or free)[0]
-            free.remove(place)
-            found[axes.of(target, name)] = place
-    order = sorted(target.names, key=lambda name: found[axes.of(target, name)])
-    if any(source.type.sizes[a] != target.type.sizes[b] for a, b in zip(source.names, order, strict=True)):
-        raise Outside("the number of heads changes")
-    return found, tuple(order)
-
-
-# --- planes ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,13 +76,14 @@ class _Builder:
 
     start: Value
     inside: set[Value]
-    axes: _Axes
-    heads: Mapping[Axis, int]
+    axes: Axes
+    heads: Mapping[Place, int]
     hoisted: tuple[object, ...]
     planes: Planes = field(default_factory=lambda: Planes(new_nodes()))
     leaves: dict[tuple[Handed, Index], Node] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)
     made: dict[tuple[Value, Index], _Plane] = field(default_factory=dict)
+    titles: dict[Handed, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.source = self.planes.leaf(SOURCE, PAIR)
@@ -253,7 +124,7 @@ class _Builder:
         places = tuple(self.places(lift).items())
         if len({place for _, place in places}) < len(places):
             raise Outside(f"{_called(token)} has the heads twice")
-        if places and len(places) < len(self.start.names) and not side:
+        if places and len(places) < len(self.start.names) and lift.origin.calls != self.hoisted:
             raise Outside(f"{_called(token)} has some of the axes of the heads only")
         planes = tuple(n for n in token.names if n in indices)
         return self._leaf(Handed(token, side, planes, places), indices)
@@ -261,14 +132,23 @@ class _Builder:
     def _leaf(self, handed: Handed, indices: Mapping[str, int]) -> _Plane:
         index = tuple(indices[n] for n in handed.planes)
         if (handed, index) not in self.leaves:
-            alike = {each.value for each, _ in self.leaves if each.name == handed.name}
-            alike.discard(handed.value)
-            name = f"{handed.name}{len(alike) + 1}" if alike else handed.name
             if len(self.leaves) == MOST:
-                raise Outside(f"tokens and weights would be more than {MOST} planes [heads]")
-            self.leaves[handed, index] = self.planes.leaf("_".join([name, *map(str, index)]), handed.room)
+                raise Outside(f"tokens and weights would be more than {MOST} planes")
+            name = "_".join([self.title(handed), *map(str, index)])
+            while name in {leaf.name for leaf in self.leaves.values()}:
+                name += "_"
+            self.leaves[handed, index] = self.planes.leaf(name, handed.room)
         filled = NOWHERE if HEADS in handed.room else EVERYWHERE
         return _Plane(self.leaves[handed, index], EVERYWHERE, filled)
+
+    def title(self, handed: Handed) -> str:
+        """What the planes of a token or a weight are called: as in the spec, and unlike those of any other."""
+        if handed not in self.titles:
+            taken = set(self.titles.values())
+            wished = [handed.name, f"{handed.name}_{handed.side or 'weight'}"]
+            wished += [f"{wished[1]}_{i}" for i in range(2, len(taken) + 3)]
+            self.titles[handed] = next(name for name in wished if name not in taken)
+        return self.titles[handed]
 
     def _element_wise(self, value: Value, indices: Mapping[str, int]) -> _Plane:
         old = {new: old for old, new in value.attrs["names"].items()} if value.op == "rename" else {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
+from archc.emit.units import group
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.fuse.traffic import Traffic
 from archc.passes.scans import ScanClass, classify
@@ -30,7 +31,7 @@ def explanation(program: Program) -> str:
     """
     graph = program.graph
     kinds = layers(graph)
-    found, fused, classes = find(program), fused_scans(graph), classify(graph)
+    found, fused, classes = find(program, group(program)), fused_scans(graph), classify(graph)
     lines = ["Scans"]
     for value, kind, count in places(graph, kinds):
         if value in classes:

@@ -42,12 +42,12 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     return "\n\n".join(texts)
 
 
-def mixes(name: str, found: Mixes) -> str:
+def mix_texts(name: str, mixes: Mixes) -> str:
     """Compositions of heads and their derivatives on tiles: see `archc.emit.mixes`.
 
     The text needs `jax`, `jnp` and what `device_names` finds in it.
     """
-    return mix_functions(name, found, _say, RESERVED)
+    return mix_functions(name, mixes, _say, RESERVED)
 
 
 def device_names(text: str) -> list[str]:

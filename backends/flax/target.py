@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from re import search
 
-from archc.backends.flax.gates import device_names, gate_functions
+from archc.backends.flax.gates import device_names, gate_functions, mix_texts
 from archc.backends.flax.shape import FlaxShape
 
 from archc.emit.gated import constant
-from archc.emit.header import KERNELS, imported_gates, imported_kernels
+from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
+from archc.emit.mixes import Mixes
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 from archc.fuse.scans import FusedScan
@@ -47,23 +48,29 @@ class FlaxTarget:
 
     def gates(self, module: Module) -> dict[str, str]:
         """gates.py."""
-        if not module.gates:
+        scans, mixes = module.gates, module.mixes
+        if not scans and not mixes:
             return {}
-        text = "\n\n\n".join(gate_functions(stem, fused) for stem, fused in module.gates.items())
+        functions = [gate_functions(stem, fused) for stem, fused in scans.items()]
+        functions += [mix_texts(stem, found) for stem, found in mixes.items()]
+        text = "\n\n\n".join(functions)
         used = device_names(text)
+        on = "of whole arrays or of tiles" if scans else "of tiles"
         lines = [
-            '"""The equations around the scans of the model and their derivatives, of whole arrays or of tiles."""',
+            f'"""{subject(module)} and their derivatives, {on}."""',
             "",
             *(["import jax"] if search(r"\bjax\.", text) else []),
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
+            *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            "from kernels.gated import Gates",
+            *(["from kernels.gated import Gates"] if scans else []),
             "",
             "",
             text,
             "",
             "",
-            *(_together(stem, fused) for stem, fused in module.gates.items()),
+            *(_together(stem, fused) for stem, fused in scans.items()),
+            *(_composed(stem, found) for stem, found in mixes.items()),
         ]
         return {"gates.py": "\n".join(lines) + "\n"}
 
@@ -72,3 +79,12 @@ def _together(stem: str, fused: FusedScan) -> str:
     """All functions of a scan in one object."""
     out = [f"{stem}_out", f"{stem}_out_grad"] if fused.out is not None else []
     return f"{constant(stem)} = Gates({', '.join([f'{stem}_gates', f'{stem}_gates_grad', *out])})"
+
+
+def _composed(stem: str, mixes: Mixes) -> str:
+    """The compositions of a program in one object."""
+    given = [
+        f'{mix.place}=Mix("{mix.sides}", "{mix.shapes}", {stem}_{mix.place}, {stem}_{mix.place}_grad)'
+        for mix in mixes.found
+    ]
+    return f"{constant(stem)} = Composed({', '.join(given)})"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from re import search
 
-from archc.backends.torch.gates import device_functions, device_names, plain_functions
+from archc.backends.torch.gates import device_functions, device_mixes, device_names, plain_functions
 from archc.backends.torch.shape import TorchShape
 
+from archc.emit.code import call
 from archc.emit.gated import constant
-from archc.emit.header import KERNELS, imported_gates, imported_kernels
+from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
+from archc.emit.mixes import Mix, Mixes, function_names
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 from archc.fuse.scans import FusedScan
@@ -40,11 +42,12 @@ class TorchTarget:
 
     def gates(self, module: Module) -> dict[str, str]:
         """gates.py, on whole tensors, and gates_triton.py, for the kernels of a GPU."""
-        if not module.gates:
+        scans, mixes = module.gates, module.mixes
+        if not scans and not mixes:
             return {}
-        plain = "\n\n\n".join(plain_functions(stem, fused) for stem, fused in module.gates.items())
-        device = "\n\n\n".join(device_functions(stem, fused) for stem, fused in module.gates.items())
-        return {"gates.py": _gates(plain, module.gates), "gates_triton.py": _device(device)}
+        device = [device_functions(stem, fused) for stem, fused in scans.items()]
+        device += [device_mixes(stem, found) for stem, found in mixes.items()]
+        return {"gates.py": _gates(module), "gates_triton.py": _device(module, device)}
 
 
 def _functions(stem: str, fused: FusedScan) -> list[str]:
@@ -65,41 +68,60 @@ def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
     return f"{constant(stem)} = SelectiveGates({', '.join(given)})"
 
 
-def _gates(text: str, gates: Mapping[str, FusedScan]) -> str:
-    selective = [fused for fused in gates.values() if fused.kind != "diagonal"]
+def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
+    """The compositions of a program in one object."""
+
+    def one(mix: Mix) -> str:
+        functions = [f"{stem}_{mix.place}", f"{stem}_{mix.place}_grad"] if on_device else []
+        return call("Mix", f'"{mix.sides}"', f'"{mix.shapes}"', str(mix.work), *functions).text
+
+    given = [f'"{stem}"', *(f"{mix.place}={one(mix)}" for mix in mixes.found)]
+    return f"{constant(stem)} = Composed({', '.join(given)})"
+
+
+def _gates(module: Module) -> str:
+    scans, mixes = module.gates, module.mixes
+    texts = [plain_functions(stem, fused) for stem, fused in scans.items()]
+    text = "\n\n\n".join(texts)
+    selective = [fused for fused in scans.values() if fused.kind != "diagonal"]
     kinds = ["Read"] if any(fused.out is not None for fused in selective) else []
     kinds += ["SelectiveGates"] if selective else []
     own = [name for name in ("fp32", "inv_softplus") if search(rf"\b{name}\b", text)]
-    names = [name for stem in gates for name in _functions(stem, gates[stem])]
+    names = [name for stem in scans for name in _functions(stem, scans[stem])]
+    names += [name for stem in mixes for name in function_names(stem, mixes[stem])]
+    fused, plain = (
+        [_together(stem, found, on_device) for stem, found in scans.items()]
+        + [_composed(stem, found, on_device) for stem, found in mixes.items()]
+        for on_device in (True, False)
+    )
+    elsewhere = ", whole tensors at a time; on a GPU kernels take tiles" if scans else " for the kernels of a GPU"
     lines = [
-        '"""The equations around the scans of the model, whole tensors at a time; on a GPU kernels take tiles."""',
+        f'"""{subject(module)}{elsewhere}."""',
         "",
         *(["import torch"] if search(r"\btorch\.", text) else []),
         *(["import torch.nn.functional as F"] if search(r"\bF\.", text) else []),
-        *(["from kernels.gated import Gates"] if len(selective) < len(gates) else []),
-        f"from kernels.numerics import {', '.join(own)}",
+        *(["from kernels.composed import Composed, Mix"] if mixes else []),
+        *(["from kernels.gated import Gates"] if len(selective) < len(scans) else []),
+        *([f"from kernels.numerics import {', '.join(own)}"] if own else []),
         "from kernels.operators import TRITON",
         *([f"from kernels.selective_gates import {', '.join(kinds)}"] if kinds else []),
         "",
         "if TRITON:",
         f"    from gates_triton import {', '.join(sorted(names))}",
         "",
-        "",
-        text,
-        "",
-        "",
-        "if TRITON:",
-        *(f"    {_together(stem, fused, True)}" for stem, fused in gates.items()),
+        *(["", text, "", "", "if TRITON:"] if texts else []),
+        *(f"    {line}" for line in fused),
         "else:",
-        *(f"    {_together(stem, fused, False)}" for stem, fused in gates.items()),
+        *(f"    {line}" for line in plain),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _device(text: str) -> str:
+def _device(module: Module, texts: Sequence[str]) -> str:
+    text = "\n\n\n".join(texts)
     used = device_names(text)
     lines = [
-        '"""The equations around the scans of the model and their derivatives on tiles, as Triton functions."""',
+        f'"""{subject(module)} and their derivatives on tiles, as Triton functions."""',
         "",
         "import triton",
         "import triton.language as tl",

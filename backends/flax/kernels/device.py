@@ -22,3 +22,22 @@ def gelu(x: jax.Array) -> jax.Array:
 def sign(x: jax.Array) -> jax.Array:
     """-1, 0 or 1."""
     return jnp.where(x > 0, 1.0, jnp.where(x < 0, -1.0, jnp.zeros_like(x)))
+
+
+def mix_heads(a: jax.Array, W: jax.Array) -> jax.Array:
+    """`sum_h W[h, g] a[h]` of pairs a [heads, queries, keys], [heads', queries, keys]."""
+    return _dot(W.T, a.reshape(a.shape[0], -1)).reshape(W.shape[1], *a.shape[1:])
+
+
+def unmix_heads(d: jax.Array, W: jax.Array) -> jax.Array:
+    """The gradient of the pairs in `mix_heads`, `sum_g W[h, g] d[g]`."""
+    return _dot(W, d.reshape(d.shape[0], -1)).reshape(W.shape[0], *d.shape[1:])
+
+
+def mix_heads_matrix(a: jax.Array, W: jax.Array, d: jax.Array) -> jax.Array:
+    """The gradient of the matrix in `mix_heads`, the sum over pairs of `a[h] d[g]`."""
+    return _dot(a.reshape(a.shape[0], -1), d.reshape(d.shape[0], -1).T)
+
+
+def _dot(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.dot(left, right, precision=jax.lax.Precision.HIGHEST)

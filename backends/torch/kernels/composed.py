@@ -25,7 +25,7 @@ class Mix:
     device: `(a, qs, ks, ws) -> a'`, a Triton function of tiles in single precision. a: [heads, queries, keys]. Every
     token is cut along its axes before heads, row-major, into planes: qs of [heads or 1, queries, 1], ks of [heads or 1,
     1, keys], ws of [heads or 1, 1, 1]. Matrices in ws are [heads, heads] in the type of products. Heads are filled up
-    with zeros to a power of two; what a sum over heads is spread over may not be summed again, unless a plane weighs it.
+    with zeros to a power of two; what a sum over heads is spread over may not be summed again unless a plane weighs it.
     grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in. Both None without Triton.
     """
 
