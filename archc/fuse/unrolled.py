@@ -124,7 +124,8 @@ class _Builder:
         places = tuple(self.places(lift).items())
         if len({place for _, place in places}) < len(places):
             raise Outside(f"{_called(token)} has the heads twice")
-        if places and len(places) < len(self.start.names) and lift.origin.calls != self.hoisted:
+        own = bool(side) and lift.origin.calls == self.hoisted
+        if places and len(places) < len(self.start.names) and not own:
             raise Outside(f"{_called(token)} has some of the axes of the heads only")
         planes = tuple(n for n in token.names if n in indices)
         return self._leaf(Handed(token, side, planes, places), indices)

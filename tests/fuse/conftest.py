@@ -25,19 +25,23 @@ def tiny() -> Callable[[str], Graph]:
     return smallest
 
 
+def mixer_text(body: str, more: str = "") -> str:
+    """A model of one layer, width 4, whose block is `x = x + f(x)` with the given body of `fn f(x[width])`."""
+    return (
+        "model m(width = 4, depth = 1, vocab = 11) {\n"
+        "    block layer { x = x + f(x) }\n"
+        "    x = stack(E[vocab width](tokens), depth, [layer])\n"
+        "    logits = x @ U[width -> vocab]\n"
+        "}\n"
+        f"fn f(x[width]) {{\n{body}\n}}\n{more}"
+    )
+
+
 @pytest.fixture(scope="session")
 def mixer() -> Callable[..., Graph]:
-    """A model of one layer, width 4, whose block is `x = x + f(x)` with the given body of `fn f(x[width])`."""
+    """The graph of such a model."""
 
     def build(body: str, more: str = "") -> Graph:
-        text = (
-            "model m(width = 4, depth = 1, vocab = 11) {\n"
-            "    block layer { x = x + f(x) }\n"
-            "    x = stack(E[vocab width](tokens), depth, [layer])\n"
-            "    logits = x @ U[width -> vocab]\n"
-            "}\n"
-            f"fn f(x[width]) {{\n{body}\n}}\n{more}"
-        )
-        return elaborate(load(Source("spec.arch", text), None)).graph
+        return elaborate(load(Source("spec.arch", mixer_text(body, more)), None)).graph
 
     return build

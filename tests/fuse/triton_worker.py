@@ -67,6 +67,49 @@ def out_kernel(
     _store(dws, dw, at, (T, C))
 
 
+@triton.jit
+def _at(which: tl.constexpr, along: tl.constexpr, H: tl.constexpr, T: tl.constexpr):
+    """Offsets of a plane of queries (1), of keys (2) or of weights (0), or of a matrix (3), `along` heads or not."""
+    heads = tl.arange(0, H) if along else tl.arange(0, 1)
+    if which == 3:
+        at = heads[:, None] * H + tl.arange(0, H)[None, :]
+    elif which == 0:
+        at = heads[:, None, None]
+    else:
+        tokens = tl.arange(0, T)[None, :, None] if which == 1 else tl.arange(0, T)[None, None, :]
+        at = heads[:, None, None] * T + tokens
+    return at
+
+
+@triton.jit
+def mix_kernel(
+    a, qs, ks, ws, d, out, da, dqs, dks, dws,
+    F: tl.constexpr, G: tl.constexpr, QS: tl.constexpr, KS: tl.constexpr, WS: tl.constexpr, H: tl.constexpr,
+    T: tl.constexpr,
+):  # fmt: skip
+    at = tl.arange(0, H)[:, None, None] * T * T + tl.arange(0, T)[None, :, None] * T + tl.arange(0, T)[None, None, :]
+    q, k, w = (), (), ()
+    for i in tl.static_range(len(qs)):
+        q = q + (tl.load(qs[i] + _at(1, QS[i], H, T)),)  # noqa: RUF005
+    for i in tl.static_range(len(ks)):
+        k = k + (tl.load(ks[i] + _at(2, KS[i], H, T)),)  # noqa: RUF005
+    for i in tl.static_range(len(ws)):
+        w = w + (tl.load(ws[i] + _at(WS[i][0], WS[i][1], H, T)),)  # noqa: RUF005
+    x = tl.load(a + at)
+    tl.store(out + at, F(x, q, k, w))
+    dx, dq, dk, dw = G(x, q, k, w, tl.load(d + at))
+    tl.store(da + at, dx)
+    for i in tl.static_range(len(qs)):
+        tl.static_assert(dq[i].shape == q[i].shape)
+        tl.store(dqs[i] + _at(1, QS[i], H, T), dq[i])
+    for i in tl.static_range(len(ks)):
+        tl.static_assert(dk[i].shape == k[i].shape)
+        tl.store(dks[i] + _at(2, KS[i], H, T), dk[i])
+    for i in tl.static_range(len(ws)):
+        tl.static_assert(dw[i].shape == w[i].shape)
+        tl.store(dws[i] + _at(WS[i][0], WS[i][1], H, T), dw[i])
+
+
 def imported(path):
     spec = importlib.util.spec_from_file_location(f"gates_{next(MODULES)}", path)
     module = importlib.util.module_from_spec(spec)
@@ -81,6 +124,9 @@ def run(folder):
     def many(name):
         return tuple(given[k] for k in sorted(given) if k.startswith(name))
 
+    if "a" in given:
+        np.savez(folder / "found.npz", **mixed(module, given, many))
+        return
     xs, ws, incoming = many("x"), many("w"), many("d")
     shape = xs[0].shape
 
@@ -101,6 +147,22 @@ def run(folder):
         )  # fmt: skip
         found["out"] = torch.stack([out, dread, *dxs, *dws])
     np.savez(folder / "found.npz", **{k: v.numpy() for k, v in found.items()})
+
+
+def mixed(module, given, many):
+    """The composition of a module and its derivatives."""
+    a, groups = given["a"], [many(key) for key in "qkw"]
+    out, da = torch.full_like(a, torch.nan), torch.full_like(a, torch.nan)
+    back = [tuple(torch.full_like(x, torch.nan) for x in group) for group in groups]
+    qs, ks = (tuple(len(x) > 1 for x in group) for group in groups[:2])
+    ws = tuple((3 if x.dim() == 2 else 0, len(x) > 1) for x in groups[2])
+    mix_kernel[(1,)](
+        a, *groups, given["d"], out, da, *back, F=module.g_before, G=module.g_before_grad, QS=qs, KS=ks, WS=ws,
+        H=a.shape[0], T=a.shape[1],
+    )  # fmt: skip
+    found = {"out": out, "da": da}
+    found |= {f"d{key}{i:02}": x for key, group in zip("qkw", back, strict=True) for i, x in enumerate(group)}
+    return {k: v.numpy() for k, v in found.items()}
 
 
 if __name__ == "__main__":
