@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
+from archc.emit.kernels import ATTENTION
 from archc.emit.layout import reindex
 from archc.emit.placed import whole
 from archc.ir.graph import Kind, Type, Value
@@ -25,7 +26,7 @@ def attention(body: Body, value: Value, found: Attention) -> Code:
     window = window_text(body, found)
     if window is not None:
         named.insert(0, f"window={window}")
-    text = f"{body.kernel('attention')}({q.text}, {k.text}, {v.text}, pos, {body.old('kv')}, {', '.join(named)})"
+    text = f"{body.kernel(ATTENTION)}({q.text}, {k.text}, {v.text}, pos, {body.old('kv')}, {', '.join(named)})"
     code = body.hoist(value, text, "kv", "attended")
     parts = [group_axes, members, list(found.values)]
     if all(len(p) == 1 for p in parts):

@@ -14,6 +14,7 @@ from archc.emit.body import Body
 from archc.emit.bundles import parts
 from archc.emit.code import Code, python_name
 from archc.emit.gated import constant, stem_of
+from archc.emit.kernels import COMPOSED
 from archc.emit.layout import indexed, transposed
 from archc.emit.mixes import Mix, Mixes, work
 from archc.emit.pairs import axis_by_axis
@@ -68,7 +69,7 @@ def composed_attention(
     named.append(f"scale={scale_text(body, found.start, found.scores).text}")
     named += [f"{name}={code.text}" for name, code in reach.items()]
     arguments = [program, constant(stem), q.text, k.text, v.text, "keys", *named]
-    body.line(f"{target} = {body.kernel('composed_attention')}({', '.join(arguments)})", end)
+    body.line(f"{target} = {body.kernel(COMPOSED)}({', '.join(arguments)})", end)
     if len(found.made) > 1 or len(found.values) != 1:
         body.lines[-1] = body.lines[-1].split("  # ")[0]
         sizes = [body.size(a.name, a.size).text for a in end.type.axes]

@@ -6,6 +6,7 @@ from re import sub
 
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
+from archc.emit.kernels import GATED
 from archc.emit.layout import reindex
 from archc.emit.recurrent import state_operands
 from archc.fuse.scans import FusedScan, Handed
@@ -30,12 +31,10 @@ def gated(body: Body, value: Value) -> Code:
     stem = stem_of(body, state.replace(".", "_"))
     body.gates[stem] = fused
     inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
-    if fused.kind == "diagonal":
-        kernel, operands = body.kernel("gated_scan"), [inputs, weights]
-    else:
-        kernel = body.kernel("gated_selective_scan")
-        operands = [inputs, weights, *(code.text for code in state_operands(body, fused.found))]
-    text = f"{kernel}({', '.join([constant(stem), *operands, 'pos', body.old(state)])})"
+    operands = [inputs, weights]
+    if fused.kind != "diagonal":
+        operands += [code.text for code in state_operands(body, fused.found)]
+    text = f"{body.kernel(GATED[fused.kind])}({', '.join([constant(stem), *operands, 'pos', body.old(state)])})"
     return body.hoist(value, text, state, "" if fused.out is None else "out")
 
 

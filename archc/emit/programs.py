@@ -14,6 +14,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.bundles import bundles
 from archc.emit.code import Code, call
 from archc.emit.composed import composed_attention, name_queries
+from archc.emit.kernels import PROGRAM
 from archc.emit.lifted import pair_values, program_state, remember
 from archc.emit.pairs import sum_over_keys
 from archc.emit.statements import let_pairs
@@ -62,7 +63,7 @@ def _program(body: Body, end: Value) -> Code:
     reach = _reach(body, end, pairs)
     if composed is not None:
         return composed_attention(body, end, composed, name, pairs, reach)
-    text = call(body.kernel("over_rows"), name, "keys", **reach)
+    text = call(body.kernel(PROGRAM), name, "keys", **reach)
     target = body.temporary(end, "y")
     body.line(f"{target} = {text.text}", end)
     body.bind(end, target)

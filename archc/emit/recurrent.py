@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
+from archc.emit.kernels import SCANS
 from archc.emit.layout import reindex, transposed
 from archc.emit.placed import sequence, whole
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
@@ -124,7 +125,7 @@ def _selective(body: Body, value: Value, found: ScanClass) -> Code:
             body.dialect.flatten(p, len(channels), after) for p, after in zip(parts[:3], (0, 1, 0), strict=True)
         ] + parts[3:]
     state = body.local_state(found.scan)
-    text = f"{body.kernel('selective_scan')}({', '.join(p.text for p in parts)}, pos, {body.old(state)})"
+    text = f"{body.kernel(SCANS['selective'])}({', '.join(p.text for p in parts)}, pos, {body.old(state)})"
     code = body.hoist(value, text, state)
     if len(channels) > 1:
         out = body.dialect.unflatten(code, -1, [body.size(a.name, a.size) for a in channels])
@@ -157,7 +158,7 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
     v = _heads(body, *_side(body, values, (*groups, *heads, *inner)), groups, heads, inner, full=True)
     q = _heads(body, body.render(query), tuple(Axis(n, sizes[n]) for n in query.names), groups, heads, key)
     state = body.local_state(found.scan)
-    name = body.kernel("chunked_key_scan" if per_key else "chunked_scan")
+    name = body.kernel(SCANS[found.kind])
     before = ", before=True" if found.before else ""
     text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)}{before})"
     code = body.hoist(value, text, state)

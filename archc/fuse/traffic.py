@@ -1,10 +1,13 @@
-"""How many bytes a scan moves per element of its tile: as fused, at best, and one operation at a time."""
+"""How many bytes a fused kernel moves per element: as it runs, at best, and with every operation by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
+from archc.fuse.composed import Composition
+from archc.fuse.mixing import Mixing
 from archc.ir.graph import Kind, Value
 from archc.ops.table import OPS
 from archc.passes.scans import ScanClass
@@ -44,6 +47,60 @@ def traffic(
     best = _moved([*ideal, *outer], elements)
     alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if OPS[v.op].flow != "alias")
     return Traffic(forward, backward, min(forward, best[0]), min(backward, best[1]), alone / elements)
+
+
+@dataclass(frozen=True)
+class PairTraffic:
+    """Bytes per query, head and channel of an attention with composed heads, weights left out.
+
+    forward, backward: in every pass of its kernel each operand once, since queries of other blocks find keys and values
+    in the cache; two passes forward (the normalisers of the softmax, which stay in single precision; the values) and
+    four backward (their derivatives; queries; values; keys). ideal_*: everything once. separate: of a forward pass with
+    every operation on pairs by itself, for every key.
+    """
+
+    forward: float
+    backward: float
+    ideal_forward: float
+    ideal_backward: float
+    separate: float
+
+
+def pair_traffic(found: Composition) -> PairTraffic:
+    """The traffic of a sum over keys whose heads are composed."""
+    sizes = found.query.type.sizes | found.key.type.sizes | found.value.type.sizes
+    heads, dim, width = (prod(sizes[n] for n in names) for names in (found.heads, found.over, found.values))
+    q = k = HALF * heads * dim
+    v = y = HALF * heads * width
+    before, after = _tokens(found.before), _tokens(found.after)
+    row = SINGLE * heads  # a number in single precision for every head of a query
+    once = q + k + v + before + after
+    back = once + y + row  # the derivative of the result and the normalisers are read too
+    own = q + sum(HALF * token.type.elements for token in (found.key, found.value)) + before + after
+    forward = (q + k + before + row) + (once + row + y)
+    pairs = [found.scores, found.softmax, *(v for m in (found.before, found.after) if m is not None for v in m.values)]
+    alone = sum(_pair_bytes(v) + sum(map(_pair_bytes, v.operands)) for v in pairs if OPS[v.op].flow != "alias")
+    element = heads * dim
+    return PairTraffic(
+        forward=forward / element,
+        backward=(4 * back + 3 * row + once) / element,  # the sums of p dp are written, and read twice
+        ideal_forward=(own + y) / element,
+        ideal_backward=(own + y + own) / element,
+        separate=alone / element,
+    )
+
+
+def _tokens(mixing: Mixing | None) -> int:
+    """Bytes per token of what a composition reads."""
+    handed = () if mixing is None else mixing.handed
+    return sum(HALF * h.value.type.elements for h in handed if h.side)
+
+
+def _pair_bytes(value: Value) -> int:
+    """Bytes of a pair that is stored."""
+    if value.kind is not Kind.PAIR or value.op in ("queries", "keys", "mask"):
+        return 0
+    return (SINGLE if value.type.wide else HALF) * value.type.elements
 
 
 def _moved(read: Iterable[Value], elements: int) -> tuple[float, float]:

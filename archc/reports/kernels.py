@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
+from archc.emit.kernels import ATTENTION, COMPOSED, GATED, PROGRAM, SCANS
 from archc.emit.units import group
+from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.fuse.traffic import Traffic
+from archc.fuse.traffic import PairTraffic, Traffic, pair_traffic
+from archc.ir.graph import Value
 from archc.passes.scans import ScanClass, classify
 from archc.reports.build import attention_rows, places
 from archc.reports.layers import layers
-
-KERNELS = {
-    "diagonal": "scan",
-    "selective": "selective_scan",
-    "long_convolution": "scan",
-    "chunked": "chunked_scan",
-    "chunked_key": "chunked_key_scan",
-}
-"""The function that runs a class of scans, where its equations are not fused."""
 
 
 def explanation(program: Program) -> str:
     """A paragraph for each scan and each sum over keys.
 
-    Bytes are of bfloat16 per token and element of the scan's tile (see `archc.fuse.traffic`): as the kernel moves them,
-    at best, and with every operation by itself.
+    Bytes are of bfloat16, per token and element of the tile of a scan, or per query, head and channel of an attention
+    (see `archc.fuse.traffic`): as the kernel moves them, at best, and with every operation by itself.
     """
     graph = program.graph
     kinds = layers(graph)
@@ -39,12 +34,12 @@ def explanation(program: Program) -> str:
             lines += [f"      {line}" for line in _scan(classes[value], fused[value], found)]
     lines += ["  none"] if len(lines) == 1 else []
     lines += ["", "Sums over keys"]
-    rows = [
-        line
-        for row in attention_rows(graph, kinds)
-        for line in (f"  {row.block}{_times(row.layers)}: {row.name}", f"      {row.sentence}")
-    ]
-    return "\n".join([*lines, *(rows or ["  none"])])
+    sums = [value for value, _, _ in places(graph, kinds) if value.op in SUMS]
+    for value, row in zip(sums, attention_rows(graph, kinds), strict=True):
+        lines.append(f"  {row.block}{_times(row.layers)}: {row.name}")
+        lines += [f"      {line}" for line in _sum(value, row.sentence, found)]
+    lines += ["  none"] if not sums else []
+    return "\n".join(lines)
 
 
 def _times(count: int) -> str:
@@ -54,20 +49,53 @@ def _times(count: int) -> str:
 def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     yield found.sentence
     if fused.result in emitted.gated:
-        kernel = "gated_scan" if found.kind == "diagonal" else "gated_selective_scan"
-        yield f"kernel {kernel}: the equations around it run inside"
+        yield f"kernel {GATED[found.kind]}: the equations around it run inside"
         if fused.traffic is not None:
             yield _bytes(fused.traffic)
         yield f"not more, since {fused.reason}"
         return
     if any(read.value in emitted.reads for read in found.reads):
-        yield f"kernel {KERNELS[found.kind]}: scan and read-out are one"
+        yield f"kernel {SCANS[found.kind]}: scan and read-out are one"
     else:
-        yield "kernel scan: every state is stored, the equations around it are operations of their own"
+        yield f"kernel {SCANS['diagonal']}: every state is stored, the equations around it are operations of their own"
     if fused.gates is None:
         yield f"its equations are not fused, since {fused.reason}"
     elif fused.traffic is not None:
         yield f"its equations are operations of their own; fused: {_bytes(fused.traffic)}"
+
+
+def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
+    found = emitted.composed.get(value)
+    if found is not None:
+        yield composed_sentence(found)
+        yield f"kernel {COMPOSED}: what mixes the heads runs inside, on tiles of the pairs of all heads"
+        yield _pair_bytes(pair_traffic(found))
+        return
+    if value in emitted.attention:
+        yield from (sentence, f"kernel {ATTENTION}: the framework's own where it has one")
+        return
+    yield sentence.removeprefix("fused ")
+    reason = emitted.plain.get(value, "the kernel of plain attention is causal, over one axis")
+    yield f"kernel {PROGRAM}: operations of their own on blocks of queries, not fused, since {reason}"
+
+
+def composed_sentence(found: Composition) -> str:
+    """Heads, their width, where they are composed and what a query sees."""
+    sizes = found.query.type.sizes | found.key.type.sizes | found.value.type.sizes
+    heads, width = (prod(sizes[n] for n in names) for names in (found.heads, found.over))
+    where = [name for name, mixing in (("before", found.before), ("after", found.after)) if mixing is not None]
+    seen = "all keys" if found.window is None else f"the last {found.window} keys"
+    return (
+        f"attention with composed heads: {heads} heads of {width}, mixed {' and '.join(where)} the softmax, each sees "
+        f"{seen} up to the token itself"
+    )
+
+
+def _pair_bytes(moved: PairTraffic) -> str:
+    return (
+        f"{moved.forward:.3g} bytes an element forward (at best {moved.ideal_forward:.3g}), {moved.backward:.3g} "
+        f"backward (at best {moved.ideal_backward:.3g}); {moved.separate:.3g} for every key if nothing were fused"
+    )
 
 
 def _bytes(moved: Traffic) -> str:

@@ -1,0 +1,20 @@
+"""What the functions of kernel files are called that run each class of scans and of sums over keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from archc.passes.scans import ScanKind
+
+SCANS: Mapping[ScanKind, str] = {
+    "diagonal": "scan",
+    "selective": "selective_scan",
+    "long_convolution": "scan",
+    "chunked": "chunked_scan",
+    "chunked_key": "chunked_key_scan",
+}
+"""Of scans whose equations are operations of their own."""
+GATED: Mapping[ScanKind, str] = {"diagonal": "gated_scan", "selective": "gated_selective_scan"}
+"""Of scans whose equations run inside."""
+ATTENTION, COMPOSED, PROGRAM = "attention", "composed_attention", "over_rows"
+"""Of plain attention, of attention with composed heads, of any other program of pairs."""
