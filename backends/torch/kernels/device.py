@@ -103,3 +103,27 @@ def power(x, n):
     half = 0.5 * n
     odd = half != tl.floor(half)
     return tl.where(x < 0.0, tl.where(n == tl.floor(n), tl.where(odd, -size, size), float("nan")), size)
+
+
+@triton.jit
+def mix_heads(a, W):
+    """`sum_h W[h, g] a[h]` of pairs a [heads, queries, keys]: [heads, queries, keys], heads being at least 16."""
+    pairs = a.reshape(a.shape[0], a.shape[1] * a.shape[2])
+    mixed = tl.dot(tl.trans(W), pairs.to(W.dtype), input_precision="tf32x3", out_dtype=a.dtype)
+    return mixed.reshape(a.shape)
+
+
+@triton.jit
+def unmix_heads(d, W):
+    """The gradient of the pairs in `mix_heads`, `sum_g W[h, g] d[g]`."""
+    pairs = d.reshape(d.shape[0], d.shape[1] * d.shape[2])
+    mixed = tl.dot(W, pairs.to(W.dtype), input_precision="tf32x3", out_dtype=d.dtype)
+    return mixed.reshape(d.shape)
+
+
+@triton.jit
+def mix_heads_matrix(a, W, d):
+    """The gradient of the matrix in `mix_heads`, the sum over pairs of `a[h] d[g]`."""
+    size: tl.constexpr = a.shape[1] * a.shape[2]
+    right = tl.trans(d.reshape(d.shape[0], size)).to(W.dtype)
+    return tl.dot(a.reshape(a.shape[0], size).to(W.dtype), right, input_precision="tf32x3", out_dtype=a.dtype)

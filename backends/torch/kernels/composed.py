@@ -1,0 +1,70 @@
+"""Attention whose heads are composed, before and after the softmax: pairs of all heads in one tile of one kernel.
+
+s = scale q . k; s = before(s); p = softmax(s) over the keys that a query sees; p = after(p); y = sum over keys of p v
+
+On a GPU no pair is ever in memory, forward or backward. Elsewhere the program runs for blocks of queries.
+"""
+# mypy: disable-error-code="no-untyped-call"
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernels.pairs import Keys, Rows, over_rows
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A composition of heads: what every pair of query and key does to its scores (or weights) of all heads.
+
+    It is zero where its pairs are zero. sides: a letter for each token that it reads, "q" or "k", whose side it lies
+    on. shapes: a letter for each weight that it reads, "p" for planes [*axes, heads or 1], "m" for a matrix from heads
+    to heads. work: matrix operations for a pair, a multiply-add being two.
+
+    device: `(a, qs, ks, ws) -> a'`, a Triton function of tiles in single precision. a: [heads, queries, keys]. Every
+    token is cut along its axes before heads, row-major, into planes: qs of [heads or 1, queries, 1], ks of [heads or 1,
+    1, keys], ws of [heads or 1, 1, 1]. Matrices in ws are [heads, heads] in the type of products. Heads are filled up
+    with zeros to a power of two; what a sum over heads is spread over may not be summed again, unless a plane weighs it.
+    grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in. Both None without Triton.
+    """
+
+    sides: str = ""
+    shapes: str = ""
+    work: int = 0
+    device: Any = None
+    grad: Any = None
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The compositions before and after the softmax; None: the heads as they are."""
+
+    name: str
+    before: Mix | None = None
+    after: Mix | None = None
+    fused: Any = field(init=False, default=None)
+
+
+def composed_attention(
+    program: Callable[[Rows], Tensor],
+    composed: Composed,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Keys,
+    *,
+    tokens: tuple[Tensor, ...] = (),
+    weights: tuple[Tensor, ...] = (),
+    scale: float,
+    before: int | None = None,
+) -> Tensor:
+    """Run a pair program of the form above: [B, T, heads, value], in the dtype of v; zero for a query without keys.
+
+    program: the same on `Rows`. q: [B, T, heads, dim]. k: [B, S, heads, dim], v: [B, S, heads, value], as remembered;
+    keys: where they lie. tokens: those of `composed.before`, then those of `composed.after`, on the query side
+    [B, T, *axes, heads or 1], on the key side [B, S, *axes, heads or 1]. weights: likewise, [*axes, heads or 1] or
+    [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
+    for all; none ahead.
+    """
+    return over_rows(program, keys, before=before)
