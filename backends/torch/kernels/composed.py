@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernels.composed_fused import fits, register
+from kernels.operators import TRITON, runs_fused
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor
 
@@ -45,6 +47,11 @@ class Composed:
     after: Mix | None = None
     fused: Any = field(init=False, default=None)
 
+    def __post_init__(self) -> None:
+        mixes = [mix for mix in (self.before, self.after) if mix]
+        if TRITON and all(mix.device is not None for mix in mixes):
+            object.__setattr__(self, "fused", register(self.name, self))
+
 
 def composed_attention(
     program: Callable[[Rows], Tensor],
@@ -67,4 +74,15 @@ def composed_attention(
     [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
     for all; none ahead.
     """
-    return over_rows(program, keys, before=before)
+    if composed.fused is None or keys.ring is not None or not runs_fused(q) or not fits(q, v):
+        return over_rows(program, keys, before=before)
+    shapes = "".join(mix.shapes for mix in (composed.before, composed.after) if mix)
+    planes = [x.reshape(*x.shape[:2], -1, x.shape[-1]).contiguous() for x in tokens]
+    given = [
+        w.contiguous() if shape == "m" else w.reshape(1, -1, w.shape[-1]).contiguous()
+        for w, shape in zip(weights, shapes, strict=True)
+    ]
+    pos = keys.pos.expand(q.shape[:2]).contiguous() if keys.pos.dim() == 2 else None
+    window = 0 if before is None else before + 1
+    y: Tensor = composed.fused(q.contiguous(), k.contiguous(), v.contiguous(), planes, given, pos, window, scale)[0]
+    return y
