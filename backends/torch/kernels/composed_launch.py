@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from kernels.composed_back_triton import composed_back_keys, composed_back_queries
 from kernels.composed_tiles import Pass, tile_of
 from kernels.composed_triton import composed_normalisers, composed_values
 from torch import Tensor
@@ -26,10 +27,9 @@ class Read(NamedTuple):
     weights: tuple[Tensor, ...]
 
     @property
-    def shapes(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Of each how many planes, 0 for a matrix, and heads or 1."""
-        tokens = (tuple((x.shape[2], x.shape[3]) for x in side) for side in (self.queries, self.keys))
-        return (*tokens, tuple((0 if w.dim() == 2 else w.shape[1], w.shape[-1]) for w in self.weights))
+    def shapes(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """Of each how many planes, 0 for a matrix; heads or 1; and how many planes and matrices come before."""
+        return tuple(map(_shapes, self))
 
 
 def forward(
@@ -47,16 +47,64 @@ def forward(
 ) -> None:
     """Fill y [B, T, heads, value] and lse [B, heads, T], the logarithms of the normalisers; window 0: all keys."""
     first, second = reads(composed, tokens, weights)
-    (batch, time), count, value = q.shape[:2], k.shape[1], v.shape[3]
+    (batch, time), count = q.shape[:2], k.shape[1]
     sizes = (time, count, window or EVERY, scale)
     shared = _constants(composed, q, k, v, pos, [first, second])
     with torch.cuda.device_of(q):
-        constants = _tiled("normalisers", shared, q, 0)
-        grid = (triton.cdiv(time, constants["BQ"]), 1, batch)
+        constants = _tiled("normalisers", shared, q, None)
+        grid = (*_grid(time, constants["BQ"], None, constants), batch)
         composed_normalisers[grid](q, k, *first, pos, lse, *sizes, **constants)
-        constants = _tiled("values", shared, q, value)
-        grid = (triton.cdiv(time, constants["BQ"]), triton.cdiv(value, constants["COLUMNS"]), batch)
+        constants = _tiled("values", shared, q, y)
+        grid = (*_grid(time, constants["BQ"], y, constants), batch)
         composed_values[grid](q, k, v, *first, *second, pos, lse, y, *sizes, **constants)
+
+
+def backward(
+    composed: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: list[Tensor],
+    weights: list[Tensor],
+    pos: Tensor | None,
+    window: int,
+    scale: float,
+    lse: Tensor,
+    dy: Tensor,
+) -> list[Tensor]:
+    """The gradients of q, k, v, tokens and weights."""
+    both = reads(composed, tokens, weights)
+    (batch, time), count = q.shape[:2], k.shape[1]
+    arrays = (q, k, v, dy, *both[0], *both[1], pos)
+    sizes = (time, count, window or EVERY, scale)
+    shared = _constants(composed, q, k, v, pos, both)
+    shared["GRAD"], shared["AFTER_GRAD"] = (mix and mix.grad for mix in (composed.before, composed.after))
+    delta = torch.empty_like(lse)
+    outputs = [torch.empty_like(x) for x in (q, k, v)]
+    found: list[Read] = []
+    with torch.cuda.device_of(q):
+        for last, kind, summed, read in ((False, "deltas", None, both[1]), (True, "queries", outputs[0], both[0])):
+            constants = _tiled(kind, shared, q, summed)
+            blocks, columns = _grid(time, constants["BQ"], summed, constants)
+            dqs = tuple(torch.empty_like(x) for x in read.queries)
+            dws = tuple(lse.new_empty(batch * blocks, *w.shape[-2:]) for w in read.weights)
+            composed_back_queries[(blocks, columns, batch)](
+                *arrays, lse, delta, summed, dqs, dws, *sizes, LAST=last, **constants
+            )
+            found.append(Read(dqs, (), dws))
+        for last, kind, summed, read in (
+            (False, "values back", outputs[2], both[1]),
+            (True, "keys", outputs[1], both[0]),
+        ):
+            constants = _tiled(kind, shared, q, summed)
+            blocks, columns = _grid(count, constants["BK"], summed, constants)
+            ends = None if pos is None else _ends(pos, count, constants["BK"])
+            dks = tuple(torch.empty_like(x) for x in read.keys)
+            composed_back_keys[(blocks, columns, batch)](
+                *arrays, ends, lse, delta, summed, dks, *sizes, LAST=last, **constants
+            )
+            found[last] = found[last]._replace(keys=dks)
+    return [*outputs, *_in_order(composed, found), *_whole(found, weights)]
 
 
 def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Read]:
@@ -69,6 +117,15 @@ def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Re
         queries, keys = (tuple(x for x, at in zip(own, sides, strict=True) if at == side) for side in "qk")
         found.append(Read(queries, keys, tuple(held)))
     return found
+
+
+def _shapes(arrays: tuple[Tensor, ...]) -> tuple[tuple[int, int, int], ...]:
+    found, first = [], 0
+    for x in arrays:
+        planes = 0 if x.dim() == 2 else x.shape[-2]
+        found.append((planes, x.shape[-1], first))
+        first += planes or 1
+    return tuple(found)
 
 
 def _constants(composed: Any, q: Tensor, k: Tensor, v: Tensor, pos: Tensor | None, both: list[Read]) -> dict[str, Any]:
@@ -95,8 +152,9 @@ def _constants(composed: Any, q: Tensor, k: Tensor, v: Tensor, pos: Tensor | Non
     }
 
 
-def _tiled(kind: Pass, constants: dict[str, Any], q: Tensor, columns: int) -> dict[str, Any]:
-    """A pass with its tile, for sums of so many columns."""
+def _tiled(kind: Pass, constants: dict[str, Any], q: Tensor, summed: Tensor | None) -> dict[str, Any]:
+    """A pass with its tile; summed: what gets its sums [B, T or S, heads, columns]."""
+    columns = 0 if summed is None else summed.shape[3]
     tile = tile_of(kind, _arch(q), constants["HP"], constants["D"], columns)
     return {
         **constants,
@@ -108,6 +166,38 @@ def _tiled(kind: Pass, constants: dict[str, Any], q: Tensor, columns: int) -> di
         "num_warps": tile.warps,
         "num_stages": 1,
     }
+
+
+def _grid(tokens: int, block: int, summed: Tensor | None, constants: dict[str, Any]) -> tuple[int, int]:
+    """Blocks of tokens, and of columns."""
+    columns = 1 if summed is None else triton.cdiv(summed.shape[3], constants["COLUMNS"])
+    return triton.cdiv(tokens, block), columns
+
+
+def _ends(pos: Tensor, count: int, block: int) -> Tensor:
+    """For each block of the `count` keys the first query whose document begins behind it: [B, blocks].
+
+    Of queries at pos [B, T] the documents begin at places that never fall.
+    """
+    places = torch.arange(count - pos.shape[1], count, device=pos.device, dtype=torch.int32)
+    lasts = torch.arange(block - 1, count + block - 1, block, device=pos.device, dtype=torch.int32)
+    starts = (places - pos).to(torch.int32).contiguous()
+    return torch.searchsorted(starts, lasts.expand(len(pos), -1).contiguous(), right=True, out_int32=True)
+
+
+def _in_order(composed: Any, found: list[Read]) -> list[Tensor]:
+    """The gradients of tokens, in the order of the tokens."""
+    ordered = []
+    for mix, read in zip((composed.before, composed.after), found[::-1], strict=True):
+        sides = {"q": iter(read.queries), "k": iter(read.keys)}
+        ordered += [next(sides[side]) for side in (mix.sides if mix else "")]
+    return ordered
+
+
+def _whole(found: list[Read], weights: list[Tensor]) -> list[Tensor]:
+    """The gradients of weights, from the shares of programs."""
+    shares = (*found[1].weights, *found[0].weights)
+    return [share.sum(0).reshape(w.shape).to(w.dtype) for share, w in zip(shares, weights, strict=True)]
 
 
 def _arch(x: Tensor) -> int:

@@ -24,15 +24,13 @@ def add_dot(sums, a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
 def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr, ACC: tl.constexpr):
     """All planes of the tokens r, of which `left` are there, counted from a row: [heads or 1, 1, keys] or alike.
 
-    tokens: [rows, planes, heads or 1] each. PLANES: of each token how many planes, and heads or 1.
+    tokens: [rows, planes, heads or 1] each. PLANES: of each token how many planes, heads or 1, planes of those before.
     """
     found = ()
     for i in tl.static_range(len(tokens)):
-        heads: tl.constexpr = PLANES[i][1]
-        stride: tl.constexpr = PLANES[i][0] * heads
         for p in tl.static_range(PLANES[i][0]):
-            at = tokens[i] + row * stride + r * stride + p * heads
-            if heads == 1:
+            at = tokens[i] + row * (PLANES[i][0] * PLANES[i][1]) + r * (PLANES[i][0] * PLANES[i][1]) + p * PLANES[i][1]
+            if PLANES[i][1] == 1:
                 found = found + (tl.load(at, mask=r < left, other=0.0).to(ACC),)
             else:
                 found = found + (tl.load(at + h, mask=(r < left) & (h < H), other=0.0).to(ACC),)

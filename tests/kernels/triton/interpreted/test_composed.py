@@ -124,3 +124,8 @@ CASES = [
 def test_values_and_gradients_are_exact(case: Case, kind) -> None:
     mine, theirs, given, wide = both(case, kind)
     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    weight = torch.randn_like(theirs)
+    for one, other in zip(
+        torch.autograd.grad(mine, given, weight), torch.autograd.grad(theirs, wide, weight), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
