@@ -40,11 +40,11 @@ def mixed_back(a, qs, ks, ws, d, GRAD: tl.constexpr):
 def empty_planes(HP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, PLANES: tl.constexpr, ACC: tl.constexpr):
     """A zero for each plane [heads or 1, R, C], or matrix [heads, heads]."""
     found = ()
-    for i in tl.static_range(len(PLANES)):
-        if PLANES[i][0] == 0:
+    for i in tl.static_range(len(PLANES) // 3):
+        if PLANES[3 * i] == 0:
             found = found + (tl.zeros((HP, HP), ACC),)
-        for _ in tl.static_range(PLANES[i][0]):
-            found = found + (tl.zeros((1 if PLANES[i][1] == 1 else HP, R, C), ACC),)
+        for _ in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            found = found + (tl.zeros((HP if tl.constexpr(PLANES[3 * i + 1]) > 1 else 1, R, C), ACC),)
     return found
 
 
@@ -61,29 +61,34 @@ def add_planes(sums, shares):
 def store_planes(tokens, sums, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
     """Writes what `planes` reads: of the tokens r, of which `left` are there."""
     for i in tl.static_range(len(tokens)):
-        for p in tl.static_range(PLANES[i][0]):
-            at = tokens[i] + row * (PLANES[i][0] * PLANES[i][1]) + r * (PLANES[i][0] * PLANES[i][1]) + p * PLANES[i][1]
-            value = sums[PLANES[i][2] + p].to(tokens[i].dtype.element_ty)
-            if PLANES[i][1] == 1:
+        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            at = (
+                tokens[i]
+                + row * (PLANES[3 * i] * PLANES[3 * i + 1])
+                + r * (PLANES[3 * i] * PLANES[3 * i + 1])
+                + p * PLANES[3 * i + 1]
+            )
+            value = sums[PLANES[3 * i + 2] + p].to(tokens[i].dtype.element_ty)
+            if PLANES[3 * i + 1] == 1:
                 tl.store(at, value, mask=r < left)
             else:
                 tl.store(at + h, value, mask=(r < left) & (h < H))
 
 
 @triton.jit
-def store_constants(weights, sums, row, h, some, H: tl.constexpr, HP: tl.constexpr, SHAPES: tl.constexpr):
+def store_constants(weights, sums, row, h, some, H: tl.constexpr, HP: tl.constexpr, PLANES: tl.constexpr):
     """Writes what `constants` reads, as a program's row of [programs, planes, heads or 1] or [programs, H, H]."""
     for i in tl.static_range(len(weights)):
-        if SHAPES[i][0] == 0:
+        if PLANES[3 * i] == 0:
             g = tl.arange(0, HP)
             inside = (g < H)[:, None] & (g < H)[None, :] & some
-            tl.store(weights[i] + row * (H * H) + g[:, None] * H + g[None, :], sums[SHAPES[i][2]], mask=inside)
-        for p in tl.static_range(SHAPES[i][0]):
-            at = weights[i] + row * (SHAPES[i][0] * SHAPES[i][1]) + p * SHAPES[i][1]
-            if SHAPES[i][1] == 1:
-                tl.store(at + h * 0, sums[SHAPES[i][2] + p] + h * 0, mask=(h == 0) & some)
+            tl.store(weights[i] + row * (H * H) + g[:, None] * H + g[None, :], sums[PLANES[3 * i + 2]], mask=inside)
+        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            at = weights[i] + row * (PLANES[3 * i] * PLANES[3 * i + 1]) + p * PLANES[3 * i + 1]
+            if PLANES[3 * i + 1] == 1:
+                tl.store(at + h * 0, sums[PLANES[3 * i + 2] + p] + h * 0, mask=(h == 0) & some)
             else:
-                tl.store(at + h, sums[SHAPES[i][2] + p], mask=(h < H) & some)
+                tl.store(at + h, sums[PLANES[3 * i + 2] + p], mask=(h < H) & some)
 
 
 @triton.jit
@@ -113,11 +118,12 @@ def weights_back(
 def composed_back_queries(
     q, k, v, dy, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, lse, delta, dq, q_shares, w_shares,
     T, S, WINDOW, scale,
-    MIX: tl.constexpr, SHAPES: tl.constexpr, AFTER: tl.constexpr, AFTER_SHAPES: tl.constexpr, PACKED: tl.constexpr,
+    BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
+    AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    LAST: tl.constexpr, GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
+    LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
     """See `composed_values`; dy is like y, and delta like lse.
 
@@ -133,38 +139,38 @@ def composed_back_queries(
     place = positions(pos, row, r, left, PACKED)
     q_at = S - T + q0 + r
     end = tl.minimum(S - T + q0 + BQ, S)
-    ws = constants(weights, h, H, HP, SHAPES[2], DOT, ACC)
-    ws_after = constants(w_after, h, H, HP, AFTER_SHAPES[2], DOT, ACC)
+    ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
+    ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
     at = tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r
     norm = tl.load(lse + at, mask=(r < left) & (h < H), other=0.0)
     if LAST:
         mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
         sums = empty_columns(HP, BQ, WIDTHS, ACC)
-        of_queries = empty_planes(HP, BQ, 1, SHAPES[0], ACC)
-        of_weights = empty_planes(HP, 1, 1, SHAPES[2], ACC)
+        of_queries = empty_planes(HP, BQ, 1, BEFORE_Q, ACC)
+        of_weights = empty_planes(HP, 1, 1, BEFORE_W, ACC)
     else:
         mean = tl.zeros((HP, BQ, 1), ACC)
-        of_queries = empty_planes(HP, BQ, 1, AFTER_SHAPES[0], ACC)
-        of_weights = empty_planes(HP, 1, 1, AFTER_SHAPES[2], ACC)
+        of_queries = empty_planes(HP, BQ, 1, AFTER_Q, ACC)
+        of_weights = empty_planes(HP, 1, 1, AFTER_W, ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
         k_left = S - k0
         inside = seen(q_at, k0 + c, place, S, WINDOW) & (h < H)
-        qs = planes(q_tokens, row, r, h, left, H, SHAPES[0], ACC)
-        ks = planes(k_tokens, k_row, c, h, k_left, H, SHAPES[1], ACC)
+        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
         keys = k + k_row * (H * D)
         a, p = pairs_again(
-            q + row * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, scale, MIX,
+            q + row * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
             H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         d, of_q, _, of_w = weights_back(
             p, dy + row * (H * E), v + k_row * (H * E),
-            planes(q_after, row, r, h, left, H, AFTER_SHAPES[0], ACC),
-            planes(k_after, k_row, c, h, k_left, H, AFTER_SHAPES[1], ACC),
+            planes(q_after, row, r, h, left, H, AFTER_Q, ACC),
+            planes(k_after, k_row, c, h, k_left, H, AFTER_K, ACC),
             ws_after, inside, left, k_left, AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         if LAST:
-            d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), GRAD)
+            d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
             along = tl.arange(0, BK)[None, :, None]
             sums = add_columns(sums, d * scale, keys, along, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
         else:
@@ -175,23 +181,24 @@ def composed_back_queries(
     once = tl.program_id(1) == 0
     if LAST:
         store_columns(dq + row * (H * D), sums, r, h, first, left, WIDTHS, H, D)
-        store_planes(q_shares, of_queries, row, r, h, tl.where(once, left, 0), H, SHAPES[0])
-        store_constants(w_shares, of_weights, program, h, once, H, HP, SHAPES[2])
+        store_planes(q_shares, of_queries, row, r, h, tl.where(once, left, 0), H, BEFORE_Q)
+        store_constants(w_shares, of_weights, program, h, once, H, HP, BEFORE_W)
     else:
         tl.store(delta + at, mean, mask=(r < left) & (h < H))
-        store_planes(q_shares, of_queries, row, r, h, left, H, AFTER_SHAPES[0])
-        store_constants(w_shares, of_weights, program, h, once, H, HP, AFTER_SHAPES[2])
+        store_planes(q_shares, of_queries, row, r, h, left, H, AFTER_Q)
+        store_constants(w_shares, of_weights, program, h, once, H, HP, AFTER_W)
 
 
 @triton.jit
 def composed_back_keys(
     q, k, v, dy, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, ends, lse, delta, dx, k_shares,
     T, S, WINDOW, scale,
-    MIX: tl.constexpr, SHAPES: tl.constexpr, AFTER: tl.constexpr, AFTER_SHAPES: tl.constexpr, PACKED: tl.constexpr,
+    BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
+    AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    LAST: tl.constexpr, GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
+    LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
     """dx, the gradient of the values, and that of k_after; if LAST, of the keys, and that of k_tokens.
 
@@ -207,13 +214,13 @@ def composed_back_keys(
     along = tl.arange(0, BQ)[None, :, None]
     first = tl.program_id(1) * COLUMNS
     k_left = S - k0
-    ws = constants(weights, h, H, HP, SHAPES[2], DOT, ACC)
-    ws_after = constants(w_after, h, H, HP, AFTER_SHAPES[2], DOT, ACC)
+    ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
+    ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
     sums = empty_columns(HP, BK, WIDTHS, ACC)
     if LAST:
-        of_keys = empty_planes(HP, 1, BK, SHAPES[1], ACC)
+        of_keys = empty_planes(HP, 1, BK, BEFORE_K, ACC)
     else:
-        of_keys = empty_planes(HP, 1, BK, AFTER_SHAPES[1], ACC)
+        of_keys = empty_planes(HP, 1, BK, AFTER_K, ACC)
     end = tl.minimum(T, T - S + k0 + BK - 1 + tl.minimum(WINDOW, S))
     if PACKED:
         end = tl.minimum(end, tl.load(ends + batch * tl.num_programs(0) + tl.program_id(0)))
@@ -224,21 +231,21 @@ def composed_back_keys(
         inside = seen(S - T + q0 + r, k0 + c, place, S, WINDOW) & (h < H)
         at = batch * H * T + q0 + h * T + r
         norm = tl.load(lse + at, mask=(r < left) & (h < H), other=0.0)
-        qs = planes(q_tokens, row, r, h, left, H, SHAPES[0], ACC)
-        ks = planes(k_tokens, k_row, c, h, k_left, H, SHAPES[1], ACC)
+        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
         a, p = pairs_again(
-            q + row * (H * D), k + k_row * (H * D), qs, ks, ws, norm, inside, left, k_left, scale, MIX,
+            q + row * (H * D), k + k_row * (H * D), qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
             H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
-        qs_after = planes(q_after, row, r, h, left, H, AFTER_SHAPES[0], ACC)
-        ks_after = planes(k_after, k_row, c, h, k_left, H, AFTER_SHAPES[1], ACC)
+        qs_after = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
+        ks_after = planes(k_after, k_row, c, h, k_left, H, AFTER_K, ACC)
         d, _, of_k, _ = weights_back(
             p, dy + row * (H * E), v + k_row * (H * E), qs_after, ks_after, ws_after, inside, left, k_left,
             AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         if LAST:
             mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
-            d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), GRAD)
+            d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
             pairs = tl.trans(d * scale, (0, 2, 1))
             sums = add_columns(sums, pairs, q + row * (H * D), along, h, first, left, WIDTHS, H, D, DOT, PRECISION)
         else:
@@ -249,7 +256,7 @@ def composed_back_keys(
     rows = tl.arange(0, BK)[None, :, None]
     if LAST:
         store_columns(dx + k_row * (H * D), sums, rows, h, first, k_left, WIDTHS, H, D)
-        store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, SHAPES[1])
+        store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, BEFORE_K)
     else:
         store_columns(dx + k_row * (H * E), sums, rows, h, first, k_left, WIDTHS, H, E)
-        store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, AFTER_SHAPES[1])
+        store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, AFTER_K)

@@ -26,11 +26,6 @@ class Read(NamedTuple):
     keys: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
 
-    @property
-    def shapes(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
-        """Of each how many planes, 0 for a matrix; heads or 1; and how many planes and matrices come before."""
-        return tuple(map(_shapes, self))
-
 
 def forward(
     composed: Any,
@@ -78,7 +73,7 @@ def backward(
     arrays = (q, k, v, dy, *both[0], *both[1], pos)
     sizes = (time, count, window or EVERY, scale)
     shared = _constants(composed, q, k, v, pos, both)
-    shared["GRAD"], shared["AFTER_GRAD"] = (mix and mix.grad for mix in (composed.before, composed.after))
+    shared["BEFORE_GRAD"], shared["AFTER_GRAD"] = (mix and mix.grad for mix in (composed.before, composed.after))
     delta = torch.empty_like(lse)
     outputs = [torch.empty_like(x) for x in (q, k, v)]
     found: list[Read] = []
@@ -119,12 +114,14 @@ def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Re
     return found
 
 
-def _shapes(arrays: tuple[Tensor, ...]) -> tuple[tuple[int, int, int], ...]:
-    found, first = [], 0
+def _planes(arrays: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """Three numbers of each: how many planes, 0 for a matrix; heads or 1; how many planes and matrices come before."""
+    found: list[int] = []
+    first = 0
     for x in arrays:
-        planes = 0 if x.dim() == 2 else x.shape[-2]
-        found.append((planes, x.shape[-1], first))
-        first += planes or 1
+        count = 0 if x.dim() == 2 else x.shape[-2]
+        found += (count, x.shape[-1], first)
+        first += count or 1
     return tuple(found)
 
 
@@ -137,10 +134,10 @@ def _constants(composed: Any, q: Tensor, k: Tensor, v: Tensor, pos: Tensor | Non
     matrices = any(w.dim() == 2 for read in both for w in read.weights)
     heads, dim = q.shape[2:]
     return {
-        "MIX": before,
-        "SHAPES": both[0].shapes,
+        "BEFORE": before,
         "AFTER": after,
-        "AFTER_SHAPES": both[1].shapes,
+        **{f"BEFORE_{side}": _planes(arrays) for side, arrays in zip("QKW", both[0], strict=True)},
+        **{f"AFTER_{side}": _planes(arrays) for side, arrays in zip("QKW", both[1], strict=True)},
         "PACKED": pos is not None,
         "H": heads,
         "D": dim,

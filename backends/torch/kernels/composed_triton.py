@@ -24,13 +24,19 @@ def add_dot(sums, a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
 def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr, ACC: tl.constexpr):
     """All planes of the tokens r, of which `left` are there, counted from a row: [heads or 1, 1, keys] or alike.
 
-    tokens: [rows, planes, heads or 1] each. PLANES: of each token how many planes, heads or 1, planes of those before.
+    tokens: [rows, planes, heads or 1] each. PLANES: three numbers of each, how many planes, heads or 1,
+    and planes of those before.
     """
     found = ()
     for i in tl.static_range(len(tokens)):
-        for p in tl.static_range(PLANES[i][0]):
-            at = tokens[i] + row * (PLANES[i][0] * PLANES[i][1]) + r * (PLANES[i][0] * PLANES[i][1]) + p * PLANES[i][1]
-            if PLANES[i][1] == 1:
+        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            at = (
+                tokens[i]
+                + row * (PLANES[3 * i] * PLANES[3 * i + 1])
+                + r * (PLANES[3 * i] * PLANES[3 * i + 1])
+                + p * PLANES[3 * i + 1]
+            )
+            if PLANES[3 * i + 1] == 1:
                 found = found + (tl.load(at, mask=r < left, other=0.0).to(ACC),)
             else:
                 found = found + (tl.load(at + h, mask=(r < left) & (h < H), other=0.0).to(ACC),)
@@ -39,18 +45,18 @@ def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr, ACC: 
 
 @triton.jit
 def constants(
-    weights, h, H: tl.constexpr, HP: tl.constexpr, SHAPES: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr
+    weights, h, H: tl.constexpr, HP: tl.constexpr, PLANES: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr
 ):
-    """All planes [heads or 1, 1, 1] and matrices [heads, heads] of weights. SHAPES: see PLANES; planes 0: a matrix."""
+    """All planes [heads or 1, 1, 1] and matrices [heads, heads] of weights. A matrix has 0 planes."""
     found = ()
     for i in tl.static_range(len(weights)):
-        if SHAPES[i][0] == 0:
+        if PLANES[3 * i] == 0:
             g = tl.arange(0, HP)
             inside = (g < H)[:, None] & (g < H)[None, :]
             matrix = tl.load(weights[i] + g[:, None] * H + g[None, :], mask=inside, other=0.0)
             found = found + (matrix.to(DOT),)
-        for p in tl.static_range(SHAPES[i][0]):
-            if SHAPES[i][1] == 1:
+        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            if PLANES[3 * i + 1] == 1:
                 found = found + (tl.load(weights[i] + p + h * 0).to(ACC),)
             else:
                 found = found + (tl.load(weights[i] + p * H + h, mask=h < H, other=0.0).to(ACC),)
@@ -89,7 +95,7 @@ def empty_columns(HP: tl.constexpr, R: tl.constexpr, WIDTHS: tl.constexpr, ACC: 
     """Sums [heads, R, width] for each of the widths, zero."""
     sums = ()
     for i in tl.static_range(len(WIDTHS)):
-        sums = sums + (tl.zeros((HP, R, WIDTHS[i]), ACC),)
+        sums = sums + (tl.zeros((HP, R, tl.constexpr(WIDTHS[i])), ACC),)
     return sums
 
 
@@ -165,7 +171,8 @@ def query_block(T, BQ: tl.constexpr):
 @triton.jit
 def composed_normalisers(
     q, k, q_tokens, k_tokens, weights, pos, lse, T, S, WINDOW, scale,
-    MIX: tl.constexpr, SHAPES: tl.constexpr, AFTER: tl.constexpr, AFTER_SHAPES: tl.constexpr, PACKED: tl.constexpr,
+    BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
+    AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -173,7 +180,7 @@ def composed_normalisers(
     """The logarithm of the sum of exponentials of composed scores, lse [B, H, T]; 0 for a query without keys.
 
     A grid of (T / BQ, 1, B). q: [B, T, H, D]. k: [B, S, H, D], the last T of the keys being those of the queries.
-    Tokens and weights are those of MIX. pos: [B, T] if PACKED.
+    Tokens and weights are those of BEFORE, and BEFORE_Q, _K and _W tell their planes. pos: [B, T] if PACKED.
     """
     q0, row = query_block(T, BQ)
     h = tl.arange(0, HP)[:, None, None]
@@ -183,15 +190,15 @@ def composed_normalisers(
     place = positions(pos, row, r, left, PACKED)
     q_at = S - T + q0 + r
     end = tl.minimum(S - T + q0 + BQ, S)
-    ws = constants(weights, h, H, HP, SHAPES[2], DOT, ACC)
+    ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
     top = tl.full((HP, BQ, 1), LOWEST, ACC)
     total = tl.zeros((HP, BQ, 1), ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
-        qs = planes(q_tokens, row, r, h, left, H, SHAPES[0], ACC)
-        ks = planes(k_tokens, k_row, c, h, S - k0, H, SHAPES[1], ACC)
+        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
         s = products(q + row * (H * D), k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
-        s = mixed(s * scale, qs, ks, ws, MIX)
+        s = mixed(s * scale, qs, ks, ws, BEFORE)
         inside = seen(q_at, k0 + c, place, S, WINDOW)
         s = tl.where(inside, s, LOWEST)
         higher = tl.maximum(top, tl.max(s, 2, keep_dims=True))
@@ -205,7 +212,8 @@ def composed_normalisers(
 @triton.jit
 def composed_values(
     q, k, v, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, lse, y, T, S, WINDOW, scale,
-    MIX: tl.constexpr, SHAPES: tl.constexpr, AFTER: tl.constexpr, AFTER_SHAPES: tl.constexpr, PACKED: tl.constexpr,
+    BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
+    AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -223,19 +231,19 @@ def composed_values(
     place = positions(pos, row, r, left, PACKED)
     q_at = S - T + q0 + r
     end = tl.minimum(S - T + q0 + BQ, S)
-    ws = constants(weights, h, H, HP, SHAPES[2], DOT, ACC)
-    ws_after = constants(w_after, h, H, HP, AFTER_SHAPES[2], DOT, ACC)
+    ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
+    ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
     norm = tl.load(lse + tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r, mask=(r < left) & (h < H), other=0.0)
     sums = empty_columns(HP, BQ, WIDTHS, ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
-        qs = planes(q_tokens, row, r, h, left, H, SHAPES[0], ACC)
-        ks = planes(k_tokens, k_row, c, h, S - k0, H, SHAPES[1], ACC)
+        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
         s = products(q + row * (H * D), k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
-        s = mixed(s * scale, qs, ks, ws, MIX)
+        s = mixed(s * scale, qs, ks, ws, BEFORE)
         p = normalised(s, norm, seen(q_at, k0 + c, place, S, WINDOW) & (h < H))
-        qs = planes(q_after, row, r, h, left, H, AFTER_SHAPES[0], ACC)
-        ks = planes(k_after, k_row, c, h, S - k0, H, AFTER_SHAPES[1], ACC)
+        qs = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
+        ks = planes(k_after, k_row, c, h, S - k0, H, AFTER_K, ACC)
         p = mixed(p, qs, ks, ws_after, AFTER)
         values = v + k_row * (H * E)
         sums = add_columns(sums, p, values, tl.arange(0, BK)[None, :, None], h, e, S - k0, WIDTHS, H, E, DOT, PRECISION)
