@@ -1,10 +1,11 @@
 """Attention with composed heads as Triton kernels, backward: four passes that compute the pairs again.
 
-With P the weights, P' the composed ones and dP' = dy . v: dP = after_grad(P, dP'), the score's gradient is P (dP - delta)
-with delta the sum over keys of P dP for every head and query, and that of q . k comes of before_grad. Two passes go over
-the keys of a block of queries: one finds delta and what tokens of queries and weights get of the composition behind
-the softmax, the next, which needs delta, dq and what the other composition gives. Two go over the queries of a block of
-keys in the same way, for dv and for dk. Every sum has one program, so results are the same from run to run.
+With P the weights and dP' = dy . v the gradient of the composed ones, after_grad gives dP, scores get P (dP - delta)
+where delta is the sum over keys of P dP for every head and query, and of that before_grad makes the gradient of q . k.
+Two passes go over the keys of a block of queries: one finds delta and what tokens of queries and weights get of the
+composition behind the softmax, the next, which needs delta, dq and what the other composition gives. Two go over the
+queries of a block of keys in the same way, for dv and for dk. Every sum has one program, so results are the same from
+run to run.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005  (Triton knows no stars in tuples)
@@ -13,6 +14,7 @@ import triton
 import triton.language as tl
 from kernels.composed_triton import (
     add_columns,
+    again,
     constants,
     empty_columns,
     first_key,
@@ -121,14 +123,15 @@ def composed_back_queries(
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
+    KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
     LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
     """See `composed_values`; dy is like y, and delta like lse.
 
     First delta, and gradients of q_after and w_after. If LAST, given delta, dq on a grid of (T / BQ, D / COLUMNS, B),
-    and gradients of q_tokens and weights. w_shares: of every program, [programs, planes, heads or 1] or [programs, H, H].
+    and gradients of q_tokens and weights. w_shares: [programs, planes, heads or 1] or [programs, H, H] each.
     """
     q0, row = query_block(T, BQ)
     h = tl.arange(0, HP)[:, None, None]
@@ -142,34 +145,38 @@ def composed_back_queries(
     ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
     ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
     at = tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r
-    norm = tl.load(lse + at, mask=(r < left) & (h < H), other=0.0)
+    mean = tl.zeros((HP, BQ, 1), ACC)
     if LAST:
-        mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
         sums = empty_columns(HP, BQ, WIDTHS, ACC)
         of_queries = empty_planes(HP, BQ, 1, BEFORE_Q, ACC)
         of_weights = empty_planes(HP, 1, 1, BEFORE_W, ACC)
     else:
-        mean = tl.zeros((HP, BQ, 1), ACC)
         of_queries = empty_planes(HP, BQ, 1, AFTER_Q, ACC)
         of_weights = empty_planes(HP, 1, 1, AFTER_W, ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
         k_left = S - k0
         inside = seen(q_at, k0 + c, place, S, WINDOW) & (h < H)
-        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        here = again(row, k0)
+        rows = again(row, k0, KEEP_ROWS)
+        norm = tl.load(lse + at + (here - row), mask=(r < left) & (h < H), other=0.0)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
         ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
         keys = k + k_row * (H * D)
         a, p = pairs_again(
-            q + row * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
+            q + rows * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
             H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         d, of_q, _, of_w = weights_back(
-            p, dy + row * (H * E), v + k_row * (H * E),
-            planes(q_after, row, r, h, left, H, AFTER_Q, ACC),
+            p, dy + rows * (H * E), v + k_row * (H * E),
+            planes(q_after, here, r, h, left, H, AFTER_Q, ACC),
             planes(k_after, k_row, c, h, k_left, H, AFTER_K, ACC),
             ws_after, inside, left, k_left, AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         if LAST:
+            mean = tl.load(delta + at + (here - row), mask=(r < left) & (h < H), other=0.0)
+            qs = planes(q_tokens, again(row, k0 + BK), r, h, left, H, BEFORE_Q, ACC)
+            ks = planes(k_tokens, again(k_row, k0 + BK), c, h, k_left, H, BEFORE_K, ACC)
             d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
             along = tl.arange(0, BK)[None, :, None]
             sums = add_columns(sums, d * scale, keys, along, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
@@ -196,7 +203,8 @@ def composed_back_keys(
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
+    KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
     LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
@@ -231,20 +239,24 @@ def composed_back_keys(
         inside = seen(S - T + q0 + r, k0 + c, place, S, WINDOW) & (h < H)
         at = batch * H * T + q0 + h * T + r
         norm = tl.load(lse + at, mask=(r < left) & (h < H), other=0.0)
+        here = again(k_row, q0)
+        k_rows = again(k_row, q0, KEEP_ROWS)
         qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
-        ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
+        ks = planes(k_tokens, here, c, h, k_left, H, BEFORE_K, ACC)
         a, p = pairs_again(
-            q + row * (H * D), k + k_row * (H * D), qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
+            q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
             H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         qs_after = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
-        ks_after = planes(k_after, k_row, c, h, k_left, H, AFTER_K, ACC)
+        ks_after = planes(k_after, here, c, h, k_left, H, AFTER_K, ACC)
         d, _, of_k, _ = weights_back(
-            p, dy + row * (H * E), v + k_row * (H * E), qs_after, ks_after, ws_after, inside, left, k_left,
+            p, dy + row * (H * E), v + k_rows * (H * E), qs_after, ks_after, ws_after, inside, left, k_left,
             AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         if LAST:
             mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
+            qs = planes(q_tokens, again(row, q0 + BQ), r, h, left, H, BEFORE_Q, ACC)
+            ks = planes(k_tokens, again(k_row, q0 + BQ), c, h, k_left, H, BEFORE_K, ACC)
             d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
             pairs = tl.trans(d * scale, (0, 2, 1))
             sums = add_columns(sums, pairs, q + row * (H * D), along, h, first, left, WIDTHS, H, D, DOT, PRECISION)

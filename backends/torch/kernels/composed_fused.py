@@ -85,9 +85,12 @@ def register(name: str, composed: Any) -> Any:
     return fused
 
 
-def fits(q: Tensor, v: Tensor) -> bool:
-    """Whether the tiles of these heads fit into a program; q: [B, T, heads, dim], v: [B, S, heads, value]."""
-    return True
+def arch_of(x: Tensor) -> int:
+    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
+    if not x.is_cuda:
+        return 0
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
 
 
 def _outputs(

@@ -7,13 +7,22 @@ import torch
 import triton
 import triton.language as tl
 from kernels.composed_back_triton import composed_back_keys, composed_back_queries
-from kernels.composed_tiles import Pass, tile_of
+from kernels.composed_fused import arch_of
+from kernels.composed_tiles import SMALLEST, Pass, Sizes, tile_of
 from kernels.composed_triton import composed_normalisers, composed_values
 from torch import Tensor
 
 DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
 EVERY = 0x7FFFFFFF  # a window that ends nowhere
-SMALLEST = 16  # of any side of a matrix product
+PASSES: dict[Pass, Any] = {
+    "normalisers": composed_normalisers,
+    "values": composed_values,
+    "deltas": composed_back_queries,
+    "queries": composed_back_queries,
+    "values back": composed_back_keys,
+    "keys": composed_back_keys,
+}
+Planes = tuple[tuple[int, ...], ...]
 
 
 class Read(NamedTuple):
@@ -25,6 +34,73 @@ class Read(NamedTuple):
     queries: tuple[Tensor, ...]
     keys: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
+
+    @property
+    def planes(self) -> Planes:
+        """Of queries, keys and weights, three numbers of each array, as one tuple: its planes, 0 for a matrix; heads
+        or 1; how many planes and matrices come before.
+        """
+        return tuple(map(_planes, self))
+
+
+def constants_of(
+    composed: Any, planes: tuple[Planes, Planes], heads: int, sizes: Sizes, packed: bool, backward: bool
+) -> dict[str, Any]:
+    """What the kernels of all passes are told, but for their tiles; planes: of what is read before and after."""
+    before, after = composed.before, composed.after
+    found = {
+        "BEFORE": before and before.device,
+        "AFTER": after and after.device,
+        **{f"BEFORE_{side}": each for side, each in zip("QKW", planes[0], strict=True)},
+        **{f"AFTER_{side}": each for side, each in zip("QKW", planes[1], strict=True)},
+        "PACKED": packed,
+        "H": heads,
+        "D": sizes.dim,
+        "E": sizes.value,
+        "HP": sizes.heads,
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
+    }
+    return found | ({"BEFORE_GRAD": before and before.grad, "AFTER_GRAD": after and after.grad} if backward else {})
+
+
+class Call:
+    """The arrays and numbers that all passes are given."""
+
+    def __init__(
+        self,
+        composed: Any,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        tokens: list[Tensor],
+        weights: list[Tensor],
+        pos: Tensor | None,
+        numbers: tuple[int, float],
+        backward: bool,
+    ) -> None:
+        q, k, v = qkv
+        self.q, self.time, self.count = q, q.shape[1], k.shape[1]
+        self.reads = reads(composed, tokens, weights)
+        self.numbers = (self.time, self.count, numbers[0] or EVERY, numbers[1])
+        narrow = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        if not q.is_cuda:  # the interpreter's product of two bfloat16 is garbage
+            narrow = torch.promote_types(narrow, torch.float32)
+        self.sizes = Sizes(
+            filled(q.shape[2], any(w.dim() == 2 for w in weights)), q.shape[3], v.shape[3], narrow.itemsize
+        )
+        first, second = self.reads
+        self.constants = {
+            **constants_of(composed, (first.planes, second.planes), q.shape[2], self.sizes, pos is not None, backward),
+            "DOT": DOTS[narrow],
+            "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
+            "num_stages": 1,
+        }
+
+    def of_pass(self, kind: Pass, columns: int = 0) -> tuple[tuple[int, int, int], dict[str, Any]]:
+        """The grid (blocks of tokens, parts of the columns that are summed, sequences) and the constants of a pass."""
+        tile = tile_of(kind, self.sizes, arch_of(self.q))
+        tokens = (self.count, tile.keys) if kind in ("values back", "keys") else (self.time, tile.queries)
+        parts = max(1, triton.cdiv(columns, sum(tile.parts)))
+        grid = triton.cdiv(*tokens), parts, self.q.shape[0]
+        return grid, {**self.constants, **tile.constants, "num_warps": tile.warps}
 
 
 def forward(
@@ -41,17 +117,13 @@ def forward(
     lse: Tensor,
 ) -> None:
     """Fill y [B, T, heads, value] and lse [B, heads, T], the logarithms of the normalisers; window 0: all keys."""
-    first, second = reads(composed, tokens, weights)
-    (batch, time), count = q.shape[:2], k.shape[1]
-    sizes = (time, count, window or EVERY, scale)
-    shared = _constants(composed, q, k, v, pos, [first, second])
+    call = Call(composed, (q, k, v), tokens, weights, pos, (window, scale), backward=False)
+    first, second = call.reads
     with torch.cuda.device_of(q):
-        constants = _tiled("normalisers", shared, q, None)
-        grid = (*_grid(time, constants["BQ"], None, constants), batch)
-        composed_normalisers[grid](q, k, *first, pos, lse, *sizes, **constants)
-        constants = _tiled("values", shared, q, y)
-        grid = (*_grid(time, constants["BQ"], y, constants), batch)
-        composed_values[grid](q, k, v, *first, *second, pos, lse, y, *sizes, **constants)
+        grid, constants = call.of_pass("normalisers")
+        composed_normalisers[grid](q, k, *first, pos, lse, *call.numbers, **constants)
+        grid, constants = call.of_pass("values", v.shape[3])
+        composed_values[grid](q, k, v, *first, *second, pos, lse, y, *call.numbers, **constants)
 
 
 def backward(
@@ -68,38 +140,34 @@ def backward(
     dy: Tensor,
 ) -> list[Tensor]:
     """The gradients of q, k, v, tokens and weights."""
-    both = reads(composed, tokens, weights)
-    (batch, time), count = q.shape[:2], k.shape[1]
-    arrays = (q, k, v, dy, *both[0], *both[1], pos)
-    sizes = (time, count, window or EVERY, scale)
-    shared = _constants(composed, q, k, v, pos, both)
-    shared["BEFORE_GRAD"], shared["AFTER_GRAD"] = (mix and mix.grad for mix in (composed.before, composed.after))
+    call = Call(composed, (q, k, v), tokens, weights, pos, (window, scale), backward=True)
+    first, second = call.reads
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty_like(lse)
-    outputs = [torch.empty_like(x) for x in (q, k, v)]
-    found: list[Read] = []
+    arrays = (q, k, v, dy, *first, *second, pos)
+
+    def of_queries(kind: Pass, read: Read, summed: Tensor | None, columns: int, last: bool) -> list[tuple[Tensor, ...]]:
+        grid, constants = call.of_pass(kind, columns)
+        dqs = tuple(torch.empty_like(x) for x in read.queries)
+        shares = tuple(lse.new_empty(grid[0] * grid[2], *w.shape[-2:]) for w in read.weights)
+        composed_back_queries[grid](
+            *arrays, lse, delta, summed, dqs, shares, *call.numbers, LAST=last, **constants
+        )  # fmt: skip
+        return [dqs, tuple(s.sum(0).reshape(w.shape).to(w.dtype) for s, w in zip(shares, read.weights, strict=True))]
+
+    def of_keys(kind: Pass, read: Read, summed: Tensor, last: bool) -> tuple[Tensor, ...]:
+        grid, constants = call.of_pass(kind, summed.shape[3])
+        ends = None if pos is None else _ends(pos, call.count, constants["BK"])
+        dks = tuple(torch.empty_like(x) for x in read.keys)
+        composed_back_keys[grid](*arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, **constants)
+        return dks
+
     with torch.cuda.device_of(q):
-        for last, kind, summed, read in ((False, "deltas", None, both[1]), (True, "queries", outputs[0], both[0])):
-            constants = _tiled(kind, shared, q, summed)
-            blocks, columns = _grid(time, constants["BQ"], summed, constants)
-            dqs = tuple(torch.empty_like(x) for x in read.queries)
-            dws = tuple(lse.new_empty(batch * blocks, *w.shape[-2:]) for w in read.weights)
-            composed_back_queries[(blocks, columns, batch)](
-                *arrays, lse, delta, summed, dqs, dws, *sizes, LAST=last, **constants
-            )
-            found.append(Read(dqs, (), dws))
-        for last, kind, summed, read in (
-            (False, "values back", outputs[2], both[1]),
-            (True, "keys", outputs[1], both[0]),
-        ):
-            constants = _tiled(kind, shared, q, summed)
-            blocks, columns = _grid(count, constants["BK"], summed, constants)
-            ends = None if pos is None else _ends(pos, count, constants["BK"])
-            dks = tuple(torch.empty_like(x) for x in read.keys)
-            composed_back_keys[(blocks, columns, batch)](
-                *arrays, ends, lse, delta, summed, dks, *sizes, LAST=last, **constants
-            )
-            found[last] = found[last]._replace(keys=dks)
-    return [*outputs, *_in_order(composed, found), *_whole(found, weights)]
+        dqs_after, dws_after = of_queries("deltas", second, None, 0, last=False)
+        dqs, dws = of_queries("queries", first, dq, dq.shape[3], last=True)
+        after = Read(dqs_after, of_keys("values back", second, dv, last=False), dws_after)
+        before = Read(dqs, of_keys("keys", first, dk, last=True), dws)
+    return [dq, dk, dv, *_in_order(composed.before, before), *_in_order(composed.after, after), *dws, *dws_after]
 
 
 def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Read]:
@@ -114,8 +182,18 @@ def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Re
     return found
 
 
+def filled(heads: int, matrices: bool) -> int:
+    """Heads of a tile: a power of two, and what a product takes if there are matrices from heads to heads."""
+    return max(SMALLEST if matrices else 1, 1 << (heads - 1).bit_length())
+
+
+def _in_order(mix: Any, found: Read) -> list[Tensor]:
+    """The gradients of the tokens of a composition, in their order."""
+    sides = {"q": iter(found.queries), "k": iter(found.keys)}
+    return [next(sides[side]) for side in (mix.sides if mix else "")]
+
+
 def _planes(arrays: tuple[Tensor, ...]) -> tuple[int, ...]:
-    """Three numbers of each: how many planes, 0 for a matrix; heads or 1; how many planes and matrices come before."""
     found: list[int] = []
     first = 0
     for x in arrays:
@@ -125,81 +203,12 @@ def _planes(arrays: tuple[Tensor, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _constants(composed: Any, q: Tensor, k: Tensor, v: Tensor, pos: Tensor | None, both: list[Read]) -> dict[str, Any]:
-    """What all passes are told."""
-    narrow = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    if not q.is_cuda:  # the interpreter's product of two bfloat16 is garbage
-        narrow = torch.promote_types(narrow, torch.float32)
-    before, after = (None if mix is None else mix.device for mix in (composed.before, composed.after))
-    matrices = any(w.dim() == 2 for read in both for w in read.weights)
-    heads, dim = q.shape[2:]
-    return {
-        "BEFORE": before,
-        "AFTER": after,
-        **{f"BEFORE_{side}": _planes(arrays) for side, arrays in zip("QKW", both[0], strict=True)},
-        **{f"AFTER_{side}": _planes(arrays) for side, arrays in zip("QKW", both[1], strict=True)},
-        "PACKED": pos is not None,
-        "H": heads,
-        "D": dim,
-        "E": v.shape[3],
-        "HP": max(SMALLEST if matrices else 1, triton.next_power_of_2(heads)),
-        "DOT": DOTS[narrow],
-        "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
-    }
-
-
-def _tiled(kind: Pass, constants: dict[str, Any], q: Tensor, summed: Tensor | None) -> dict[str, Any]:
-    """A pass with its tile; summed: what gets its sums [B, T or S, heads, columns]."""
-    columns = 0 if summed is None else summed.shape[3]
-    tile = tile_of(kind, _arch(q), constants["HP"], constants["D"], columns)
-    return {
-        **constants,
-        "BQ": tile.queries,
-        "BK": tile.keys,
-        "SLICE": tile.slice,
-        "WIDTHS": tile.widths,
-        "COLUMNS": sum(tile.widths),
-        "num_warps": tile.warps,
-        "num_stages": 1,
-    }
-
-
-def _grid(tokens: int, block: int, summed: Tensor | None, constants: dict[str, Any]) -> tuple[int, int]:
-    """Blocks of tokens, and of columns."""
-    columns = 1 if summed is None else triton.cdiv(summed.shape[3], constants["COLUMNS"])
-    return triton.cdiv(tokens, block), columns
-
-
 def _ends(pos: Tensor, count: int, block: int) -> Tensor:
     """For each block of the `count` keys the first query whose document begins behind it: [B, blocks].
 
     Of queries at pos [B, T] the documents begin at places that never fall.
     """
-    places = torch.arange(count - pos.shape[1], count, device=pos.device, dtype=torch.int32)
-    lasts = torch.arange(block - 1, count + block - 1, block, device=pos.device, dtype=torch.int32)
-    starts = (places - pos).to(torch.int32).contiguous()
+    places = torch.arange(count - pos.shape[1], count, device=pos.device)
+    lasts = torch.arange(block - 1, count + block - 1, block, device=pos.device)
+    starts = (places - pos).contiguous()
     return torch.searchsorted(starts, lasts.expand(len(pos), -1).contiguous(), right=True, out_int32=True)
-
-
-def _in_order(composed: Any, found: list[Read]) -> list[Tensor]:
-    """The gradients of tokens, in the order of the tokens."""
-    ordered = []
-    for mix, read in zip((composed.before, composed.after), found[::-1], strict=True):
-        sides = {"q": iter(read.queries), "k": iter(read.keys)}
-        ordered += [next(sides[side]) for side in (mix.sides if mix else "")]
-    return ordered
-
-
-def _whole(found: list[Read], weights: list[Tensor]) -> list[Tensor]:
-    """The gradients of weights, from the shares of programs."""
-    shares = (*found[1].weights, *found[0].weights)
-    return [share.sum(0).reshape(w.shape).to(w.dtype) for share, w in zip(shares, weights, strict=True)]
-
-
-def _arch(x: Tensor) -> int:
-    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
-    if not x.is_cuda:
-        return 0
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor

@@ -136,7 +136,7 @@ def mixed(a, qs, ks, ws, MIX: tl.constexpr):
 def positions(pos, row, r, left, PACKED: tl.constexpr):
     """Where the queries r stand in their documents; padding, and what is no query, before the first of all keys."""
     if PACKED:
-        return tl.load(pos + row + r, mask=r < left, other=-1)
+        return tl.load(pos + row + r, mask=r < left, other=-1).to(tl.int32)
     else:
         return tl.where(r < left, 0x7FFFFFFF, -1)
 
@@ -169,12 +169,25 @@ def query_block(T, BQ: tl.constexpr):
 
 
 @triton.jit
+def again(row, step, KEEP: tl.constexpr = False):
+    """The row, and unless it is to KEEP, so that the compiler loads what is there in every step of a loop.
+
+    It would hoist the loads and fill the registers. step: never negative, which the compiler does not know.
+    """
+    if KEEP:
+        return row
+    else:
+        return row + tl.minimum(step, 0)
+
+
+@triton.jit
 def composed_normalisers(
     q, k, q_tokens, k_tokens, weights, pos, lse, T, S, WINDOW, scale,
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
+    KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The logarithm of the sum of exponentials of composed scores, lse [B, H, T]; 0 for a query without keys.
@@ -195,9 +208,11 @@ def composed_normalisers(
     total = tl.zeros((HP, BQ, 1), ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
-        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        here = again(row, k0)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
         ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
-        s = products(q + row * (H * D), k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+        rows = q + again(row, k0, KEEP_ROWS) * (H * D)
+        s = products(rows, k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
         s = mixed(s * scale, qs, ks, ws, BEFORE)
         inside = seen(q_at, k0 + c, place, S, WINDOW)
         s = tl.where(inside, s, LOWEST)
@@ -215,7 +230,8 @@ def composed_values(
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
+    KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The sums of values y [B, T, H, E]. A grid of (T / BQ, E / COLUMNS, B), COLUMNS being the sum of WIDTHS.
@@ -233,16 +249,19 @@ def composed_values(
     end = tl.minimum(S - T + q0 + BQ, S)
     ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
     ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
-    norm = tl.load(lse + tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r, mask=(r < left) & (h < H), other=0.0)
+    at = lse + tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r
     sums = empty_columns(HP, BQ, WIDTHS, ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
-        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        here = again(row, k0)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
         ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
-        s = products(q + row * (H * D), k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+        rows = q + again(row, k0, KEEP_ROWS) * (H * D)
+        s = products(rows, k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
         s = mixed(s * scale, qs, ks, ws, BEFORE)
+        norm = tl.load(at + (here - row), mask=(r < left) & (h < H), other=0.0)
         p = normalised(s, norm, seen(q_at, k0 + c, place, S, WINDOW) & (h < H))
-        qs = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
+        qs = planes(q_after, here, r, h, left, H, AFTER_Q, ACC)
         ks = planes(k_after, k_row, c, h, S - k0, H, AFTER_K, ACC)
         p = mixed(p, qs, ks, ws_after, AFTER)
         values = v + k_row * (H * E)
