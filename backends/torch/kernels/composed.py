@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from kernels.composed_fused import arch_of, register
+from kernels.composed_tiles import fits
+from kernels.operators import TRITON, runs_fused
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor
 
@@ -25,8 +29,9 @@ class Mix:
     device: `(a, qs, ks, ws) -> a'`, a Triton function of tiles in single precision. a: [heads, queries, keys]. Every
     token is cut along its axes before heads, row-major, into planes: qs of [heads or 1, queries, 1], ks of [heads or 1,
     1, keys], ws of [heads or 1, 1, 1]. Matrices in ws are [heads, heads] in the type of products. Heads are filled up
-    with zeros to a power of two; what a sum over heads is spread over may not be summed again unless a plane weighs it.
-    grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in. Both None without Triton.
+    with zeros to a power of two: a sum over heads that is spread over heads again may only be summed over heads once
+    more if a plane weighs it. grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in. Both
+    are None without Triton.
     """
 
     sides: str = ""
@@ -44,6 +49,11 @@ class Composed:
     before: Mix | None = None
     after: Mix | None = None
     fused: Any = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        mixes = [mix for mix in (self.before, self.after) if mix]
+        if TRITON and all(mix.device is not None for mix in mixes):
+            object.__setattr__(self, "fused", register(self.name, self))
 
 
 def composed_attention(
@@ -67,4 +77,21 @@ def composed_attention(
     [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
     for all; none ahead.
     """
-    return over_rows(program, keys, before=before)
+    if composed.fused is None or keys.ring is not None or not _runs(q):
+        return over_rows(program, keys, before=before)
+    shapes = "".join(mix.shapes for mix in (composed.before, composed.after) if mix)
+    planes = [x.reshape(*x.shape[:2], -1, x.shape[-1]).contiguous() for x in tokens]
+    given = [
+        w.contiguous() if shape == "m" else w.reshape(1, -1, w.shape[-1]).contiguous()
+        for w, shape in zip(weights, shapes, strict=True)
+    ]
+    pos = keys.pos.expand(q.shape[:2]).contiguous() if keys.pos.dim() == 2 else None
+    window = 0 if before is None else before + 1
+    y: Tensor = composed.fused(q.contiguous(), k.contiguous(), v.contiguous(), planes, given, pos, window, scale)[0]
+    return y
+
+
+def _runs(q: Tensor) -> bool:
+    """Whether kernels are there for these heads, this device and this type; a GPU is not asked for double precision."""
+    exact = q.is_cuda and q.dtype is torch.float64
+    return runs_fused(q) and not exact and fits(q.shape[2], arch_of(q))

@@ -1,0 +1,274 @@
+"""Attention with composed heads as Triton kernels, backward: four passes that compute the pairs again.
+
+With P the weights and dP' = dy . v the gradient of the composed ones, after_grad gives dP, scores get P (dP - delta)
+where delta is the sum over keys of P dP for every head and query, and of that before_grad makes the gradient of q . k.
+Two passes go over the keys of a block of queries: one finds delta and what tokens of queries and weights get of the
+composition behind the softmax, the next, which needs delta, dq and what the other composition gives. Two go over the
+queries of a block of keys in the same way, for dv and for dk. Every sum has one program, so results are the same from
+run to run.
+"""
+# mypy: ignore-errors
+# ruff: noqa: RUF005  (Triton knows no stars in tuples)
+
+import triton
+import triton.language as tl
+from kernels.composed_triton import (
+    add_columns,
+    again,
+    constants,
+    empty_columns,
+    first_key,
+    mixed,
+    normalised,
+    planes,
+    positions,
+    products,
+    query_block,
+    seen,
+    store_columns,
+)
+
+
+@triton.jit
+def mixed_back(a, qs, ks, ws, d, GRAD: tl.constexpr):
+    """The gradients of pairs, planes and weights of a composition."""
+    if GRAD is None:
+        return d, (), (), ()
+    else:
+        return GRAD(a, qs, ks, ws, d)
+
+
+@triton.jit
+def empty_planes(HP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, PLANES: tl.constexpr, ACC: tl.constexpr):
+    """A zero for each plane [heads or 1, R, C], or matrix [heads, heads]."""
+    found = ()
+    for i in tl.static_range(len(PLANES) // 3):
+        if PLANES[3 * i] == 0:
+            found = found + (tl.zeros((HP, HP), ACC),)
+        for _ in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            found = found + (tl.zeros((HP if tl.constexpr(PLANES[3 * i + 1]) > 1 else 1, R, C), ACC),)
+    return found
+
+
+@triton.jit
+def add_planes(sums, shares):
+    """One tuple of tiles added to another."""
+    found = ()
+    for i in tl.static_range(len(sums)):
+        found = found + (sums[i] + shares[i],)
+    return found
+
+
+@triton.jit
+def store_planes(tokens, sums, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
+    """Writes what `planes` reads: of the tokens r, of which `left` are there."""
+    for i in tl.static_range(len(tokens)):
+        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            at = (
+                tokens[i]
+                + row * (PLANES[3 * i] * PLANES[3 * i + 1])
+                + r * (PLANES[3 * i] * PLANES[3 * i + 1])
+                + p * PLANES[3 * i + 1]
+            )
+            value = sums[PLANES[3 * i + 2] + p].to(tokens[i].dtype.element_ty)
+            if PLANES[3 * i + 1] == 1:
+                tl.store(at, value, mask=r < left)
+            else:
+                tl.store(at + h, value, mask=(r < left) & (h < H))
+
+
+@triton.jit
+def store_constants(weights, sums, row, h, some, H: tl.constexpr, HP: tl.constexpr, PLANES: tl.constexpr):
+    """Writes what `constants` reads, as a program's row of [programs, planes, heads or 1] or [programs, H, H]."""
+    for i in tl.static_range(len(weights)):
+        if PLANES[3 * i] == 0:
+            g = tl.arange(0, HP)
+            inside = (g < H)[:, None] & (g < H)[None, :] & some
+            tl.store(weights[i] + row * (H * H) + g[:, None] * H + g[None, :], sums[PLANES[3 * i + 2]], mask=inside)
+        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
+            at = weights[i] + row * (PLANES[3 * i] * PLANES[3 * i + 1]) + p * PLANES[3 * i + 1]
+            if PLANES[3 * i + 1] == 1:
+                tl.store(at + h * 0, sums[PLANES[3 * i + 2] + p] + h * 0, mask=(h == 0) & some)
+            else:
+                tl.store(at + h, sums[PLANES[3 * i + 2] + p], mask=(h < H) & some)
+
+
+@triton.jit
+def pairs_again(
+    q, k, qs, ks, ws, norm, inside, left, k_left, scale, MIX: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, SLICE: tl.constexpr,
+    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Scores before they are composed, and weights."""
+    a = scale * products(q, k, left, k_left, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+    return a, normalised(mixed(a, qs, ks, ws, MIX), norm, inside)
+
+
+@triton.jit
+def weights_back(
+    p, dy, v, qs, ks, ws, inside, left, k_left, GRAD: tl.constexpr,
+    H: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, SLICE: tl.constexpr,
+    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of weights, and of what they are composed with; where nothing is seen there is none."""
+    d = products(dy, v, left, k_left, HP, BQ, BK, H, E, SLICE, DOT, ACC, PRECISION)
+    d, of_q, of_k, of_w = mixed_back(p, qs, ks, ws, tl.where(inside, d, 0.0), GRAD)
+    return tl.where(inside, d, 0.0), of_q, of_k, of_w
+
+
+@triton.jit
+def composed_back_queries(
+    q, k, v, dy, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, lse, delta, dq, q_shares, w_shares,
+    T, S, WINDOW, scale,
+    BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
+    AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
+    KEEP_ROWS: tl.constexpr,
+    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
+):  # fmt: skip
+    """See `composed_values`; dy is like y, and delta like lse.
+
+    First delta, and gradients of q_after and w_after. If LAST, given delta, dq on a grid of (T / BQ, D / COLUMNS, B),
+    and gradients of q_tokens and weights. w_shares: [programs, planes, heads or 1] or [programs, H, H] each.
+    """
+    q0, row = query_block(T, BQ)
+    h = tl.arange(0, HP)[:, None, None]
+    r = tl.arange(0, BQ)[None, :, None]
+    c = tl.arange(0, BK)[None, None, :]
+    first = tl.program_id(1) * COLUMNS
+    left = T - q0
+    place = positions(pos, row, r, left, PACKED)
+    q_at = S - T + q0 + r
+    end = tl.minimum(S - T + q0 + BQ, S)
+    ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
+    ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
+    at = tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r
+    mean = tl.zeros((HP, BQ, 1), ACC)
+    if LAST:
+        sums = empty_columns(HP, BQ, WIDTHS, ACC)
+        of_queries = empty_planes(HP, BQ, 1, BEFORE_Q, ACC)
+        of_weights = empty_planes(HP, 1, 1, BEFORE_W, ACC)
+    else:
+        of_queries = empty_planes(HP, BQ, 1, AFTER_Q, ACC)
+        of_weights = empty_planes(HP, 1, 1, AFTER_W, ACC)
+    for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
+        k_row = tl.program_id(2).to(tl.int64) * S + k0
+        k_left = S - k0
+        inside = seen(q_at, k0 + c, place, S, WINDOW) & (h < H)
+        here = again(row, k0)
+        rows = again(row, k0, KEEP_ROWS)
+        norm = tl.load(lse + at + (here - row), mask=(r < left) & (h < H), other=0.0)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
+        ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
+        keys = k + k_row * (H * D)
+        a, p = pairs_again(
+            q + rows * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
+            H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+        )  # fmt: skip
+        d, of_q, _, of_w = weights_back(
+            p, dy + rows * (H * E), v + k_row * (H * E),
+            planes(q_after, here, r, h, left, H, AFTER_Q, ACC),
+            planes(k_after, k_row, c, h, k_left, H, AFTER_K, ACC),
+            ws_after, inside, left, k_left, AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+        )  # fmt: skip
+        if LAST:
+            mean = tl.load(delta + at + (here - row), mask=(r < left) & (h < H), other=0.0)
+            qs = planes(q_tokens, again(row, k0 + BK), r, h, left, H, BEFORE_Q, ACC)
+            ks = planes(k_tokens, again(k_row, k0 + BK), c, h, k_left, H, BEFORE_K, ACC)
+            d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
+            along = tl.arange(0, BK)[None, :, None]
+            sums = add_columns(sums, d * scale, keys, along, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
+        else:
+            mean += tl.sum(p * d, 2, keep_dims=True)
+        of_queries = add_planes(of_queries, of_q)
+        of_weights = add_planes(of_weights, of_w)
+    program = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    once = tl.program_id(1) == 0
+    if LAST:
+        store_columns(dq + row * (H * D), sums, r, h, first, left, WIDTHS, H, D)
+        store_planes(q_shares, of_queries, row, r, h, tl.where(once, left, 0), H, BEFORE_Q)
+        store_constants(w_shares, of_weights, program, h, once, H, HP, BEFORE_W)
+    else:
+        tl.store(delta + at, mean, mask=(r < left) & (h < H))
+        store_planes(q_shares, of_queries, row, r, h, left, H, AFTER_Q)
+        store_constants(w_shares, of_weights, program, h, once, H, HP, AFTER_W)
+
+
+@triton.jit
+def composed_back_keys(
+    q, k, v, dy, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, ends, lse, delta, dx, k_shares,
+    T, S, WINDOW, scale,
+    BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
+    AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
+    KEEP_ROWS: tl.constexpr,
+    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
+):  # fmt: skip
+    """dx, the gradient of the values, and that of k_after; if LAST, of the keys, and that of k_tokens.
+
+    A grid of (S / BK, columns of dx / COLUMNS, B); else see `composed_back_queries`. ends: [B, S / BK] if PACKED, the
+    first query whose document begins behind the block of keys.
+    """
+    k0 = tl.program_id(0) * BK
+    batch = tl.program_id(2).to(tl.int64)
+    k_row = batch * S + k0
+    h = tl.arange(0, HP)[:, None, None]
+    r = tl.arange(0, BQ)[None, :, None]
+    c = tl.arange(0, BK)[None, None, :]
+    along = tl.arange(0, BQ)[None, :, None]
+    first = tl.program_id(1) * COLUMNS
+    k_left = S - k0
+    ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
+    ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
+    sums = empty_columns(HP, BK, WIDTHS, ACC)
+    if LAST:
+        of_keys = empty_planes(HP, 1, BK, BEFORE_K, ACC)
+    else:
+        of_keys = empty_planes(HP, 1, BK, AFTER_K, ACC)
+    end = tl.minimum(T, T - S + k0 + BK - 1 + tl.minimum(WINDOW, S))
+    if PACKED:
+        end = tl.minimum(end, tl.load(ends + batch * tl.num_programs(0) + tl.program_id(0)))
+    for q0 in tl.range(tl.maximum(T - S + k0, 0), end, BQ, disable_licm=True):
+        row = batch * T + q0
+        left = T - q0
+        place = positions(pos, row, r, left, PACKED)
+        inside = seen(S - T + q0 + r, k0 + c, place, S, WINDOW) & (h < H)
+        at = batch * H * T + q0 + h * T + r
+        norm = tl.load(lse + at, mask=(r < left) & (h < H), other=0.0)
+        here = again(k_row, q0)
+        k_rows = again(k_row, q0, KEEP_ROWS)
+        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
+        ks = planes(k_tokens, here, c, h, k_left, H, BEFORE_K, ACC)
+        a, p = pairs_again(
+            q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
+            H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+        )  # fmt: skip
+        qs_after = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
+        ks_after = planes(k_after, here, c, h, k_left, H, AFTER_K, ACC)
+        d, _, of_k, _ = weights_back(
+            p, dy + row * (H * E), v + k_rows * (H * E), qs_after, ks_after, ws_after, inside, left, k_left,
+            AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+        )  # fmt: skip
+        if LAST:
+            mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
+            qs = planes(q_tokens, again(row, q0 + BQ), r, h, left, H, BEFORE_Q, ACC)
+            ks = planes(k_tokens, again(k_row, q0 + BQ), c, h, k_left, H, BEFORE_K, ACC)
+            d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
+            pairs = tl.trans(d * scale, (0, 2, 1))
+            sums = add_columns(sums, pairs, q + row * (H * D), along, h, first, left, WIDTHS, H, D, DOT, PRECISION)
+        else:
+            pairs = tl.trans(mixed(p, qs_after, ks_after, ws_after, AFTER), (0, 2, 1))
+            sums = add_columns(sums, pairs, dy + row * (H * E), along, h, first, left, WIDTHS, H, E, DOT, PRECISION)
+        of_keys = add_planes(of_keys, of_k)
+    k_left_once = tl.where(tl.program_id(1) == 0, k_left, 0)
+    rows = tl.arange(0, BK)[None, :, None]
+    if LAST:
+        store_columns(dx + k_row * (H * D), sums, rows, h, first, k_left, WIDTHS, H, D)
+        store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, BEFORE_K)
+    else:
+        store_columns(dx + k_row * (H * E), sums, rows, h, first, k_left, WIDTHS, H, E)
+        store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, AFTER_K)

@@ -1,0 +1,214 @@
+"""The launches of attention with composed heads: tiles, arguments, and what is added up over programs."""
+# mypy: disable-error-code="no-untyped-call"
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from kernels.composed_back_triton import composed_back_keys, composed_back_queries
+from kernels.composed_fused import arch_of
+from kernels.composed_tiles import SMALLEST, Pass, Sizes, tile_of
+from kernels.composed_triton import composed_normalisers, composed_values
+from torch import Tensor
+
+DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
+EVERY = 0x7FFFFFFF  # a window that ends nowhere
+PASSES: dict[Pass, Any] = {
+    "normalisers": composed_normalisers,
+    "values": composed_values,
+    "deltas": composed_back_queries,
+    "queries": composed_back_queries,
+    "values back": composed_back_keys,
+    "keys": composed_back_keys,
+}
+Planes = tuple[tuple[int, ...], ...]
+
+
+class Read(NamedTuple):
+    """What a composition reads: tokens [B, T or S, planes, heads or 1] on either side, and weights.
+
+    A weight is planes [1, planes, heads or 1] or a matrix [heads, heads].
+    """
+
+    queries: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def planes(self) -> Planes:
+        """Of queries, keys and weights, three numbers of each array, as one tuple: its planes, 0 for a matrix; heads
+        or 1; how many planes and matrices come before.
+        """
+        return tuple(map(_planes, self))
+
+
+def constants_of(
+    composed: Any, planes: tuple[Planes, Planes], heads: int, sizes: Sizes, packed: bool, backward: bool
+) -> dict[str, Any]:
+    """What the kernels of all passes are told, but for their tiles; planes: of what is read before and after."""
+    before, after = composed.before, composed.after
+    found = {
+        "BEFORE": before and before.device,
+        "AFTER": after and after.device,
+        **{f"BEFORE_{side}": each for side, each in zip("QKW", planes[0], strict=True)},
+        **{f"AFTER_{side}": each for side, each in zip("QKW", planes[1], strict=True)},
+        "PACKED": packed,
+        "H": heads,
+        "D": sizes.dim,
+        "E": sizes.value,
+        "HP": sizes.heads,
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
+    }
+    return found | ({"BEFORE_GRAD": before and before.grad, "AFTER_GRAD": after and after.grad} if backward else {})
+
+
+class Call:
+    """The arrays and numbers that all passes are given."""
+
+    def __init__(
+        self,
+        composed: Any,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        tokens: list[Tensor],
+        weights: list[Tensor],
+        pos: Tensor | None,
+        numbers: tuple[int, float],
+        backward: bool,
+    ) -> None:
+        q, k, v = qkv
+        self.q, self.time, self.count = q, q.shape[1], k.shape[1]
+        self.reads = reads(composed, tokens, weights)
+        self.numbers = (self.time, self.count, numbers[0] or EVERY, numbers[1])
+        narrow = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        if not q.is_cuda:  # the interpreter's product of two bfloat16 is garbage
+            narrow = torch.promote_types(narrow, torch.float32)
+        self.sizes = Sizes(
+            filled(q.shape[2], any(w.dim() == 2 for w in weights)), q.shape[3], v.shape[3], narrow.itemsize
+        )
+        first, second = self.reads
+        self.constants = {
+            **constants_of(composed, (first.planes, second.planes), q.shape[2], self.sizes, pos is not None, backward),
+            "DOT": DOTS[narrow],
+            "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
+            "num_stages": 1,
+        }
+
+    def of_pass(self, kind: Pass, columns: int = 0) -> tuple[tuple[int, int, int], dict[str, Any]]:
+        """The grid (blocks of tokens, parts of the columns that are summed, sequences) and the constants of a pass."""
+        tile = tile_of(kind, self.sizes, arch_of(self.q))
+        tokens = (self.count, tile.keys) if kind in ("values back", "keys") else (self.time, tile.queries)
+        parts = max(1, triton.cdiv(columns, sum(tile.parts)))
+        grid = triton.cdiv(*tokens), parts, self.q.shape[0]
+        return grid, {**self.constants, **tile.constants, "num_warps": tile.warps}
+
+
+def forward(
+    composed: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: list[Tensor],
+    weights: list[Tensor],
+    pos: Tensor | None,
+    window: int,
+    scale: float,
+    y: Tensor,
+    lse: Tensor,
+) -> None:
+    """Fill y [B, T, heads, value] and lse [B, heads, T], the logarithms of the normalisers; window 0: all keys."""
+    call = Call(composed, (q, k, v), tokens, weights, pos, (window, scale), backward=False)
+    first, second = call.reads
+    with torch.cuda.device_of(q):
+        grid, constants = call.of_pass("normalisers")
+        composed_normalisers[grid](q, k, *first, pos, lse, *call.numbers, **constants)
+        grid, constants = call.of_pass("values", v.shape[3])
+        composed_values[grid](q, k, v, *first, *second, pos, lse, y, *call.numbers, **constants)
+
+
+def backward(
+    composed: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: list[Tensor],
+    weights: list[Tensor],
+    pos: Tensor | None,
+    window: int,
+    scale: float,
+    lse: Tensor,
+    dy: Tensor,
+) -> list[Tensor]:
+    """The gradients of q, k, v, tokens and weights."""
+    call = Call(composed, (q, k, v), tokens, weights, pos, (window, scale), backward=True)
+    first, second = call.reads
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    arrays = (q, k, v, dy, *first, *second, pos)
+
+    def of_queries(kind: Pass, read: Read, summed: Tensor | None, columns: int, last: bool) -> list[tuple[Tensor, ...]]:
+        grid, constants = call.of_pass(kind, columns)
+        dqs = tuple(torch.empty_like(x) for x in read.queries)
+        shares = tuple(lse.new_empty(grid[0] * grid[2], *w.shape[-2:]) for w in read.weights)
+        composed_back_queries[grid](
+            *arrays, lse, delta, summed, dqs, shares, *call.numbers, LAST=last, **constants
+        )  # fmt: skip
+        return [dqs, tuple(s.sum(0).reshape(w.shape).to(w.dtype) for s, w in zip(shares, read.weights, strict=True))]
+
+    def of_keys(kind: Pass, read: Read, summed: Tensor, last: bool) -> tuple[Tensor, ...]:
+        grid, constants = call.of_pass(kind, summed.shape[3])
+        ends = None if pos is None else _ends(pos, call.count, constants["BK"])
+        dks = tuple(torch.empty_like(x) for x in read.keys)
+        composed_back_keys[grid](*arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, **constants)
+        return dks
+
+    with torch.cuda.device_of(q):
+        dqs_after, dws_after = of_queries("deltas", second, None, 0, last=False)
+        dqs, dws = of_queries("queries", first, dq, dq.shape[3], last=True)
+        after = Read(dqs_after, of_keys("values back", second, dv, last=False), dws_after)
+        before = Read(dqs, of_keys("keys", first, dk, last=True), dws)
+    return [dq, dk, dv, *_in_order(composed.before, before), *_in_order(composed.after, after), *dws, *dws_after]
+
+
+def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Read]:
+    """What the compositions before and after the softmax read, of the tokens and weights of both."""
+    found = []
+    for mix in (composed.before, composed.after):
+        sides, shapes = (mix.sides, mix.shapes) if mix else ("", "")
+        own, tokens = tokens[: len(sides)], tokens[len(sides) :]
+        held, weights = weights[: len(shapes)], weights[len(shapes) :]
+        queries, keys = (tuple(x for x, at in zip(own, sides, strict=True) if at == side) for side in "qk")
+        found.append(Read(queries, keys, tuple(held)))
+    return found
+
+
+def filled(heads: int, matrices: bool) -> int:
+    """Heads of a tile: a power of two, and what a product takes if there are matrices from heads to heads."""
+    return max(SMALLEST if matrices else 1, 1 << (heads - 1).bit_length())
+
+
+def _in_order(mix: Any, found: Read) -> list[Tensor]:
+    """The gradients of the tokens of a composition, in their order."""
+    sides = {"q": iter(found.queries), "k": iter(found.keys)}
+    return [next(sides[side]) for side in (mix.sides if mix else "")]
+
+
+def _planes(arrays: tuple[Tensor, ...]) -> tuple[int, ...]:
+    found: list[int] = []
+    first = 0
+    for x in arrays:
+        count = 0 if x.dim() == 2 else x.shape[-2]
+        found += (count, x.shape[-1], first)
+        first += count or 1
+    return tuple(found)
+
+
+def _ends(pos: Tensor, count: int, block: int) -> Tensor:
+    """For each block of the `count` keys the first query whose document begins behind it: [B, blocks].
+
+    Of queries at pos [B, T] the documents begin at places that never fall.
+    """
+    places = torch.arange(count - pos.shape[1], count, device=pos.device)
+    lasts = torch.arange(block - 1, count + block - 1, block, device=pos.device)
+    starts = (places - pos).contiguous()
+    return torch.searchsorted(starts, lasts.expand(len(pos), -1).contiguous(), right=True, out_int32=True)

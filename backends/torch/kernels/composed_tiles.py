@@ -1,0 +1,104 @@
+"""Tiles of attention with composed heads, by heads, sizes of a head and chip.
+
+All heads are in a tile, so their number decides how many pairs of tokens fit into registers. A program has a block of
+its own tokens and goes over the others in steps. What it sums for its tokens would fill the registers for large heads,
+so programs share the columns out, and each computes the pairs again.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+Pass = Literal["normalisers", "values", "deltas", "queries", "values back", "keys"]
+
+SMALLEST = 16  # of any side of a matrix product
+HEADS = 32  # at most: with more the pairs of 16 by 16 tokens alone fill the registers
+OLDEST = 80  # compute capability with products of bfloat16
+# Bytes of shared memory of a program by compute capability; CUDA C++ Programming Guide 13.0.
+SHARED = {0: 0, 80: 166912, 86: 101376, 90: 232448, 110: 101376}
+
+
+class Sizes(NamedTuple):
+    """Heads, filled up to a power of two; what a head has of keys and of values; bytes of a number."""
+
+    heads: int
+    dim: int
+    value: int
+    bytes: int
+
+
+class Tile(NamedTuple):
+    """Queries and keys of a tile; columns of a head that a product takes at a time; the parts, powers of two, of the
+    columns that a program sums; whether the rows of its own tokens stay in shared memory over all steps; warps.
+    """
+
+    queries: int
+    keys: int
+    slice: int
+    parts: tuple[int, ...]
+    keep_rows: bool
+    warps: int
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Those of the kernels."""
+        return {
+            "BQ": self.queries,
+            "BK": self.keys,
+            "SLICE": self.slice,
+            "WIDTHS": self.parts,
+            "COLUMNS": sum(self.parts),
+            "KEEP_ROWS": self.keep_rows,
+        }
+
+
+class Block(NamedTuple):
+    """Own tokens, others, the most columns summed forward and backward, warps."""
+
+    own: int
+    others: int
+    forward: int
+    backward: int
+    warps: int
+
+
+# By the least number of heads.
+BLOCKS = {
+    1: Block(64, 64, 128, 64, 8),
+    2: Block(32, 64, 128, 64, 8),
+    4: Block(32, 32, 128, 64, 8),
+    8: Block(16, 32, 128, 64, 8),
+    16: Block(16, 16, 128, 64, 8),
+    32: Block(16, 16, 80, 64, 16),
+}
+INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
+
+
+def fits(heads: int, arch: int) -> bool:
+    """Whether there are tiles for so many heads on a compute capability (90: Hopper; 0: the interpreter)."""
+    return heads <= HEADS and (arch == 0 or arch >= OLDEST)
+
+
+def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
+    """The tile of a pass."""
+    block = BLOCKS[sizes.heads] if arch else INTERPRETED
+    backward, of_keys = kind not in ("normalisers", "values"), kind in ("values back", "keys")
+    columns = {"values": sizes.value, "values back": sizes.value, "queries": sizes.dim, "keys": sizes.dim}.get(kind, 0)
+    parts = parts_of(columns, block.backward if backward else block.forward)
+    taken = SMALLEST if arch == 0 or sizes.bytes > 2 else 2 * SMALLEST
+    row = sizes.heads * sizes.bytes
+    kept = row * block.own * (sizes.dim + sizes.value * backward)
+    step = row * block.others * max(parts[0], 2 * taken)
+    limit = next(SHARED[each] for each in sorted(SHARED, reverse=True) if each <= arch)
+    keep_rows = 2 * (kept + step) <= limit  # the other half caches what registers do not hold
+    queries, keys = (block.others, block.own) if of_keys else (block.own, block.others)
+    return Tile(queries, keys, taken, parts, keep_rows, block.warps)
+
+
+def parts_of(columns: int, most: int) -> tuple[int, ...]:
+    """Powers of two, the smallest product at least, whose sum is the columns of each of the programs that share them.
+
+    >>> parts_of(80, 80), parts_of(80, 64), parts_of(128, 64), parts_of(7, 64)
+    ((64, 16), (32, 16), (64,), (16,))
+    """
+    programs = max(1, -(-columns // most))
+    units = max(1, -(-columns // (programs * SMALLEST)))
+    return tuple(SMALLEST << bit for bit in range(units.bit_length() - 1, -1, -1) if units >> bit & 1)

@@ -1,0 +1,121 @@
+"""Compositions of heads, written by hand: as operations on whole pairs, as device functions, and their derivatives."""
+
+import torch
+import triton
+import triton.language as tl
+from kernels.composed import Composed, Mix
+from kernels.device import mix_heads, mix_heads_matrix, unmix_heads
+from kernels.pairs import Rows
+from torch import Tensor
+
+RANK = 2
+
+
+def dynamic(a: Tensor, tokens: tuple[Tensor, ...], rows: Rows) -> Tensor:
+    """Xiao et al. 2024 (arXiv:2405.08553), section 3: a low rank and a gate per head, of either side.
+
+    tokens: q1, q2 [B, T, RANK, heads], qg [B, T, heads], and the same of the keys.
+    """
+    q1, q2, qg, k1, k2, kg = tokens
+    low = torch.einsum("bhqk,bqrh->brqk", a, rows.query_tokens(q1))
+    out = a + torch.einsum("brqk,bqrh->bhqk", low, rows.query_tokens(q2))
+    low = torch.einsum("bhqk,bkrh->brqk", a, rows.key_tokens(k1))
+    out = out + torch.einsum("brqk,bkrh->bhqk", low, rows.key_tokens(k2))
+    return out + a * rows.queries(qg) + a * rows.keys(kg)
+
+
+@triton.jit
+def _low(a, x, i):
+    """One rank of one side: planes i and i + 2."""
+    return tl.sum(a * x[i], 0, keep_dims=True) * x[i + 2]
+
+
+@triton.jit
+def dynamic_device(a, qs, ks, ws):
+    return a + _low(a, qs, 0) + _low(a, qs, 1) + _low(a, ks, 0) + _low(a, ks, 1) + a * qs[4] + a * ks[4]
+
+
+@triton.jit
+def _low_grad(a, x, d, i, AXIS: tl.constexpr):
+    z = tl.sum(a * x[i], 0, keep_dims=True)
+    dz = tl.sum(d * x[i + 2], 0, keep_dims=True)
+    return x[i] * dz, tl.sum(a * dz, AXIS, keep_dims=True), tl.sum(d * z, AXIS, keep_dims=True)
+
+
+@triton.jit
+def dynamic_grad(a, qs, ks, ws, d):
+    da0, dq0, dq2 = _low_grad(a, qs, d, 0, 2)
+    da1, dq1, dq3 = _low_grad(a, qs, d, 1, 2)
+    da2, dk0, dk2 = _low_grad(a, ks, d, 0, 1)
+    da3, dk1, dk3 = _low_grad(a, ks, d, 1, 1)
+    da = d + da0 + da1 + da2 + da3 + d * qs[4] + d * ks[4]
+    dqs = (dq0, dq1, dq2, dq3, tl.sum(a * d, 2, keep_dims=True))
+    dks = (dk0, dk1, dk2, dk3, tl.sum(a * d, 1, keep_dims=True))
+    return da, dqs, dks, ()
+
+
+def static(a: Tensor, tokens: tuple[Tensor], weights: tuple[Tensor], rows: Rows) -> Tensor:
+    """A matrix from heads to heads (Shazeer et al. 2020, arXiv:2003.02436), and a scale of each query.
+
+    tokens: [B, T, 1]; weights: [heads, heads].
+    """
+    return torch.einsum("bhqk,hg->bgqk", a, weights[0]) * (1 + rows.queries(tokens[0]))
+
+
+@triton.jit
+def static_device(a, qs, ks, ws):
+    return mix_heads(a, ws[0]) * (1.0 + qs[0])
+
+
+@triton.jit
+def static_grad(a, qs, ks, ws, d):
+    dq = tl.sum(tl.sum(mix_heads(a, ws[0]) * d, 2, keep_dims=True), 0, keep_dims=True)
+    d = d * (1.0 + qs[0])
+    return unmix_heads(d, ws[0]), (dq,), (), (mix_heads_matrix(a, ws[0], d),)
+
+
+def shared(a: Tensor, tokens: tuple[Tensor], weights: tuple[Tensor], rows: Rows) -> Tensor:
+    """What is positive, weighed, and a share for each key of the sum over heads.
+
+    tokens: [B, S, 1]; weights: [2, heads].
+    """
+    own, others = weights[0][:, :, None, None]
+    return torch.relu(a) * own + a.sum(1, keepdim=True) * others * rows.keys(tokens[0])
+
+
+@triton.jit
+def shared_device(a, qs, ks, ws):
+    return tl.maximum(a, 0.0) * ws[0] + tl.sum(a, 0, keep_dims=True) * ws[1] * ks[0]
+
+
+@triton.jit
+def _total(x):
+    return tl.sum(tl.sum(x, 2, keep_dims=True), 1, keep_dims=True)
+
+
+@triton.jit
+def shared_grad(a, qs, ks, ws, d):
+    positive = tl.maximum(a, 0.0)
+    z = tl.sum(a, 0, keep_dims=True)
+    dz = tl.sum(d * ws[1], 0, keep_dims=True)
+    da = tl.where(a > 0.0, d * ws[0], 0.0) + dz * ks[0]
+    return da, (), (tl.sum(dz * z, 1, keep_dims=True),), (_total(positive * d), _total(d * (z * ks[0])))
+
+
+def dynamic_mix(heads: int) -> Mix:
+    return Mix("qqqkkk", "", 8 * RANK * heads, dynamic_device, dynamic_grad)
+
+
+def static_mix(heads: int) -> Mix:
+    return Mix("q", "m", 2 * heads * heads, static_device, static_grad)
+
+
+SHARED = Mix("k", "p", 0, shared_device, shared_grad)
+
+
+def dcmha(heads: int) -> Composed:
+    return Composed("dcmha", dynamic_mix(heads), dynamic_mix(heads))
+
+
+def talking(heads: int) -> Composed:
+    return Composed("talking", static_mix(heads), SHARED)
