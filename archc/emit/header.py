@@ -76,7 +76,7 @@ def subject(module: Module) -> str:
     """What the functions of gates.py are, as the beginning of a sentence."""
     scans, heads = "The equations around the scans of the model", "The compositions of heads of the model"
     if module.gates and module.mixes:
-        return f"{scans}, its compositions of heads"
+        return f"{scans} and its compositions of heads"
     return heads if module.mixes else scans
 
 

@@ -94,7 +94,7 @@ def _gates(module: Module) -> str:
         + [_composed(stem, found, on_device) for stem, found in mixes.items()]
         for on_device in (True, False)
     )
-    elsewhere = ", whole tensors at a time; on a GPU kernels take tiles" if scans else " for the kernels of a GPU"
+    elsewhere = ", whole tensors at a time; on a GPU kernels take tiles" if scans else ", for the kernels of a GPU"
     lines = [
         f'"""{subject(module)}{elsewhere}."""',
         "",
