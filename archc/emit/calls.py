@@ -50,6 +50,31 @@ def module_name(body: Body, node: ast.Call) -> str:
     return f"self.{instance_name(body, node)}"
 
 
+def way_to(call: Call, weight: Value) -> tuple[ast.Call, ...] | None:
+    """The calls that lead to the unit which has a weight, outermost first; None if there is no way from here: what is
+    handed to calls below is not ours to name."""
+    if weight in call.instance.weights.values():
+        return ()
+    for node, below in call.calls.items():
+        rest = way_to(below, weight)
+        if rest is not None and not any(is_shared(below, n) for n in rest[:1]):
+            return (node, *rest)
+    return None
+
+
+def weight_of(body: Body, weight: Value) -> Code:
+    """A weight of this unit or of one below it, as it is stored."""
+    way, name = way_to(body.call, weight), str(weight.attrs["path"]).rsplit(".", 1)[-1]
+    assert way is not None, f"{name} is out of reach"
+    if not way:
+        return body.dialect.weight(name)
+    below, parts = body.call.calls[way[0]], [module_name(body, way[0])]
+    for node in way[1:]:
+        below = below.calls[node]
+        parts.append(below.instance.path.rsplit(".", 1)[-1])
+    return Code(".".join([*parts, name]))
+
+
 def call_text(body: Body, node: ast.Call) -> tuple[str, Unit]:
     """A call of another unit."""
     below = body.call.calls[node]

@@ -12,6 +12,7 @@ from typing import Literal
 from archc.emit.attend import scale_text
 from archc.emit.body import Body
 from archc.emit.bundles import parts
+from archc.emit.calls import weight_of
 from archc.emit.code import Code, python_name
 from archc.emit.gated import constant, stem_of
 from archc.emit.kernels import COMPOSED
@@ -61,6 +62,8 @@ def composed_attention(
         for side, token in (("queries", found.query), ("keys", found.key))
     )
     v = _grouped(body, tokens.code("keys", found.value), found.value, [], made, found.values, found, full=True)
+    if not found.values:
+        v = Code(f"{v.atom}[..., None]")
     named = []
     if handed := [t for m in mixes.found for t in tokens.spelled(body, m, found)]:
         named.append(f"tokens={_row(handed)}")
@@ -181,11 +184,7 @@ def _grouped(
 def _weight(body: Body, handed: Handed) -> str:
     """A weight as [*planes, heads or 1] or [heads, heads]."""
     value = handed.value
-    if value.op == "weight":
-        path = value.attrs["path"].removeprefix(f"{body.call.instance.path}." if body.call.instance.path else "")
-        code = body.dialect.weight(path)
-    else:
-        code = body.render(value)
+    code = weight_of(body, value) if value.op == "weight" else body.render(value)
     order = [*handed.planes, *(n for each in (handed.heads, handed.made) for n, _ in sorted(each, key=lambda h: h[1]))]
     code = axis_by_axis(body, value, code)
     if list(value.names) != order:

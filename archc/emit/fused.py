@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from archc.elaborate.call import Call, Program
+from archc.emit.calls import way_to
 from archc.emit.units import Units, own_values
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.scans import FusedScan, fused_scans
@@ -49,7 +50,7 @@ class Fused:
 def find(program: Program, units: Units) -> Fused:
     """Reads the folds once for the whole program."""
     graph = program.graph
-    attention = {v: a for v, a in attentions(graph).items() if a.causal and len(a.over) == 1}
+    attention = {v: a for v, a in attentions(graph).items() if _runs_whole(a)}
     reads: dict[Value, ScanClass] = {}
     absorbed: set[Value] = set()
     users = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
@@ -79,6 +80,12 @@ def find(program: Program, units: Units) -> Fused:
     )  # fmt: skip
 
 
+def _runs_whole(found: Attention) -> bool:
+    """Whether plain attention goes to its kernel: causal, over one axis, written by one function."""
+    calls = {v.origin.calls for v in (found.output, found.weights, found.scores)}
+    return found.causal and len(found.over) == 1 and len(calls) == 1
+
+
 def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:
     """Whether a scan is emitted with its equations: of real numbers, over one axis if it is selective.
 
@@ -104,12 +111,21 @@ def _composed(
     plain = {v: reason for v, reason in found.items() if isinstance(reason, str)}
     for unit in units.order:
         programs = [[v for v in regions[c].values if v in found and v in own_values(c)] for c in unit.calls]
-        for alike in zip(*programs, strict=True):
+        for alike in zip(*programs, strict=False):
+            reason = ""
             if len({composed[v].signature if v in composed else None for v in alike}) > 1:
                 reason = f"calls of '{unit.first.name}' mix heads in different sizes or with different numbers"
+            elif alike[0] in composed and not _in_reach(composed[alike[0]], unit.first):
+                reason = "it reads weights of a shared fn that is handed to another"
+            if reason:
                 plain |= dict.fromkeys(alike, reason)
                 composed = {v: c for v, c in composed.items() if v not in alike}
     return composed, plain
+
+
+def _in_reach(found: Composition, call: Call) -> bool:
+    """Whether a call can name the weights that a kernel reads."""
+    return all(h.value.op != "weight" or way_to(call, h.value) is not None for h in found.handed)
 
 
 def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> set[Value]:

@@ -125,7 +125,8 @@ class _Grouping:
         below = [self.of[c] for c in _below(call)]
         ops = _ops(call)
         stateful = self.program.graph.kind == "model"
-        pairs = any(isinstance(b, Value) and b.kind is Kind.PAIR and b.op != "mask" for b in call.arguments.values())
+        bounds = (*call.arguments.values(), *call.returned)
+        pairs = any(isinstance(b, Value) and b.kind is Kind.PAIR and b.op != "mask" for b in bounds)
         takes_rows = pairs and (bool(ops & {"queries", "keys", "mask"}) or any(u.takes_rows for u in below))
         is_class = (
             takes_rows

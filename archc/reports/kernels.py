@@ -75,7 +75,7 @@ def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         yield from (sentence, f"kernel {ATTENTION}: the framework's own where it has one")
         return
     yield sentence.removeprefix("fused ")
-    reason = emitted.plain.get(value, "the kernel of plain attention is causal, over one axis")
+    reason = emitted.plain.get(value, "the kernel of plain attention is causal, over one axis, and of one fn")
     yield f"kernel {PROGRAM}: operations of their own on blocks of queries, not fused, since {reason}"
 
 

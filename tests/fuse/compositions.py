@@ -53,6 +53,17 @@ KINDS: dict[str, tuple[str, str]] = {
         "    return dot(b @ A[n -> rank], keys(x @ C[n rank]), over = rank) + b * queries(x @ W_b[n])\n"
         "}\n",
     ),
+    "scores that a fn computes": (
+        body("s @ M[heads -> heads']").replace(f"{SCORES} / sqrt(3)", "product(q, k)"),
+        "fn product(q[.. dim], k[.. dim]) { return dot(queries(q), keys(k), over = dim) / 2 }\n",
+    ),
+    "two sums of one softmax": (
+        body("s @ M[heads -> heads']", "p * keys(g)", lines=GATES).replace(
+            "return ",
+            "y = dot(p * queries(h), keys(x @ W_u[heads]), over = keys) @ W_y[heads -> width]\n    return y + ",
+        ),
+        "",
+    ),
     "several axes of heads": (
         body(
             "s * queries(x @ W_s[kv group])",
