@@ -70,6 +70,8 @@ class Body:
             return called(self, *self.results[value])
         if value in self.fused.gated:
             return self.rules["gated"](self, value)
+        if value in self.fused.convs:
+            return self.rules["conv"](self, value)
         if self.dialect.own_norms and value in self.fused.norms:
             return self._norm(self.fused.norms[value])
         if value.op in ("narrow", "fp32") or value not in self.call.nodes:
