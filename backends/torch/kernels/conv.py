@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kernels.operators import TRITON, runs_fused
+from kernels.operators import TRITON, runs_fused, wants_gradient
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TRITON:
-    from kernels.conv_fused import fused_conv
+    from kernels.conv_fused import fused_conv, fused_token
 
 
 def causal_conv(
@@ -29,6 +29,10 @@ def causal_conv(
     y, and silu(y) = y sigmoid(y) taken of the sum.
     Returns y like x, summed in at least single precision, and the last taps - 1 inputs.
     """
+    one = x.shape[1] == 1 and state is not None and pos.dim() == 2
+    if one and state is not None and runs_fused(x) and not wants_gradient(x, w, state, bias):
+        y, last = fused_token(x, w, bias, pos, state, silu)
+        return y, last
     stream, last = x, None
     if state is not None:
         stream = torch.cat([state.to(x.dtype), x], 1)
@@ -36,7 +40,6 @@ def causal_conv(
         stream = x if pos.dim() == 1 else stream
     if runs_fused(x):
         return fused_conv(stream, w, bias, None if pos.dim() == 1 else pos, silu), last
-    one = x.shape[1] == 1 and state is not None and pos.dim() == 2
     y = _one_token(stream, w, pos) if one else _Conv.apply(stream, w, pos)
     if bias is not None:
         y = y + bias.to(y.dtype)
