@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from archc.elaborate.call import Call, Program
+from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.ir.graph import Region, Value
 from archc.ops.support import Support
@@ -25,8 +27,8 @@ class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
     line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, `spans` how
     far the
-    keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the scans that run
-    with the equations around them, by what their kernel gives back."""
+    keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the scans and `convs` the
+    convolutions that run with the equations around them, by what their kernel gives back."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -36,6 +38,13 @@ class Fused:
     spans: Mapping[Value, Support]
     norms: Mapping[Value, Norm]
     gated: Mapping[Value, FusedScan]
+    convs: Mapping[Value, FusedConv]
+
+    @cached_property
+    def remembered(self) -> frozenset[Value]:
+        """What a decoder remembers though only its kernel computes it."""
+        scans = (f.scan for f in self.gated.values() if f.kind == "diagonal")
+        return frozenset([*scans, *(c.conv for c in self.convs.values())])
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
@@ -59,6 +68,9 @@ def find(program: Program) -> Fused:
     gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
     for scan in gated.values():
         absorbed |= scan.computed
+    convs = fused_convs(graph, absorbed)
+    for conv in convs.values():
+        absorbed |= conv.computed
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
     matrices = {
@@ -68,7 +80,8 @@ def find(program: Program) -> Fused:
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }
-    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), reach(graph), norms(graph), gated)
+    spans, own_norms = reach(graph), norms(graph)
+    return Fused(attention, reads, frozenset(absorbed), regions, frozenset(matrices), spans, own_norms, gated, convs)
 
 
 def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:

@@ -13,14 +13,20 @@ from archc.passes.scans import Factor, ScanClass
 
 
 def _conv(body: Body, value: Value) -> Code:
-    x, weight = value.operands
-    state = body.local_state(value)
-    order = [value.attrs["taps"], *x.names]
+    """A convolution, or what its kernel makes of it: see `archc.fuse.convs`."""
+    found = body.fused.convs[value]
+    x, weight = found.conv.operands
+    state = body.local_state(found.conv)
+    order = [found.conv.attrs["taps"], *x.names]
     taps = body.render(weight)
     if list(weight.names) != order:
         taps = transposed(taps, weight, order, body.dialect)
-    text = f"{body.kernel('causal_conv')}({whole(body, x).text}, {taps.text}, pos, {body.old(state)})"
-    return body.hoist(value, text, state)
+    operands = [whole(body, x).text, taps.text, "pos", body.old(state)]
+    if found.bias is not None:
+        axes = Type(Kind.WEIGHT, x.type.axes)
+        operands.append(f"bias={reindex(body.render(found.bias), found.bias, axes, body.dialect).text}")
+    operands += ["silu=True"] if found.silu else []
+    return body.hoist(value, f"{body.kernel('causal_conv')}({', '.join(operands)})", state)
 
 
 def _prev(body: Body, value: Value) -> Code:

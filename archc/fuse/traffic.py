@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from archc.fuse.regions import only_moves
 from archc.ir.graph import Kind, Value
-from archc.ops.table import OPS
 from archc.passes.scans import ScanClass
 
 HALF, SINGLE = 2, 4
@@ -42,7 +42,7 @@ def traffic(
     outer = [*keys, *(r.query for r in found.reads)]
     forward, backward = _moved([*inputs, *outer], elements)
     best = _moved([*ideal, *outer], elements)
-    alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if OPS[v.op].flow != "alias")
+    alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
     return Traffic(forward, backward, min(forward, best[0]), min(backward, best[1]), alone / elements)
 
 

@@ -55,20 +55,18 @@ def _functions(stem: str, fused: FusedScan) -> list[str]:
 
 def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
     """All functions of a scan in one object."""
-    device = [f"{stem}_device", f"{stem}_grad"] if on_device else []
-    if fused.kind == "diagonal":
-        return f"{constant(stem)} = Gates({', '.join([stem, *device])})"
-    given = [stem, *device]
+    kind = "Gates" if fused.kind == "diagonal" else "SelectiveGates"
+    given = [stem, *([f"{stem}_device", f"{stem}_grad"] if on_device else [])]
     if fused.out is not None:
         read = [f"{stem}_out", *([f"{stem}_out_device", f"{stem}_out_grad"] if on_device else [])]
-        given.append(f"read=Read({', '.join(read)})")
-    return f"{constant(stem)} = SelectiveGates({', '.join(given)})"
+        linear = ["linear=True"] if fused.reads_linearly and fused.kind == "diagonal" and on_device else []
+        given.append(f"read=Read({', '.join([*read, *linear])})")
+    return f"{constant(stem)} = {kind}({', '.join(given)})"
 
 
 def _gates(text: str, gates: Mapping[str, FusedScan]) -> str:
-    selective = [fused for fused in gates.values() if fused.kind != "diagonal"]
-    kinds = ["Read"] if any(fused.out is not None for fused in selective) else []
-    kinds += ["SelectiveGates"] if selective else []
+    kinds = {fused.kind for fused in gates.values()}
+    behind = any(fused.out is not None for fused in gates.values())
     own = [name for name in ("fp32", "inv_softplus") if search(rf"\b{name}\b", text)]
     names = [name for stem in gates for name in _functions(stem, gates[stem])]
     lines = [
@@ -76,10 +74,11 @@ def _gates(text: str, gates: Mapping[str, FusedScan]) -> str:
         "",
         *(["import torch"] if search(r"\btorch\.", text) else []),
         *(["import torch.nn.functional as F"] if search(r"\bF\.", text) else []),
-        *(["from kernels.gated import Gates"] if len(selective) < len(gates) else []),
+        *(["from kernels.gated import Gates"] if "diagonal" in kinds else []),
         f"from kernels.numerics import {', '.join(own)}",
         "from kernels.operators import TRITON",
-        *([f"from kernels.selective_gates import {', '.join(kinds)}"] if kinds else []),
+        *(["from kernels.read_out import Read"] if behind else []),
+        *(["from kernels.selective_gates import SelectiveGates"] if "selective" in kinds else []),
         "",
         "if TRITON:",
         f"    from gates_triton import {', '.join(sorted(names))}",
