@@ -77,6 +77,8 @@ class Body:
             return called(self, *self.results[value])
         if value in self.fused.gated:
             return self.rules["gated"](self, value)
+        if value in self.fused.convs:
+            return self.rules["conv"](self, value)
         if self.dialect.own_norms and value in self.fused.norms:
             return self._norm(self.fused.norms[value])
         if value.op in ("narrow", "fp32") or value not in self.call.nodes:
@@ -162,13 +164,20 @@ class Body:
         """An operand of a contraction in the element type of the result: the frameworks want one for all."""
         if "complex" in (operand.type.dtype, value.type.dtype):
             return code
-        single = operand.type.wide or self.is_wide_weight(operand)
+        single = (operand.type.wide and not self.is_rounded(operand)) or self.is_wide_weight(operand)
         if operand.type.dtype != "real" or (single and not value.type.wide):
             code, single = self.narrow(code), False
         if value.type.wide and not single:
             self.kernel("fp32")
             return Code(f"fp32({code.text})")
         return code
+
+    def is_rounded(self, value: Value) -> bool:
+        """Whether a kernel gives a value in the compute type, though the spec has it in single precision."""
+        while value not in self.fused.gated and value.op in ("merge", "split", "rename"):
+            (value,) = value.operands
+        found = self.fused.gated.get(value)
+        return found is not None and not found.inputs[0].value.type.wide
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""

@@ -191,15 +191,16 @@ def function(
 def described(fused: FusedScan, doc: Doc) -> list[str]:
     """The docstring of a generated function, as lines: what it computes, of which scan, and the axes it takes."""
     scan = f"the scan '{fused.scan.label}'" if fused.scan.label else "the scan"
+    read = "state" if fused.kind == "diagonal" else "read-out"
     first, second = fused.outputs
     made = {
         "gates": f"{GATES[first]} and {GATES[second]} of {scan} [{' '.join(fused.tile)}].",
         "gates grad": f"Derivatives by x and w, from those by the gates of {scan}, d{first} and d{second}.",
-        "out": f"What follows the read-out of {scan} [{' '.join(fused.tile)}].",
-        "out grad": f"Derivatives by read, x and w, from do, that by what follows the read-out of {scan}.",
+        "out": f"What follows the {read} of {scan} [{' '.join(fused.tile)}].",
+        "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}.",
     }[doc]
     parts = [f"x: {_listed(fused.inputs)}."] + ([f"w: {_listed(fused.weights)}."] if fused.weights else [])
-    parts += ["first: whether a document starts." if doc.startswith("gates") else "read: the read-out."]
+    parts += ["first: whether a document starts." if doc.startswith("gates") else f"read: the {read}."]
     lines = wrap(" ".join(parts), 112)
     return [made, "", *(line.replace(GLUE, " ") for line in lines)]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from archc.elaborate.call import Call, Program
 from archc.emit.calls import way_to
 from archc.emit.units import Units, own_values
 from archc.fuse.composed import Composition, compositions
+from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.ir.graph import Graph, Region, Value
 from archc.ops.support import Support
@@ -28,8 +30,8 @@ class Fused:
     """`attention` by its output, `reads` the class of a scan by each of its read-outs, `absorbed` the values that no
     line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, with the axes
     that it sums, `spans` how far the keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the
-    scans that run with the equations around them, by what their kernel gives back, `composed` the sums over keys that
-    run with their heads composed, `plain` why others do not."""
+    scans and `convs` the convolutions that run with the equations around them, by what their kernel gives back,
+    `composed` the sums over keys that run with their heads composed, `plain` why others do not."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -39,8 +41,15 @@ class Fused:
     spans: Mapping[Value, Support]
     norms: Mapping[Value, Norm]
     gated: Mapping[Value, FusedScan]
+    convs: Mapping[Value, FusedConv]
     composed: Mapping[Value, Composition]
     plain: Mapping[Value, str]
+
+    @cached_property
+    def remembered(self) -> frozenset[Value]:
+        """What a decoder remembers though only its kernel computes it."""
+        scans = (f.scan for f in self.gated.values() if f.kind == "diagonal")
+        return frozenset([*scans, *(c.conv for c in self.convs.values())])
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
@@ -64,6 +73,9 @@ def find(program: Program, units: Units) -> Fused:
     gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
     for scan in gated.values():
         absorbed |= scan.computed
+    convs = fused_convs(graph, absorbed)
+    for conv in convs.values():
+        absorbed |= conv.computed
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
     matrices = {
@@ -75,8 +87,8 @@ def find(program: Program, units: Units) -> Fused:
     }
     composed, plain = _composed(graph, units, regions)
     return Fused(
-        attention, reads, frozenset(absorbed), regions, matrices, reach(graph), norms(graph), gated,
-        composed, plain,
+        attention, reads, frozenset(absorbed), regions, matrices, reach(graph), norms(graph), gated, convs, composed,
+        plain,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from archc.emit.code import Code, python_name
 from archc.emit.kernels import GATED
 from archc.emit.layout import reindex
 from archc.emit.recurrent import state_operands
+from archc.fuse.regions import Group
 from archc.fuse.scans import FusedScan, Handed
 from archc.ir.graph import Axis, Kind, Type, Value
 
@@ -35,16 +36,41 @@ def gated(body: Body, value: Value) -> Code:
     if fused.kind != "diagonal":
         operands += [code.text for code in state_operands(body, fused.found)]
     text = f"{body.kernel(GATED[fused.kind])}({', '.join([constant(stem), *operands, 'pos', body.old(state)])})"
-    return body.hoist(value, text, state, "" if fused.out is None else "out")
+    code = body.hoist(value, text, state, "" if fused.out is None else "out")
+    return _in_own_axes(body, value, code, fused)
+
+
+def _in_own_axes(body: Body, value: Value, code: Code, fused: FusedScan) -> Code:
+    """What a kernel gives back, on a line of its own where its axes are not those of the scan."""
+    sizes = fused.scan.type.sizes
+    tile, order = (tuple(Axis(n, sizes[n]) for n in names) for names in (fused.tile, _flat(fused.groups)))
+    have = Value(-1, "param", (), Type(Kind.TOKEN, tile))
+    out = reindex(code, have, Type(Kind.TOKEN, order), body.dialect)
+    for place, group in reversed([*enumerate(fused.groups)]):
+        if len(group) > 1:
+            out = body.dialect.flatten(out, len(group), len(fused.groups) - 1 - place)
+    if out.text != code.text:
+        body.lines[-1] = body.lines[-1].split("  # ")[0]
+        body.line(f"{code.text} = {out.text}", value)
+    return code
 
 
 def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:
     """An input with the axes of the kernel's tile, 1 where it lacks one."""
     sizes = fused.scan.type.sizes
     kind = handed.value.kind
+    code = _named(body, handed)
+    for place, group in reversed([*enumerate(handed.groups)]):
+        if len(group) > 1:
+            inner = [body.size(a.name, a.size) for a in group]
+            code = body.dialect.unflatten(code, place - len(handed.groups), inner)
     have = Value(-1, "param", (), Type(kind, tuple(Axis(n, sizes[n]) for n in handed.axes)))
     target = Type(Kind.WEIGHT if kind is Kind.WEIGHT else Kind.TOKEN, tuple(Axis(n, sizes[n]) for n in fused.tile))
-    return reindex(_named(body, handed), have, target, body.dialect).text
+    return reindex(code, have, target, body.dialect).text
+
+
+def _flat(groups: tuple[Group, ...]) -> tuple[str, ...]:
+    return tuple(a.name for group in groups for a in group)
 
 
 def _named(body: Body, handed: Handed) -> Code:

@@ -14,14 +14,20 @@ from archc.passes.scans import Factor, ScanClass
 
 
 def _conv(body: Body, value: Value) -> Code:
-    x, weight = value.operands
-    state = body.local_state(value)
-    order = [value.attrs["taps"], *x.names]
+    """A convolution, or what its kernel makes of it: see `archc.fuse.convs`."""
+    found = body.fused.convs[value]
+    x, weight = found.conv.operands
+    state = body.local_state(found.conv)
+    order = [found.conv.attrs["taps"], *x.names]
     taps = body.render(weight)
     if list(weight.names) != order:
         taps = transposed(taps, weight, order, body.dialect)
-    text = f"{body.kernel('causal_conv')}({whole(body, x).text}, {taps.text}, pos, {body.old(state)})"
-    return body.hoist(value, text, state)
+    operands = [whole(body, x).text, taps.text, "pos", body.old(state)]
+    if found.bias is not None:
+        axes = Type(Kind.WEIGHT, x.type.axes)
+        operands.append(f"bias={reindex(body.render(found.bias), found.bias, axes, body.dialect).text}")
+    operands += ["silu=True"] if found.silu else []
+    return body.hoist(value, f"{body.kernel('causal_conv')}({', '.join(operands)})", state)
 
 
 def _prev(body: Body, value: Value) -> Code:
@@ -149,14 +155,16 @@ def _chunked(body: Body, value: Value, found: ScanClass) -> Code:
     operand = found.log_decay.operand
     decay = log
     if isinstance(operand, Value):
-        decay = _heads(body, log, _log_names(found), groups, heads, key if per_key else (), full=True)
+        last = key if per_key else ()
+        decay = _heads(body, log, _log_names(found), True, groups, heads, last, full=True)
     if not isinstance(operand, Value) or operand.kind is Kind.WEIGHT:
         axes = [_flat(body, groups), _flat(body, heads), *([_flat(body, key)] if per_key else [])]
         decay = body.dialect.over_time(decay, sequence(body), axes)
     keys = _heads(body, *_side(body, found.factors["key"], (*groups, *heads, *key)), groups, heads, key)
     values = (*found.factors["head"], *found.factors["value"])
     v = _heads(body, *_side(body, values, (*groups, *heads, *inner)), groups, heads, inner, full=True)
-    q = _heads(body, body.render(query), tuple(Axis(n, sizes[n]) for n in query.names), groups, heads, key)
+    q_axes = tuple(Axis(n, sizes[n]) for n in query.names)
+    q = _heads(body, body.render(query), q_axes, _is_whole(query), groups, heads, key)
     state = body.local_state(found.scan)
     name = body.kernel(SCANS[found.kind])
     before = ", before=True" if found.before else ""
@@ -179,11 +187,17 @@ def _bonus(body: Body, found: ScanClass, q: Code, groups: tuple[Axis, ...], head
     return infix("*", Code(f"{weight.atom}[..., None]"), values)
 
 
-def _side(body: Body, factors: tuple[Factor, ...], order: tuple[Axis, ...]) -> tuple[Code, tuple[Axis, ...]]:
-    """A product of factors over the axes that they really have."""
-    names = {n for f in factors if isinstance(f.operand, Value) for n in f.operand.names}
+def _side(body: Body, factors: tuple[Factor, ...], order: tuple[Axis, ...]) -> tuple[Code, tuple[Axis, ...], bool]:
+    """A product of factors over the axes that they really have; and whether it has batch and time."""
+    values = [f.operand for f in factors if isinstance(f.operand, Value)]
+    names = {n for v in values for n in v.names}
     axes = tuple(a for a in order if a.name in names)
-    return _product(body, factors, axes), axes
+    return _product(body, factors, axes), axes, any(map(_is_whole, values))
+
+
+def _is_whole(value: Value) -> bool:
+    """Whether a value is an array with batch and time."""
+    return value.kind is Kind.TOKEN and not is_placed(value)
 
 
 def _log_names(found: ScanClass) -> tuple[Axis, ...]:
@@ -224,13 +238,16 @@ def _heads(
     body: Body,
     code: Code,
     have: tuple[Axis, ...],
+    is_whole: bool,
     groups: tuple[Axis, ...],
     heads: tuple[Axis, ...],
     last: tuple[Axis, ...],
     *,
     full: bool = False,
 ) -> Code:
-    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it lacks unless it must be full."""
+    """A value as [B, T, groups, heads, last], with 1 for groups or heads that it lacks unless it must be full; what is
+    not whole, without batch or time, is repeated.
+    """
     names = {a.name for a in have}
     order = [a.name for a in (*groups, *heads, *last) if a.name in names]
     if [a.name for a in have] != order:
@@ -244,7 +261,7 @@ def _heads(
         code = Code(f"{code.atom}[{', '.join(['...', *_short(parts)])}]")
     lacking = [[a for a in part if a.name not in names] for part in (groups, heads)]
     some = any(0 < len(less) < len(part) for less, part in zip(lacking, (groups, heads), strict=True))
-    if some or (full and any(lacking)):
+    if some or not is_whole or (full and any(lacking)):
         one = [Code("1")]
         outer = [[body.size(a.name, a.size) for a in part] or one for part in (groups, heads)]
         code = body.dialect.over_time(

@@ -80,7 +80,8 @@ def _fp32(body: Body, value: Value) -> Code:
 
 
 def _narrow(body: Body, value: Value) -> Code:
-    return body.narrow(body.operand(value, 0))
+    code = body.operand(value, 0)
+    return code if body.is_rounded(value.operands[0]) else body.narrow(code)
 
 
 def _weight(body: Body, value: Value) -> Code:

@@ -80,7 +80,8 @@ def _entry(body: Body, value: Value) -> tuple[str, str] | None:
     if value in body.fused.reads:
         found = body.fused.reads[value]
         return body.local_state(found.scan), _scan_state(body, found)
-    if value in body.fused.absorbed or value.op not in ("conv", "prev", "scan", "maxscan"):
+    swallowed = value in body.fused.absorbed and value not in body.fused.remembered
+    if swallowed or value.op not in ("conv", "prev", "scan", "maxscan"):
         return None
     return body.local_state(value), _plain(body, value, _shape(body, value.type.axes))
 

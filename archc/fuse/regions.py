@@ -10,37 +10,78 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from itertools import chain
+from math import prod
 
 from archc.diagnostics import Span
 from archc.fuse.dag import FIRST
-from archc.ir.graph import Kind, Operand, Region, Value
+from archc.ir.graph import Axis, Kind, Operand, Region, Value
 from archc.ops.node import Node, Nodes, of
 from archc.ops.table import OPS
 from archc.passes.readout import leaves
 
+Group = tuple[Axis, ...]
+"""The axes of the scan that one axis of a value is made of, in this order."""
+
 
 @dataclass(frozen=True)
 class Placed:
-    """A value, and its axes in its own order as the scan calls them."""
+    """A value, and for each of its axes, in its own order, what it is in axes of the scan."""
 
     value: Value
-    axes: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """All these axes in a row, as the scan calls them."""
+        return tuple(a.name for group in self.groups for a in group)
 
     def operands(self) -> tuple[Placed | float, ...]:
         """What it is computed from."""
-        names = dict(zip(self.value.names, self.axes, strict=True))
-        if self.value.op == "rename":
-            old = {new: old for old, new in self.value.attrs["names"].items()}
-            names |= {old.get(n, n): axis for n, axis in names.items()}
+        groups = dict(zip(self.value.names, self.groups, strict=True))
+        attrs = self.value.attrs
+        match self.value.op:
+            case "rename":
+                old = {new: old for old, new in attrs["names"].items()}
+                groups |= {old.get(n, n): group for n, group in groups.items()}
+            case "split":
+                groups[attrs["axis"]] = tuple(a for each in attrs["into"] for a in groups[each.name])
+            case "merge":
+                sizes = self.value.operands[0].type.sizes
+                pieces = parted(groups[attrs["into"]], {name: sizes[name] for name in attrs["axes"]})
+                assert pieces is not None, f"{self.value} was placed without its operand"
+                groups |= pieces
         return tuple(
-            Placed(a, tuple(names[n] for n in a.names)) if isinstance(a, Value) else float(a) for a in self.value.args
+            Placed(a, tuple(groups[n] for n in a.names)) if isinstance(a, Value) else float(a) for a in self.value.args
         )
 
 
-def placed(operand: Operand) -> Placed | float:
+def placed(value: Value) -> Placed:
+    """A value that has the axes of the scan by their names."""
+    return Placed(value, tuple((a,) for a in value.type.axes))
+
+
+def factor(operand: Operand) -> Placed | float:
     """An operand of the scan itself."""
-    return Placed(operand, operand.names) if isinstance(operand, Value) else float(operand)
+    return placed(operand) if isinstance(operand, Value) else float(operand)
+
+
+def parted(group: Group, sizes: Mapping[str, int]) -> dict[str, Group] | None:
+    """Axes in a row cut into groups of these sizes, by the names of the groups; None if an axis would be cut.
+
+    >>> parted((Axis("a", 2), Axis("b", 3), Axis("c", 5)), {"x": 6, "y": 5})
+    {'x': (Axis(name='a', size=2), Axis(name='b', size=3)), 'y': (Axis(name='c', size=5),)}
+    >>> parted((Axis("a", 6),), {"x": 2, "y": 3})
+    """
+    out: dict[str, Group] = {}
+    rest = list(group)
+    for name, size in sizes.items():
+        taken: list[Axis] = []
+        while rest and (not taken or prod(a.size for a in taken) < size):
+            taken.append(rest.pop(0))
+        if not taken or prod(a.size for a in taken) != size:
+            return None
+        out[name] = tuple(taken)
+    return None if rest else out
 
 
 def fuses(value: Value) -> bool:
@@ -48,6 +89,14 @@ def fuses(value: Value) -> bool:
     real = value.type.dtype != "complex" and all(v.type.dtype != "complex" for v in value.operands)
     flow = OPS[value.op].flow in ("pointwise", "alias")
     return flow and real and value.kind is Kind.TOKEN
+
+
+SHAPES = ("merge", "split")
+
+
+def only_moves(value: Value) -> bool:
+    """Whether a value is another one in other words: with other names, in another shape or precision."""
+    return OPS[value.op].flow == "alias" or value.op in SHAPES
 
 
 def is_start(value: Value) -> bool | None:
@@ -61,7 +110,7 @@ def is_start(value: Value) -> bool | None:
 @dataclass(frozen=True)
 class Kernel:
     """What a kernel computes besides its equations: `own`, the state and what is read from it; `between`, values that
-    it has in another form, such as products that are never stored.
+    it has in another form, such as products that are never stored. `taken` are values that other kernels compute.
 
     A kernel belongs to one call of a function of the spec, `calls`: that of its scan. It may take in what functions
     called from there compute, if it can do so whole: what it reads must have a name where it runs.
@@ -72,6 +121,7 @@ class Kernel:
     axes: frozenset[str]
     own: frozenset[Value]
     between: frozenset[Value]
+    taken: frozenset[Value]
 
     def read_elsewhere(self, values: AbstractSet[Value]) -> set[Value]:
         """Which of the values must exist outside of the kernel as well."""
@@ -87,7 +137,7 @@ class Kernel:
 
     def grown(self, tops: Iterable[Placed], outside: AbstractSet[Value]) -> frozenset[Placed]:
         """The region that ends in `tops` and keeps the given values outside."""
-        home = set(self.region.values) - set(self.region.params) - outside - self.own
+        home = set(self.region.values) - set(self.region.params) - outside - self.own - self.taken
         out: set[Placed] = set()
         todo = list(tops)
         while todo:
@@ -141,36 +191,6 @@ def border(tops: Iterable[Placed], region: frozenset[Placed]) -> frozenset[Place
     return frozenset(p for p in (*tops, *operands) if p not in region and is_start(p.value) is None)
 
 
-def behind(start: Value, axes: frozenset[str], region: Region) -> tuple[Value, frozenset[Value]]:
-    """The last value of the same call that is an element-wise function of `start` and the only one that is read
-    further on, and the values from `start` to it.
-
-    Without any it is `start` itself.
-    """
-    cone = [start]
-    for value in region.values:
-        near = value in region.live and value.origin.calls == start.origin.calls and set(value.names) <= axes
-        if near and fuses(value) and set(value.operands) & set(cone):
-            cone.append(value)
-    for end in reversed(cone):
-        if end is not start and OPS[end.op].flow == "alias":
-            continue  # the kernel stores its result in the precision of its inputs anyway
-        between = _between(start, end, cone)
-        users = chain.from_iterable(region.users.get(v, ()) for v in between - {end})
-        if all(u in between for u in users) and not any(leaves(v, region) for v in between - {end}):
-            return end, frozenset(between)
-    raise AssertionError("the first value of a cone always ends it")
-
-
-def _between(start: Value, end: Value, cone: list[Value]) -> set[Value]:
-    """The values of the cone on a way from start to end."""
-    out = {end}
-    for value in reversed(cone):
-        if value in out and value is not start:
-            out |= {v for v in value.operands if v in cone}
-    return out
-
-
 @dataclass(eq=False)
 class Builder:
     """Turns the values of a region into nodes; what it meets at the border becomes a leaf."""
@@ -203,7 +223,8 @@ class Builder:
             return self.first if start else of("not", self.first)
         cast = at.value.kind is Kind.WEIGHT and OPS[at.value.op].flow == "alias"
         if cast or at in self.inside:
-            return self.nodes.apply(at.value.op, *(self.node(a) for a in at.operands()))
+            op = "rename" if at.value.op in SHAPES else at.value.op
+            return self.nodes.apply(op, *(self.node(a) for a in at.operands()))
         leaf = self.border.setdefault(at, self.nodes.leaf(self.named(at)))
         return of("ne", leaf, 0) if at.value.type.dtype == "bool" else leaf
 

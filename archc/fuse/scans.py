@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes
+from archc.fuse.behind import End, behind
+from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes, ordered
 from archc.fuse.regions import (
     Builder,
+    Group,
     Kernel,
     Placed,
-    behind,
     border,
+    factor,
     fuses,
     leaf_names,
     placed,
@@ -28,13 +30,19 @@ from archc.passes.scans import inside as held
 
 @dataclass(frozen=True, eq=False)
 class Handed:
-    """A value that a fused kernel is handed: `axes` are its own, in its order, as the scan calls them; `missing` those
-    of the kernel's tile that it lacks (it is broadcast over them); `name` the name of its leaf."""
+    """A value that a fused kernel is handed: `groups` are the axes of the scan that each of its own is made of, in its
+    order; `missing` those of the kernel's tile that it lacks (it is broadcast over them); `name` the name of its leaf.
+    """
 
     value: Value
-    axes: tuple[str, ...]
+    groups: tuple[Group, ...]
     missing: tuple[str, ...]
     name: str
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """All these axes in a row, as the scan calls them."""
+        return tuple(a.name for group in self.groups for a in group)
 
     @property
     def is_broadcast(self) -> bool:
@@ -46,12 +54,13 @@ class Handed:
 class FusedScan:
     """A scan and the element-wise equations that run in its kernel.
 
-    Diagonal: `gates` has the outputs decay and input, over the axes of the scan, `result` is the scan itself.
-    Selective: `gates` has the outputs dt and v over the channels (`tile`), decay exp(dt rate), input v key; `out` has
-    one output, from the leaf `given[0]` that stands for the read-out, and `result` is the value that it computes (the
-    read-out itself if `out` is None). `gates` is None for a scan that is not run this way. `inputs` (varying with the
-    token) and `weights` (hoisted: computed once, outside) are in the order of `gates.x`, `gates.w`, `out.x`, `out.w`.
-    `computed` are the values that no line of code computes any more. `reason`: why not more is fused, a sentence.
+    Diagonal: `gates` has the outputs decay and input, over the axes of the scan. Selective: `gates` has the outputs dt
+    and v over the channels (`tile`), decay exp(dt rate), input v key. `out` has one output, from the leaf `given[0]`
+    that stands for the state or what is read out of it, and `result` is the value that it computes (state or read-out
+    itself if `out` is None), `groups` the axes of the tile that each of its axes is made of. `gates` is None for a scan
+    that is not run this way. `inputs` (varying with the token) and `weights` (hoisted: computed once, outside) are in
+    the order of `gates.x`, `gates.w`, `out.x`, `out.w`. `computed` are the values that no line of code computes any
+    more. `reason`: why not more is fused, a sentence.
     """
 
     scan: Value
@@ -62,6 +71,7 @@ class FusedScan:
     gates: Equations | None
     out: Equations | None
     result: Value
+    groups: tuple[Group, ...]
     computed: frozenset[Value]
     traffic: Traffic | None
     reason: str
@@ -83,8 +93,14 @@ class FusedScan:
 
     @property
     def out_grad(self) -> Equations | None:
-        """The derivatives of `out` by the read-out, x and then w; `given` are the read-out and what comes in."""
+        """The derivatives of `out` by what it reads, x and then w; `given` are what it reads and what comes in."""
         return None if self.out is None else _gradient(self.out, ("do",))
+
+    @property
+    def reads_linearly(self) -> bool:
+        """Whether the derivative of `out` by what it reads is the same whatever that is."""
+        derived = self.out_grad
+        return derived is not None and derived.given[0] not in ordered(derived.outputs[:1])
 
 
 def _gradient(equations: Equations, seeds: Sequence[str]) -> Equations:
@@ -96,21 +112,34 @@ def _gradient(equations: Equations, seeds: Sequence[str]) -> Equations:
 def fused_scans(graph: Graph) -> dict[Value, FusedScan]:
     """Every live scan with what one kernel can run of it."""
     home = {v: region for region, _ in graph.regions() for v in region.values}
-    return {scan: _fused(found, home[scan]) for scan, found in classify(graph).items()}
+    found = classify(graph)
+    ends: dict[Value, End] = {}
+    for scan in reversed(found):  # what two states meet in runs with the later one
+        if not _problem(found[scan]):
+            start = scan if found[scan].kind == "diagonal" else found[scan].reads[0].value
+            ends[scan] = behind(placed(start), home[scan], _others(ends, scan))
+    return {
+        scan: _fused(each, home[scan], ends[scan], _others(ends, scan))
+        if scan in ends
+        else _unfused(each, _problem(each))
+        for scan, each in found.items()
+    }
 
 
-def _fused(found: ScanClass, region: Region) -> FusedScan:
-    problem = _problem(found)
-    if problem:
-        return FusedScan(
-            found.scan, found, found.scan.names, (), (), None, None, found.scan, frozenset(), None, problem
-        )
-    return _diagonal(found, region) if found.kind == "diagonal" else _selective(found, region)
+def _others(ends: Mapping[Value, End], scan: Value) -> frozenset[Value]:
+    """What the kernels of other scans compute behind them."""
+    return frozenset(p.value for each, end in ends.items() if each is not scan for p in end.cone)
+
+
+def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value]) -> FusedScan:
+    products = _diagonal(found) if found.kind == "diagonal" else _selective(found)
+    tile = found.scan.names if found.kind == "diagonal" else found.heads
+    return _assembled(_Plan(found, region, tile, products, end, taken))
 
 
 def _unfused(found: ScanClass, reason: str) -> FusedScan:
-    nothing = frozenset[Value]()
-    return FusedScan(found.scan, found, found.scan.names, (), (), None, None, found.scan, nothing, None, reason)
+    scan, nothing = found.scan, frozenset[Value]()
+    return FusedScan(scan, found, scan.names, (), (), None, None, scan, placed(scan).groups, nothing, None, reason)
 
 
 def _problem(found: ScanClass) -> str:
@@ -129,43 +158,42 @@ def _problem(found: ScanClass) -> str:
 Product = tuple[tuple[Placed | float, int], ...]
 
 
-def _diagonal(found: ScanClass, region: Region) -> FusedScan:
-    decay, entering = map(placed, found.scan.args)
-    return _assembled(_Plan(found, region, found.scan.names, {"a": ((decay, 1),), "u": ((entering, 1),)}, found.scan))
+def _diagonal(found: ScanClass) -> dict[str, Product]:
+    decay, entering = map(factor, found.scan.args)
+    return {"a": ((decay, 1),), "u": ((entering, 1),)}
 
 
-def _selective(found: ScanClass, region: Region) -> FusedScan:
+def _selective(found: ScanClass) -> dict[str, Product]:
     split = split_decay(found)
     assert split is not None
-    (read,) = found.reads
-    result, cone = behind(read.value, frozenset(found.heads), region)
-    steps = tuple((placed(v), 1) for v, _ in split[0])
-    values = tuple((placed(f.operand), f.power) for f in (*found.factors["head"], *found.factors["value"]))
-    return _assembled(_Plan(found, region, found.heads, {"dt": steps, "v": values}, result, cone - {read.value}))
+    values = tuple((factor(f.operand), f.power) for f in (*found.factors["head"], *found.factors["value"]))
+    return {"dt": tuple((placed(v), 1) for v, _ in split[0]), "v": values}
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """The outputs of the gates as products, by name; the last value, and the values between the read-out and it."""
+    """The outputs of the gates as products, by name, and how the kernel ends; `taken`: what other kernels compute."""
 
     found: ScanClass
     region: Region
     tile: tuple[str, ...]
     products: Mapping[str, Product]
-    result: Value
-    cone: frozenset[Value] = frozenset()
+    end: End
+    taken: frozenset[Value]
 
     @property
     def tops(self) -> dict[Placed, str]:
-        """Where the regions end: factors of the outputs, and what meets the read-out behind the scan."""
-        own = {*self.cone, *(r.value for r in self.found.reads)}
-        side = {Placed(v, v.names): "out" for u in self.cone for v in u.operands if v not in own}
+        """Where the regions end: factors of the outputs, and what meets the state or the read-out behind the scan."""
+        own = {self.end.start.value, *(p.value for p in self.end.cone)}
+        operands = (a for p in self.end.cone for a in p.operands() if isinstance(a, Placed))
+        side = {a: "out" for a in operands if a.value not in own}
         return side | {f: n for n, p in reversed([*self.products.items()]) for f, _ in p if isinstance(f, Placed)}
 
     @property
     def kernel(self) -> Kernel:
         """What is computed besides the equations."""
-        own = {self.found.scan, *self.cone, *(v for r in self.found.reads for v in r.path)}
+        cone = (p.value for p in self.end.cone)
+        own = {self.found.scan, *cone, *(v for r in self.found.reads for v in r.path)}
         between: set[Value] = held(self.found)
         stops = {p.value for p in self.tops}
         keys = {f.operand for f in self.found.factors["key"]}
@@ -175,7 +203,7 @@ class _Plan:
             between.add(value)
             todo += [v for v in value.operands if v not in stops and _is_product(v) and _bare(v) not in keys]
         calls = self.found.scan.origin.calls
-        return Kernel(self.region, calls, frozenset(self.tile), frozenset(own), frozenset(between - own))
+        return Kernel(self.region, calls, frozenset(self.tile), frozenset(own), frozenset(between - own), self.taken)
 
 
 def _bare(value: Value) -> Value:
@@ -192,12 +220,11 @@ def _is_product(value: Value) -> bool:
 
 def _assembled(plan: _Plan) -> FusedScan:
     kernel, tops = plan.kernel, plan.tops
-    behind_it = frozenset(Placed(v, v.names) for v in plan.cone)
-    fused = kernel.inside(tops) | behind_it
-    last = Placed(plan.result, plan.result.names)
-    build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, last: "out"}))
+    end = plan.end
+    fused = kernel.inside(tops) | end.cone
+    build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}))
     gates = tuple(build.product(p) for p in plan.products.values())
-    out = _behind(build, plan.found.reads[0].value, last) if plan.cone else ()
+    out = _behind(build, end) if end.cone else ()
     handed = _handed(build, plan.tile)
     inputs = tuple(h for h in handed if h.value.kind is not Kind.WEIGHT)
     weights = tuple(h for h in handed if h.value.kind is Kind.WEIGHT)
@@ -208,7 +235,7 @@ def _assembled(plan: _Plan) -> FusedScan:
         if node.args and name not in {*build.names.values(), *(h.name for h in handed)}:
             build.names.setdefault(node, name)
     values = {p.value for p in fused} | kernel.between
-    ideal = [p.value for p in border(tops, kernel.grown(tops, frozenset()) | behind_it) if p.value not in kernel.own]
+    ideal = [p.value for p in border(tops, kernel.grown(tops, frozenset()) | end.cone) if p.value not in kernel.own]
     return FusedScan(
         scan=plan.found.scan,
         found=plan.found,
@@ -217,24 +244,28 @@ def _assembled(plan: _Plan) -> FusedScan:
         weights=weights,
         gates=Equations(gates, x, w, (), build.names),
         out=Equations(out, x, w, (build.nodes.leaf(READ_OUT),), build.names) if out else None,
-        result=plan.result,
-        computed=frozenset(values - kernel.read_elsewhere(values) - {plan.found.scan, plan.result}),
+        result=end.result.value,
+        groups=end.result.groups,
+        computed=frozenset((values - kernel.read_elsewhere(values) | {plan.found.scan}) - {end.result.value}),
         traffic=traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, values | kernel.own),
         reason=_reason(inputs),
     )
 
 
-def _behind(build: Builder, read_out: Value, last: Placed) -> tuple[Node, ...]:
-    """The equations from the read-out to the last value."""
-    build.known[Placed(read_out, read_out.names)] = build.nodes.leaf(READ_OUT)
-    return (build.node(last),)
+def _behind(build: Builder, end: End) -> tuple[Node, ...]:
+    """The equations from the state or the read-out to the last value."""
+    build.known[end.start] = build.nodes.leaf(READ_OUT)
+    return (build.node(end.result),)
 
 
 def _handed(build: Builder, tile: tuple[str, ...]) -> list[Handed]:
-    """The border in the order of the text, real values of the whole tile first: results are stored like the first."""
+    """The border in the order of the text, real values of the whole tile first: results are stored like the first.
+
+    So those in the compute type come before those in single precision.
+    """
     found = sorted(build.border.items(), key=lambda each: (each[0].value.id, each[0].axes))
-    handed = [Handed(p.value, p.axes, tuple(a for a in tile if a not in p.axes), leaf.name) for p, leaf in found]
-    return sorted(handed, key=lambda h: h.is_broadcast or h.value.type.dtype != "real")
+    handed = [Handed(p.value, p.groups, tuple(a for a in tile if a not in p.axes), leaf.name) for p, leaf in found]
+    return sorted(handed, key=lambda h: (h.is_broadcast or h.value.type.dtype != "real", h.value.type.wide))
 
 
 SOURCES = {

@@ -8,8 +8,8 @@ from math import prod
 
 from archc.fuse.composed import Composition
 from archc.fuse.mixing import Mixing
+from archc.fuse.regions import only_moves
 from archc.ir.graph import Kind, Value
-from archc.ops.table import OPS
 from archc.passes.scans import ScanClass
 
 HALF, SINGLE = 2, 4
@@ -45,7 +45,7 @@ def traffic(
     outer = [*keys, *(r.query for r in found.reads)]
     forward, backward = _moved([*inputs, *outer], elements)
     best = _moved([*ideal, *outer], elements)
-    alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if OPS[v.op].flow != "alias")
+    alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
     return Traffic(forward, backward, min(forward, best[0]), min(backward, best[1]), alone / elements)
 
 
@@ -79,7 +79,7 @@ def pair_traffic(found: Composition) -> PairTraffic:
     own = q + sum(HALF * token.type.elements for token in (found.key, found.value)) + before + after
     forward = (q + k + before + row) + (once + row + y)
     pairs = [found.scores, found.softmax, *(v for m in (found.before, found.after) if m is not None for v in m.values)]
-    alone = sum(_pair_bytes(v) + sum(map(_pair_bytes, v.operands)) for v in pairs if OPS[v.op].flow != "alias")
+    alone = sum(_pair_bytes(v) + sum(map(_pair_bytes, v.operands)) for v in pairs if not only_moves(v))
     element = heads * dim
     return PairTraffic(
         forward=forward / element,

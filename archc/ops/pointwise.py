@@ -76,9 +76,10 @@ def _gelu_slope(y: Node, x: Node) -> Operand:
 
 
 def _gelu_tanh_slope(y: Node, x: Node) -> Operand:
+    """Of `y = x sigmoid(2 z)`, in which nothing cancels where x is far below 0; a kernel has the sigmoid from y."""
     square = x * x
-    t = of("tanh", _ROOT * (x + 0.044715 * (x * square)))
-    return 0.5 * (1 + t) + (_ROOT / 2) * x * (1 - t * t) * (1 + 3 * 0.044715 * square)
+    s = of("sigmoid", 2 * _ROOT * (x + 0.044715 * (square * x)))
+    return s + 2 * _ROOT * y * (1 - s) * (1 + 3 * 0.044715 * square)
 
 
 def _sqrt_slope(y: Node, x: Node) -> Operand:

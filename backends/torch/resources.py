@@ -126,7 +126,7 @@ def scan_launches(
 ) -> dict[str, Launch]:
     """Every pass of a gated scan over packed documents, at the tiles it is started with.
 
-    tiles, code: the project's modules `kernels.gated_tiles` and `kernels.gated_triton`; gates: one of its `Gates`;
+    tiles, code: the project's modules `kernels.gated_tiles` and `kernels.gated_launch`; gates: one of its `Gates`;
     inputs, weights: how many these have; kind: the type of the inputs.
     """
     x = f"*{kind}"
@@ -134,7 +134,10 @@ def scan_launches(
     states: Types = {"y": x, "carries": "*fp32", "last": "*fp32"}
     gradients: Types = {"dxs": (x,) * inputs, "dws": ("*fp32",) * weights, "carries": "*fp32", "leaving": "*fp32"}
     pieces: Types = {"decays": "*fp32", "ends": "*fp32"}
-    start, end, span = {"starts": None}, {"D": gates.grad, "ends": None}, {"SPAN": tiles.SPAN}
+    out, out_grad = (gates.read.device, gates.read.grad) if gates.read else (None, None)
+    start = {"starts": None, "OUT": out}
+    end, span = {"D": gates.grad, "OUT_GRAD": out_grad, "ends": None}, {"SPAN": tiles.SPAN}
+    behind = {"OUT_GRAD": out_grad, "states": None}
     few, many = 0, tiles.MANY
 
     def launch(kernel: Any, types: Types, constants: Mapping[str, Any], kind: str, programs: int) -> Launch:
@@ -147,8 +150,8 @@ def scan_launches(
         "forward, many": launch(code.scan_forward, states, {**start, **span}, "forward", many),
         "one token": launch(code.scan_forward, states, {**start, **span}, "one token", many),
         "backward": launch(code.scan_backward, {**gradients, "dy": x}, {**end, **span}, "backward", few),
-        "pieces": launch(code.scan_pieces, pieces, {"dy": None}, "pieces", few),
-        "pieces back": launch(code.scan_pieces, {**pieces, "dy": x}, {}, "pieces", few),
+        "pieces": launch(code.scan_pieces, pieces, {**behind, "dy": None}, "pieces", few),
+        "pieces back": launch(code.scan_pieces, {**pieces, "dy": x}, behind, "pieces", few),
     }
 
 

@@ -58,14 +58,13 @@ def _functions(stem: str, fused: FusedScan) -> list[str]:
 
 def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
     """All functions of a scan in one object."""
-    device = [f"{stem}_device", f"{stem}_grad"] if on_device else []
-    if fused.kind == "diagonal":
-        return f"{constant(stem)} = Gates({', '.join([stem, *device])})"
-    given = [stem, *device]
+    kind = "Gates" if fused.kind == "diagonal" else "SelectiveGates"
+    given = [stem, *([f"{stem}_device", f"{stem}_grad"] if on_device else [])]
     if fused.out is not None:
         read = [f"{stem}_out", *([f"{stem}_out_device", f"{stem}_out_grad"] if on_device else [])]
-        given.append(f"read=Read({', '.join(read)})")
-    return f"{constant(stem)} = SelectiveGates({', '.join(given)})"
+        linear = ["linear=True"] if fused.reads_linearly and fused.kind == "diagonal" and on_device else []
+        given.append(f"read=Read({', '.join([*read, *linear])})")
+    return f"{constant(stem)} = {kind}({', '.join(given)})"
 
 
 def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
@@ -83,9 +82,8 @@ def _gates(module: Module) -> str:
     scans, mixes = module.gates, module.mixes
     texts = [plain_functions(stem, fused) for stem, fused in scans.items()]
     text = "\n\n\n".join(texts)
-    selective = [fused for fused in scans.values() if fused.kind != "diagonal"]
-    kinds = ["Read"] if any(fused.out is not None for fused in selective) else []
-    kinds += ["SelectiveGates"] if selective else []
+    kinds = {fused.kind for fused in scans.values()}
+    behind = any(fused.out is not None for fused in scans.values())
     own = [name for name in ("fp32", "inv_softplus") if search(rf"\b{name}\b", text)]
     names = [name for stem in scans for name in _functions(stem, scans[stem])]
     names += [name for stem in mixes for name in function_names(stem, mixes[stem])]
@@ -101,10 +99,11 @@ def _gates(module: Module) -> str:
         *(["import torch"] if search(r"\btorch\.", text) else []),
         *(["import torch.nn.functional as F"] if search(r"\bF\.", text) else []),
         *(["from kernels.composed import Composed, Mix"] if mixes else []),
-        *(["from kernels.gated import Gates"] if len(selective) < len(scans) else []),
+        *(["from kernels.gated import Gates"] if "diagonal" in kinds else []),
         *([f"from kernels.numerics import {', '.join(own)}"] if own else []),
         "from kernels.operators import TRITON",
-        *([f"from kernels.selective_gates import {', '.join(kinds)}"] if kinds else []),
+        *(["from kernels.read_out import Read"] if behind else []),
+        *(["from kernels.selective_gates import SelectiveGates"] if "selective" in kinds else []),
         "",
         "if TRITON:",
         f"    from gates_triton import {', '.join(sorted(names))}",

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from archc.fuse.dag import FIRST
+from archc.fuse.regions import Group
 from archc.fuse.scans import FusedScan
 from archc.ir.graph import Axis, Graph, Kind, Operand, Value
 from archc.ops.node import Node
@@ -26,14 +27,16 @@ def run(graph: Graph) -> Frame:
     return frame
 
 
-def on_tile(frame: Frame, value: Operand, fused: FusedScan, axes: tuple[str, ...] = ()) -> Array:
+def on_tile(frame: Frame, value: Operand, fused: FusedScan, groups: tuple[Group, ...] = ()) -> Array:
     """The reference's array of a value as [B, T, *axes of the tile], size one where it has none."""
     if not isinstance(value, Value):
         return np.asarray(float(value))
     sizes = fused.scan.type.sizes
-    renamed = tuple(Axis(name, a.size) for name, a in zip(axes or value.names, value.type.axes, strict=True))
+    own = tuple(a for group in groups or ((a,) for a in value.type.axes) for a in group)
+    array = np.asarray(frame.values[value])
+    array = array.reshape(*array.shape[: array.ndim - len(value.names)], *(a.size for a in own))
     tile = tuple(Axis(n, sizes[n]) for n in (*fused.tile, *(n for n in fused.scan.names if n not in fused.tile)))
-    array = place(frame.values[value], replace(value.type, axes=renamed), Kind.TOKEN, tile)
+    array = place(array, replace(value.type, axes=own), Kind.TOKEN, tile)
     state = tuple(range(2 + len(fused.tile), 2 + len(tile)))
     return array.squeeze(state) if all(array.shape[i] == 1 for i in state) else array
 
@@ -44,7 +47,7 @@ def leaves(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
     nodes, handed = (*fused.gates.x, *fused.gates.w), (*fused.inputs, *fused.weights)
     shape = (*POS.shape, *(fused.scan.type.sizes[n] for n in fused.tile))
     found: dict[Node, Array] = {
-        leaf: np.broadcast_to(on_tile(frame, each.value, fused, each.axes), shape).astype(np.float64)
+        leaf: np.broadcast_to(on_tile(frame, each.value, fused, each.groups), shape).astype(np.float64)
         for leaf, each in zip(nodes, handed, strict=True)
     }
     start = fused.gates.outputs[0].home.leaf(FIRST, truth=True)

@@ -234,7 +234,7 @@ def template(tiny: Callable[[str], Graph]) -> FusedScan:
 
 def with_equations(template: FusedScan, drawn: Equations) -> FusedScan:
     def leaf(node: Node) -> Handed:
-        return Handed(template.scan, template.tile, (), node.name)
+        return Handed(template.scan, template.groups, (), node.name)
 
     return replace(template, gates=drawn, inputs=tuple(map(leaf, drawn.x)), weights=tuple(map(leaf, drawn.w)), out=None)
 
@@ -391,7 +391,7 @@ def test_a_spec_reads_like_a_spec(tiny: Callable[[str], Graph]) -> None:
     (fused,) = fused_scans(tiny("griffin")).values()
     text = torch_gates.device_functions("rg_lru_h", fused)
     assert text.split("\n\n\n")[0] == RG_LRU
-    assert torch_gates.device_names(text) == ["at_least", "expm1_from"]
+    assert torch_gates.device_names(text) == ["at_least", "expm1_from", "gelu_tanh"]
     assert SPECIAL not in text
 
 
@@ -399,10 +399,11 @@ RG_LRU = '''@triton.jit
 def rg_lru_h_device(xs, ws, first):
     """The decay and the input of the scan 'h' [gates side].
 
-    x: u, r_in, i_in [gates side]. w: b_r, b_i, hoisted_lambda [gates side]. first: whether a document starts.
+    x: y_in, u, r_in, i_in [gates side]. w: b_y, b_r, b_i, hoisted_lambda [gates side]. first: whether a document
+    starts.
     """
-    u, r_in, i_in = xs
-    b_r, b_i, hoisted_lambda = ws
+    _, u, r_in, i_in = xs
+    _, b_r, b_i, hoisted_lambda = ws
     r = tl.sigmoid(r_in + b_r)
     log_a = hoisted_lambda * r
     a = tl.exp(log_a)

@@ -60,8 +60,9 @@ def check_values(graph: Graph) -> None:
         same(second, entering)
         if fused.out is not None:
             (read_out,) = fused.out.given
-            at[read_out] = on_tile(frame, fused.found.reads[0].value, fused)
-            same(evaluate(fused.out.outputs, at)[0], on_tile(frame, fused.result, fused))
+            start = fused.scan if fused.kind == "diagonal" else fused.found.reads[0].value
+            at[read_out] = on_tile(frame, start, fused)
+            same(evaluate(fused.out.outputs, at)[0], on_tile(frame, fused.result, fused, fused.groups))
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in SPECS.glob("*.arch")))
@@ -108,15 +109,28 @@ def names(handed: Sequence[Handed]) -> list[str]:
 
 def test_the_gates_of_griffin_reach_from_the_projections_to_the_state(tiny: Callable[[str], Graph]) -> None:
     (fused,) = with_gates(tiny("griffin"))
-    assert names(fused.inputs) == ["u", "r_in", "i_in"]
-    assert names(fused.weights) == ["b_r", "b_i", "hoisted_lambda"]
-    assert [h.value.op for h in fused.inputs] == ["split", "contract", "contract"]
+    assert names(fused.inputs) == ["y_in", "u", "r_in", "i_in"]
+    assert names(fused.weights) == ["b_y", "b_r", "b_i", "hoisted_lambda"]
+    assert [h.value.op for h in fused.inputs] == ["contract", "split", "contract", "contract"]
     assert fused.gates is not None
-    assert set(fused.gates.names.values()) == {"r", "i", "log_a", "m", "a"}
+    assert set(fused.gates.names.values()) == {"r", "i", "log_a", "m", "a", "y"}
     assert not any(h.is_broadcast for h in fused.inputs)
     assert fused.traffic is not None
-    assert (fused.traffic.forward, fused.traffic.backward) == (8, 14)
-    assert fused.reason == ("the equations end at elements in other places ('u'), a projection ('r_in', 'i_in')")
+    assert (fused.traffic.forward, fused.traffic.backward) == (10, 18)
+    assert fused.reason == (
+        "the equations end at a projection ('y_in', 'r_in', 'i_in'), elements in other places ('u')"
+    )
+
+
+def test_the_output_gate_of_griffin_meets_the_state_in_merged_axes(tiny: Callable[[str], Graph]) -> None:
+    (fused,) = with_gates(tiny("griffin"))
+    assert fused.out is not None
+    assert fused.result.names == ("rnn",)
+    assert [[a.name for a in group] for group in fused.groups] == [["gates", "side"]]
+    assert fused.inputs[0].groups == fused.groups
+    assert fused.inputs[0].axes == ("gates", "side")
+    assert fused.reads_linearly
+    assert {fused.scan, *fused.scan.operands} <= fused.computed
 
 
 def test_the_kernel_of_mamba_ends_behind_its_output_gate(tiny: Callable[[str], Graph]) -> None:
@@ -140,18 +154,20 @@ def test_a_value_that_is_read_elsewhere_too_is_an_input(mixer: Callable[..., Gra
     body = """
     g = sigmoid(x @ W[width -> width'])
     h = scan(decay = {}, input = (1 - g) * x)
-    return h * {}
+    return (2 * h) @ V[width -> width'] + {}
     """
-    inside, outside = (fused_mixer(mixer(body.format("g", v))) for v in ("2", "g"))
+    inside, outside = (fused_mixer(mixer(body.format("g", v))) for v in ("x", "g"))
     assert (names(inside.inputs), names(outside.inputs)) == (["x", "g_in"], ["x", "g"])
     assert {v.label for v in inside.computed} >= {"g"}
     assert not {v.label for v in outside.computed} & {"g"}
-    cast = fused_mixer(mixer(body.format("fp32(g)", "1")))
+    cast = fused_mixer(mixer(body.format("fp32(g)", "x")))
     assert names(cast.inputs) == ["x", "g_in"]
 
 
 def test_a_cast_is_repeated_rather_than_stored(mixer: Callable[..., Graph]) -> None:
-    body = "w = fp32(x)\nh = scan(decay = sigmoid(w), input = w)\nreturn h + w @ W[width -> width']"
+    body = (
+        "w = fp32(x)\nh = scan(decay = sigmoid(w), input = w)\nreturn h @ V[width -> width'] + w @ W[width -> width']"
+    )
     fused = fused_mixer(mixer(body))
     assert [h.value.op for h in fused.inputs] == ["param"]
 
@@ -210,8 +226,63 @@ def test_numbers_and_weights_alone_are_gates_too(mixer: Callable[..., Graph]) ->
 
 
 def test_gates_without_any_token_are_not_fused(mixer: Callable[..., Graph]) -> None:
-    (fused,) = fused_scans(mixer("return x + scan(decay = 0.9, input = u[width])")).values()
+    (fused,) = fused_scans(mixer("return x + scan(decay = 0.9, input = u[width]) @ W[width -> width']")).values()
     assert (fused.gates, fused.reason) == (None, "nothing in its gates varies with the token")
+
+
+DIAGONAL = """
+    head = 2
+    side = width / 2
+    u = split(x, width -> head side)
+    h = scan(decay = sigmoid(u), input = u)
+    {}
+"""
+WHOLE = "merge(h, head side -> width)"
+
+
+@pytest.mark.parametrize(
+    ("rest", "result", "groups"),
+    [
+        (f"return {WHOLE} @ W[width -> width']", "scan", ["head", "side"]),
+        (f"return ({WHOLE} * silu(x @ W_g[width -> width'])) @ W[width -> width']", "mul", ["head side"]),
+        (f"y = {WHOLE}\nreturn merge(tanh(split(y, width -> head side)), head side -> width)",
+         "tanh", ["head", "side"]),
+        ("y = merge(h, side head -> width)\nreturn merge(tanh(split(y, width -> head side)), head side -> width)",
+         "tanh", ["side", "head"]),
+        ("return tanh(merge(h, side head -> width))", "tanh", ["side head"]),
+        (f"y = {WHOLE}\nreturn (y * silu(y)) @ W[width -> width'] + y", "scan", ["head", "side"]),
+        (f"y = {WHOLE}\nreturn y + prev(tanh(y))", "scan", ["head", "side"]),
+        (f"return tanh({WHOLE}) + scan(decay = 0.5, input = x)", "tanh", ["head side"]),
+        (f"return rms_norm(tanh({WHOLE}))", "tanh", ["head side"]),
+    ],
+)  # fmt: skip
+def test_what_follows_a_state_is_fused_in_whatever_shape(
+    mixer: Callable[..., Graph], rest: str, result: str, groups: list[str]
+) -> None:
+    graph = mixer(DIAGONAL.format(rest))
+    check_values(graph)
+    fused = next(iter(fused_scans(graph).values()))
+    assert fused.result.op == result
+    assert [" ".join(a.name for a in group) for group in fused.groups] == groups
+    assert (fused.out is None) == (fused.result is fused.scan)
+
+
+def test_what_two_states_meet_in_runs_with_the_later_one(mixer: Callable[..., Graph]) -> None:
+    body = "a = scan(decay = 0.5, input = x)\nb = scan(decay = sigmoid(x), input = x)\nreturn tanh(a / b)"
+    graph = mixer(body)
+    check_values(graph)
+    first, second = fused_scans(graph).values()
+    assert (first.result.op, second.result.op) == ("scan", "tanh")
+    assert first.scan in {h.value for h in second.inputs}
+
+
+def test_what_one_kernel_computes_is_an_input_of_the_next(mixer: Callable[..., Graph]) -> None:
+    """And what later tokens read of it is not rounded before."""
+    graph = mixer("a = scan(decay = 0.5, input = x)\nreturn tanh(scan(decay = sigmoid(x), input = x * a) + 1)")
+    check_values(graph)
+    first, second = fused_scans(graph).values()
+    assert (first.result.op, second.result.op) == ("scan", "tanh")
+    assert [h.value.op for h in second.inputs] == ["param", "scan"]
 
 
 SELECTIVE = """

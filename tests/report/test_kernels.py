@@ -12,9 +12,9 @@ def test_the_gates_of_griffin_run_in_the_kernel_of_its_scan() -> None:
     lines = explanation(program("griffin:tiny")).splitlines()
     at = lines.index("  recurrent, each of 4: rg_lru.h")
     assert "gated_scan" in lines[at + 2]
-    # three inputs in bfloat16 are read and one state written; going back they are read again, with the derivative
-    # that comes in, and three written
-    assert "8 bytes an element forward (at best 8), 14 backward (at best 14)" in lines[at + 3]
+    # three inputs of the gates and that of the output gate in bfloat16 are read and one result written; going back they
+    # are read again, with the derivative that comes in, and four written
+    assert "10 bytes an element forward (at best 10), 18 backward (at best 18)" in lines[at + 3]
     assert "a projection" in lines[at + 4]
 
 

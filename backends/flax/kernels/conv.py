@@ -12,14 +12,17 @@ def causal_conv(
     pos: jax.Array,
     state: jax.Array | None = None,
     *,
+    bias: jax.Array | None = None,
+    silu: bool = False,
     impl: Machine | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """y[t] = sum over j of w[taps - 1 - j] x[t - j]; a tap j steps back counts where pos >= j, so documents stay apart.
 
     x [B, T, *axes]; w [taps, *axes], the last tap weighs the present; pos [T] or [B, T]; state [B, taps - 1, *axes],
-    the inputs before, oldest first. Sums in at least single precision; returns y in the dtype of x and the new state
-    (None without one). impl, interpret: for tests, the kernel of another machine.
+    the inputs before, oldest first. bias [*axes] is added to y, silu(y) = y sigmoid(y) taken of the sum. Sums are in
+    at least single precision; returns y in the dtype of x and the new state (None without one). impl, interpret: for
+    tests, the kernel of another machine.
     """
     taps, time = w.shape[0], x.shape[1]
     if state is None or pos.ndim == 1:
@@ -29,7 +32,7 @@ def causal_conv(
     seen = jnp.concatenate([before, x], axis=1)
     after = None if state is None else seen[:, time:]
     if machine(impl, time) == "tpu" and taps <= MOST:
-        return causal_conv_tpu(x, w, pos, before, interpret=interpret), after
+        return causal_conv_tpu(x, w, pos, before, bias, silu, interpret=interpret), after
 
     acc = jnp.promote_types(jnp.result_type(x, w), jnp.float32)
     weights = w.astype(acc)
@@ -39,4 +42,6 @@ def causal_conv(
         if pos.ndim == 2:
             tap = jnp.where((pos >= j).reshape(pos.shape + (1,) * (x.ndim - 2)), tap, 0)
         y = y + tap
-    return y.astype(x.dtype), after
+    if bias is not None:
+        y = y + bias.astype(acc)
+    return (jax.nn.silu(y) if silu else y).astype(x.dtype), after

@@ -1,6 +1,10 @@
-"""The causal convolution on a TPU: every array is read once, with the few tokens next to each block of time."""
+"""The causal convolution on a TPU: every array is read once, with the few tokens next to each block of time.
+
+The bias lies behind the taps as one more row of their weights.
+"""
 
 import functools
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +18,17 @@ CHANNELS = 512
 MOST = ROWS + 1  # taps
 
 
-def causal_conv_tpu(x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array, *, interpret: bool) -> jax.Array:
-    """y [B, T, *axes] in the dtype of x; w [taps, *axes], pos [T] or [B, T], before [B, taps - 1, *axes].
+def causal_conv_tpu(
+    x: jax.Array,
+    w: jax.Array,
+    pos: jax.Array,
+    before: jax.Array,
+    bias: jax.Array | None,
+    silu: bool,
+    *,
+    interpret: bool,
+) -> jax.Array:
+    """y [B, T, *axes] in the dtype of x; w [taps, *axes], pos [T] or [B, T], before [B, taps - 1, *axes], bias [*axes].
 
     There are at most MOST taps.
     """
@@ -23,40 +36,46 @@ def causal_conv_tpu(x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Arra
     lanes = up(time, block if time > block else LANES)
     places = pos.astype(jnp.int32).reshape(-1, 1, time)
     places = jnp.pad(places, ((0, 0), (0, 0), (0, lanes - time)))
-    y = _run(interpret, flat(x, 2), flat(w, 1).astype(accumulator(x, w)), places, flat(before, 2))
+    added = jnp.zeros(x.shape[2:], w.dtype) if bias is None else jnp.broadcast_to(bias, x.shape[2:])
+    weights = jnp.concatenate([w, added[None]]).reshape(w.shape[0] + 1, -1).astype(accumulator(x, w))
+    y = _run(interpret, silu, flat(x, 2), weights, places, flat(before, 2))
     return y.reshape(x.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(interpret: bool, x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _run(interpret: bool, silu: bool, x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array) -> jax.Array:
     specs = _Specs(x, w, pos)
     y: jax.Array = pl.pallas_call(
-        functools.partial(_forward_kernel, specs.time),
+        functools.partial(_forward_kernel, specs.time, silu),
         grid=specs.grid,
         in_specs=[specs.token, specs.earlier, specs.state, specs.weight, specs.pos],
         out_specs=specs.token,
         out_shape=array(x.shape, x.dtype),
         scratch_shapes=[pltpu.VMEM((specs.lanes, specs.width), jnp.int32)],
         compiler_params=ORDER,
-        cost_estimate=specs.cost(2, traffic(x, x, w, pos)),
+        cost_estimate=specs.cost(2, silu, traffic(x, x, w, pos)),
         interpret=interpret,
         name="causal_conv",
     )(x, x, _last_rows(before), w, pos)
     return y
 
 
-def _save(interpret: bool, x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array) -> tuple[jax.Array, Arrays]:
-    return _run(interpret, x, w, pos, before), (x, w, pos, before)
+def _save(
+    interpret: bool, silu: bool, x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array
+) -> tuple[jax.Array, Arrays]:
+    return _run(interpret, silu, x, w, pos, before), (x, w, pos, before)
 
 
-def _backward(interpret: bool, saved: Arrays, dy: jax.Array) -> tuple[jax.Array, jax.Array, None, jax.Array]:
+def _backward(
+    interpret: bool, silu: bool, saved: Arrays, dy: jax.Array
+) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     x, w, pos, before = saved
     specs = _Specs(x, w, pos)
     dx, dw = pl.pallas_call(
-        functools.partial(_backward_kernel, specs.time),
+        functools.partial(_backward_kernel, specs.time, silu),
         grid=specs.grid,
         in_specs=[
-            *(specs.token, specs.earlier, specs.state, specs.token, specs.later),
+            *(specs.token, specs.earlier, specs.later, specs.state, specs.token, specs.later),
             *(specs.weight, specs.pos, specs.pos_later),
         ],
         out_specs=[specs.token, specs.sum],
@@ -66,11 +85,11 @@ def _backward(interpret: bool, saved: Arrays, dy: jax.Array) -> tuple[jax.Array,
             pltpu.VMEM((specs.near, specs.width), jnp.int32),
         ],
         compiler_params=ORDER,
-        cost_estimate=specs.cost(4, traffic(x, x, dy, w, pos)),
+        cost_estimate=specs.cost(4 + 2 * silu, silu, traffic(x, x, dy, w, pos)),
         interpret=interpret,
         name="causal_conv_gradient",
-    )(x, x, _last_rows(before), dy, dy, w, pos, pos)
-    return dx, dw.sum(0), None, _before_gradient(w, pos, dy).astype(before.dtype)
+    )(x, x, x, _last_rows(before), dy, dy, w, pos, pos)
+    return dx, dw.sum(0), None, _before_gradient(silu, x, w, pos, before, dy).astype(before.dtype)
 
 
 _run.defvjp(_save, _backward)
@@ -81,15 +100,38 @@ def _last_rows(before: jax.Array) -> jax.Array:
     return jnp.pad(before, ((0, 0), (ROWS - before.shape[1], 0), (0, 0)))
 
 
-def _before_gradient(w: jax.Array, pos: jax.Array, dy: jax.Array) -> jax.Array:
+def _before_gradient(
+    silu: bool, x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array, dy: jax.Array
+) -> jax.Array:
     """Tap j of token t < j reads the input before at t - j."""
-    taps = w.shape[0]
-    found = jnp.zeros((dy.shape[0], taps - 1, dy.shape[2]), w.dtype)
-    for j in range(1, taps):
-        count = min(j, dy.shape[1])
-        seen = (pos[:, 0, :count] >= j)[..., None]
-        found = found.at[:, taps - 1 - j : taps - 1 - j + count].add(jnp.where(seen, dy[:, :count] * w[-1 - j], 0))
+    past = before.shape[1]
+    few = min(past, dy.shape[1])
+    places, d = pos[:, 0, :few, None], dy[:, :few].astype(w.dtype)
+    if silu:
+        stream = jnp.concatenate([before, x[:, :few]], 1).astype(w.dtype)
+        earlier = ((j, stream[:, past - j : past - j + few]) for j in range(1, past + 1))
+        d = d * _slope(_sum(w, places, stream[:, past:], earlier))
+    found = jnp.zeros((dy.shape[0], past, dy.shape[2]), w.dtype)
+    for j in range(1, past + 1):
+        count = min(j, few)
+        seen = jnp.where(places[:, :count] >= j, d[:, :count] * w[past - j], 0)
+        found = found.at[:, past - j : past - j + count].add(seen)
     return found
+
+
+def _sum(w: jax.Array, place: jax.Array, now: jax.Array, earlier: Iterable[tuple[int, jax.Array]]) -> jax.Array:
+    """Taps and bias of tokens, given their inputs and, by distance, those before them."""
+    taps = w.shape[0] - 1
+    total = now * w[taps - 1 : taps, :] + w[taps:, :]
+    for j, tap in earlier:
+        total = total + jnp.where(place >= j, tap, 0) * w[taps - 1 - j : taps - j, :]
+    return total
+
+
+def _slope(z: jax.Array) -> jax.Array:
+    """The derivative of silu."""
+    s = jax.nn.sigmoid(z)
+    return s * (1 + z * (1 - s))
 
 
 class _Specs:
@@ -97,7 +139,7 @@ class _Specs:
 
     def __init__(self, x: jax.Array, w: jax.Array, pos: jax.Array) -> None:
         batch, self.time, self.channels = x.shape
-        self.batch, self.taps = batch, w.shape[0]
+        self.batch, self.taps = batch, w.shape[0] - 1
         block, width = min(TIME, up(self.time, ROWS)), min(CHANNELS, up(self.channels, LANES))
         blocks, groups = up(self.time, block) // block, up(self.time, ROWS) // ROWS
         self.grid, self.width = (batch, up(self.channels, width) // width, blocks), width
@@ -112,31 +154,32 @@ class _Specs:
         self.earlier = pl.BlockSpec((1, ROWS, width), lambda b, c, t: (b, jnp.maximum(t * per - 1, 0), c))
         self.later = pl.BlockSpec((1, ROWS, width), lambda b, c, t: (b, jnp.minimum((t + 1) * per, groups - 1), c))
         self.state = pl.BlockSpec((1, ROWS, width), lambda b, c, t: (b, 0, c))
-        self.weight = pl.BlockSpec((self.taps, width), lambda b, c, t: (0, c))
-        self.sum = pl.BlockSpec((1, self.taps, width), lambda b, c, t: (b, 0, c))
+        self.weight = pl.BlockSpec((self.taps + 1, width), lambda b, c, t: (0, c))
+        self.sum = pl.BlockSpec((1, self.taps + 1, width), lambda b, c, t: (b, 0, c))
         self.pos = pl.BlockSpec((1, 1, self.lanes), lambda b, c, t: (row(b), 0, t))
         last = blocks * parts - 1
         self.pos_later = pl.BlockSpec((1, 1, near), lambda b, c, t: (row(b), 0, jnp.minimum((t + 1) * parts, last)))
 
-    def cost(self, steps: int, moved: int) -> pl.CostEstimate:
-        """`steps` operations for each tap of each element."""
-        work = steps * self.taps * self.batch * self.time * self.channels
-        return pl.CostEstimate(flops=work, transcendentals=0, bytes_accessed=moved)
+    def cost(self, steps: int, silu: bool, moved: int) -> pl.CostEstimate:
+        """`steps` operations for each tap of each element, and an exponential if there is an activation."""
+        elements = self.batch * self.time * self.channels
+        return pl.CostEstimate(
+            flops=steps * self.taps * elements, transcendentals=silu * elements, bytes_accessed=moved
+        )
 
 
-def _forward_kernel(time: int, x: Ref, earlier: Ref, before: Ref, w: Ref, pos: Ref, y: Ref, place: Ref) -> None:
-    t, taps, acc = pl.program_id(2), w.shape[0], w.dtype
+def _forward_kernel(
+    time: int, silu: bool, x: Ref, earlier: Ref, before: Ref, w: Ref, pos: Ref, y: Ref, place: Ref
+) -> None:
+    t, taps, acc = pl.program_id(2), w.shape[0] - 1, w.dtype
     left = time - t * x.shape[1]
     place[...] = column(pos[0], place.shape[1])
 
     def tokens(i: jax.Array, previous: jax.Array) -> jax.Array:
         at, _ = group(i, left, place.shape[1])
         now: jax.Array = x[0, at, :].astype(acc)
-        total = now * w[taps - 1 : taps, :]
-        for j in range(1, taps):
-            tap = jnp.where(place[at, :] >= j, _back(previous, now, j), 0)
-            total = total + tap * w[taps - 1 - j : taps - j, :]
-        y[0, at, :] = total.astype(y.dtype)
+        total = _sum(w[...], place[at, :], now, _earlier(previous, now, taps))
+        y[0, at, :] = (total * jax.nn.sigmoid(total) if silu else total).astype(y.dtype)
         return now
 
     start = jnp.where(t == 0, before[0].astype(acc), earlier[0].astype(acc))
@@ -145,8 +188,10 @@ def _forward_kernel(time: int, x: Ref, earlier: Ref, before: Ref, w: Ref, pos: R
 
 def _backward_kernel(
     time: int,
+    silu: bool,
     x: Ref,
     earlier: Ref,
+    x_later: Ref,
     before: Ref,
     dy: Ref,
     later: Ref,
@@ -158,7 +203,7 @@ def _backward_kernel(
     place: Ref,
     place_later: Ref,
 ) -> None:
-    t, taps, acc, groups = pl.program_id(2), w.shape[0], w.dtype, x.shape[1] // ROWS
+    t, taps, acc, groups = pl.program_id(2), w.shape[0] - 1, w.dtype, x.shape[1] // ROWS
     left = time - t * x.shape[1]
     place[...] = column(pos[0], place.shape[1])
     place_later[...] = column(pos_later[0], place.shape[1])
@@ -169,6 +214,12 @@ def _backward_kernel(
 
     start = jnp.where(t == 0, before[0].astype(acc), earlier[0].astype(acc))
 
+    def entering(d: jax.Array, where: jax.Array, previous: jax.Array, now: jax.Array, live: jax.Array) -> jax.Array:
+        """The derivative by the sum of taps and bias."""
+        if not silu:
+            return d
+        return jnp.where(live, d * _slope(_sum(w[...], where, now, _earlier(previous, now, taps))), 0)
+
     def tokens(i: jax.Array, carried: Arrays) -> Arrays:
         d_next, place_next, *sums = carried
         i = groups - 1 - i
@@ -177,8 +228,10 @@ def _backward_kernel(
         where = place[at, :]
         above = x[0, pl.ds(pl.multiple_of(jnp.maximum(i - 1, 0) * ROWS, ROWS), ROWS), :].astype(acc)
         previous = jnp.where(i == 0, start, above)
+        d = entering(d, where, previous, now, live)
         total = d * w[taps - 1 : taps, :]
         sums[0] = sums[0] + (d * now).sum(0, keepdims=True)
+        sums[taps] = sums[taps] + d.sum(0, keepdims=True)
         for j in range(1, taps):
             seen = jnp.where(where >= j, d, 0)
             following = jnp.where(place_next >= j, d_next, 0)
@@ -189,10 +242,19 @@ def _backward_kernel(
 
     _, live = group(groups, left, place.shape[1])  # of the tokens after this block
     d_later = jnp.where(live, later[0].astype(acc), 0)
+    near = place_later[:ROWS, :]
+    final = x[0, (groups - 1) * ROWS :, :].astype(acc)
+    d_later = entering(d_later, near, final, x_later[0].astype(acc), live)
     empty = jnp.zeros((1, place.shape[1]), acc)
-    _, _, *sums = jax.lax.fori_loop(0, groups, tokens, (d_later, place_later[:ROWS, :], *(empty for _ in range(taps))))
-    for j, value in enumerate(sums):
+    _, _, *sums = jax.lax.fori_loop(0, groups, tokens, (d_later, near, *(empty for _ in range(taps + 1))))
+    for j, value in enumerate(sums[:taps]):
         dw[0, taps - 1 - j : taps - j, :] += value
+    dw[0, taps:, :] += sums[taps]
+
+
+def _earlier(previous: jax.Array, now: jax.Array, taps: int) -> Iterator[tuple[int, jax.Array]]:
+    """What stands before each row of `now`, by distance."""
+    return ((j, _back(previous, now, j)) for j in range(1, taps))
 
 
 def _back(previous: jax.Array, now: jax.Array, j: int) -> jax.Array:

@@ -11,7 +11,7 @@ from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
 from kernels.selective_scan import selective_scan
 from kernels.selective_tpu import selective_scan_tpu
-from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, machine
+from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, machine, read
 
 __all__ = ["Gates", "gated_scan", "gated_selective_scan"]
 
@@ -26,11 +26,12 @@ def gated_scan(
     impl: Machine | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """h[t] = a[t] h[t-1] + u[t] with a, u = gates(x[t], w, pos[t] == 0), from h = 0 where a document starts.
+    """h[t] = a[t] h[t-1] + u[t] with a, u = gates(x[t], w, pos[t] == 0), from h = 0 where a document starts; out of h.
 
     x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; pos [T] or [B, T]; state [B, *axes], h of
-    the token before. Computes in at least single precision; returns h [B, T, *axes] in the dtype of x[0] and the last
-    h unrounded as the new state (None without one). impl, interpret: for tests, the kernel of another machine.
+    the token before. Computes in at least single precision; returns out(h, x, w), or h, [B, T, *axes] in the dtype of
+    x[0], and the last h unrounded as the new state (None without one). impl, interpret: for tests, the kernel of
+    another machine.
     """
     x, w = _wide(x, w)
     h0 = None if pos.ndim == 1 else state
@@ -38,12 +39,13 @@ def gated_scan(
     if chosen == "xla":
         first = (pos == 0).reshape((-1, x[0].shape[1]) + (1,) * (x[0].ndim - 2))
         acc = accumulator(*x, *w)
-        a, u = gates.gates(tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w), first)
+        exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
+        a, u = gates.gates(*exact, first)
         h, last = scan(a, jnp.broadcast_to(u, x[0].shape), pos, state)
-        return h.astype(x[0].dtype), last
+        return read(gates, h, *exact).astype(x[0].dtype), last
     run = gated_scan_tpu if chosen == "tpu" else gated_scan_gpu
-    h, last = run(gates, x, w, pos, h0, interpret=interpret)
-    return h, None if state is None else last
+    y, last = run(gates, x, w, pos, h0, interpret=interpret)
+    return y, None if state is None else last
 
 
 def gated_selective_scan(

@@ -11,7 +11,22 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from kernels.tiles import Arrays, Gates, accumulator, again_and_back, array, first_tokens, flat, gates_cost, traffic, up
+from kernels.tiles import (
+    Arrays,
+    Gates,
+    accumulator,
+    added,
+    again_and_back,
+    array,
+    first_tokens,
+    flat,
+    gates_cost,
+    once,
+    read,
+    read_grad,
+    traffic,
+    up,
+)
 
 STEPS = 8  # tokens of a block
 CHANNELS = 32  # of a program: one for each lane of its only warp
@@ -22,12 +37,15 @@ Refs = tuple[Ref, ...]
 def gated_scan_gpu(
     gates: Gates, x: Arrays, w: Arrays, pos: jax.Array, state: jax.Array | None, *, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """h in the dtype of x[0], and the last h; x [B, T, *axes], w [*axes], pos [T] or [B, T], state [B, *axes]."""
+    """h, or what is made of it, in the dtype of x[0], and the last h.
+
+    x [B, T, *axes], w [*axes], pos [T] or [B, T], state [B, *axes].
+    """
     shape, acc = x[0].shape, accumulator(*x, *w)
     x, w = tuple(flat(z, 2) for z in x), tuple(flat(z, 0).astype(acc) for z in w)
     h0 = jnp.zeros((shape[0], x[0].shape[2]), acc) if state is None else flat(state, 1).astype(acc)
-    h, last = _run(gates, interpret, x, w, first_tokens(pos, STEPS)[:, 0], h0)
-    return h.reshape(shape), last.reshape(shape[:1] + shape[2:])
+    y, last = _run(gates, interpret, x, w, first_tokens(pos, STEPS)[:, 0], h0)
+    return y.reshape(shape), last.reshape(shape[:1] + shape[2:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -72,7 +90,7 @@ def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Arr
         out_specs=[specs.token, specs.state, specs.start],
         out_shape=[array(x[0].shape, x[0].dtype), array(h0.shape, acc), starts],
         compiler_params=WARP,
-        cost_estimate=gates_cost(gates.gates, x, w, traffic(*x, *w, first, h0, h0, starts, x[0])),
+        cost_estimate=gates_cost(once(gates), x, w, traffic(*x, *w, first, h0, h0, starts, x[0])),
         interpret=interpret,
         name="gated_scan",
     )(x, w, first, h0)
@@ -116,7 +134,7 @@ def _forward_kernel(
         for token in _tokens(n, time, lanes, x, first, acc):
             a, u = _gates(gates, token, weights)
             h = a * h + u
-            _store(y.at[token.t], h, lanes & token.live)
+            _store(y.at[token.t], read(gates, h, token.x, weights), lanes & token.live)
         return h
 
     h = jax.lax.fori_loop(0, start.shape[0], block, _load(h0, lanes))
@@ -150,14 +168,17 @@ def _backward_kernel(
             a, u = _gates(gates, token, weights)
             decays.append(a)
             before.append(a * before[-1] + u)
-        for token, d, a, h in reversed(list(zip(tokens, gradients, decays, before[:-1], strict=True))):
-            g = d + e  # e[t] = a[t] g[t] is what reaches h[t-1]
+        for k in reversed(range(STEPS)):
+            token, a, h = tokens[k], decays[k], before[k]
+            d, dxs_read, dws_read = read_grad(gates, before[k + 1], token.x, weights, gradients[k])
+            g = jnp.where(token.live, d, 0) + e  # e[t] = a[t] g[t] is what reaches h[t-1]
             e = a * g
             da, du = jnp.where(token.live & ~token.first, g * h, 0), jnp.where(token.live, g, 0)
             dxs, dws = gates.gates_grad(token.x, weights, token.first, da, du)
-            for z, value in zip(dx, dxs, strict=True):
+            for z, value in zip(dx, added(dxs, dxs_read), strict=True):
                 _store(z.at[token.t], jnp.broadcast_to(value, lanes.shape), lanes & token.live)
-            sums = [z + jnp.where(token.live, value, 0) for z, value in zip(sums, dws, strict=True)]
+            shares = added(dws, dws_read)
+            sums = [z + jnp.where(token.live, value, 0) for z, value in zip(sums, shares, strict=True)]
         return e, *sums
 
     zero = jnp.zeros(lanes.shape, acc)

@@ -11,7 +11,22 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import LANES, ORDER, ROWS, Ref, Refs, column, group, inputs, time_block, weights
-from kernels.tiles import Arrays, Gates, accumulator, again_and_back, array, first_tokens, flat, gates_cost, traffic, up
+from kernels.tiles import (
+    Arrays,
+    Gates,
+    accumulator,
+    added,
+    again_and_back,
+    array,
+    first_tokens,
+    flat,
+    gates_cost,
+    once,
+    read,
+    read_grad,
+    traffic,
+    up,
+)
 
 CHANNELS = 512  # of a block
 
@@ -19,12 +34,15 @@ CHANNELS = 512  # of a block
 def gated_scan_tpu(
     gates: Gates, x: Arrays, w: Arrays, pos: jax.Array, state: jax.Array | None, *, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """h in the dtype of x[0], and the last h; x [B, T, *axes], w [*axes], pos [T] or [B, T], state [B, *axes]."""
+    """h, or what is made of it, in the dtype of x[0], and the last h.
+
+    x [B, T, *axes], w [*axes], pos [T] or [B, T], state [B, *axes].
+    """
     shape, acc = x[0].shape, accumulator(*x, *w)
     x, w = tuple(flat(z, 2) for z in x), tuple(z.reshape(1, -1).astype(acc) for z in w)
     h0 = jnp.zeros((shape[0], 1, x[0].shape[2]), acc) if state is None else flat(state, 1)[:, None].astype(acc)
-    h, last = _run(gates, interpret, x, w, first_tokens(pos, _block(x, acc)), h0)
-    return h.reshape(shape), last.reshape(shape[:1] + shape[2:])
+    y, last = _run(gates, interpret, x, w, first_tokens(pos, _block(x, acc)), h0)
+    return y.reshape(shape), last.reshape(shape[:1] + shape[2:])
 
 
 def _block(x: Arrays, acc: jnp.dtype) -> int:
@@ -85,7 +103,7 @@ def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Arr
             pltpu.VMEM((1, specs.width), acc),
         ],
         compiler_params=ORDER,
-        cost_estimate=gates_cost(gates.gates, x, w, traffic(*x, *w, first, h0, h0, starts, x[0])),
+        cost_estimate=gates_cost(once(gates), x, w, traffic(*x, *w, first, h0, h0, starts, x[0])),
         interpret=interpret,
         name="gated_scan",
     )(x, w, first, h0)
@@ -150,9 +168,10 @@ def _forward_kernel(
 
     def of_group(i: jax.Array, h: jax.Array) -> jax.Array:
         at, live = group(i, left, fresh.shape[1])
-        a[...], u[...] = _gates(gates, inputs(x, at, live, u.dtype), weights(w), fresh[at, :] != 0, live)
+        tokens = inputs(x, at, live, u.dtype), weights(w)
+        a[...], u[...] = _gates(gates, *tokens, fresh[at, :] != 0, live)
         h = _walk(a, u, h, 0)
-        y[0, at, :] = u[...].astype(y.dtype)
+        y[0, at, :] = read(gates, u[...], *tokens).astype(y.dtype)
         return h
 
     carry[...] = jax.lax.fori_loop(0, fresh.shape[0] // ROWS, of_group, carry[...])
@@ -197,7 +216,9 @@ def _backward_kernel(
         i = groups - 1 - i
         at, live = group(i, left, fresh.shape[1])
         place = jax.lax.broadcasted_iota(jnp.int32, e.shape, 0)
-        d = jnp.where(live, dy[0, at, :].astype(e.dtype), 0)
+        tokens = inputs(x, at, live, e.dtype), weights(w)
+        d, dxs_read, dws_read = read_grad(gates, h[at, :], *tokens, dy[0, at, :].astype(e.dtype))
+        d = jnp.where(live, d, 0)
         e[...] = a[at, :] * d
         earliest = _walk_back(a, e, after, i * ROWS)
         g = d + jnp.where(place == ROWS - 1, after, pltpu.roll(e[...], ROWS - 1, 0))  # e[t] = a[t] g[t]
@@ -206,10 +227,10 @@ def _backward_kernel(
         previous = jnp.where(place == 0, h_before, pltpu.roll(h[at, :], 1, 0))
         starts = fresh[at, :] != 0
         da, du = jnp.where(live & ~starts, g * previous, 0), jnp.where(live, g, 0)
-        dxs, dws = gates.gates_grad(inputs(x, at, live, e.dtype), weights(w), starts, da, du)
-        for z, value in zip(dx, dxs, strict=True):
+        dxs, dws = gates.gates_grad(*tokens, starts, da, du)
+        for z, value in zip(dx, added(dxs, dxs_read), strict=True):
             z[0, at, :] = jnp.broadcast_to(value, e.shape).astype(z.dtype)
-        more = (jnp.where(live, value, 0).sum(0, keepdims=True) for value in dws)
+        more = (jnp.where(live, value, 0).sum(0, keepdims=True) for value in added(dws, dws_read))
         return earliest, *(z + value for z, value in zip(sums, more, strict=True))
 
     jax.lax.fori_loop(0, groups, again, start[0, 0])

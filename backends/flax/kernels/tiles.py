@@ -20,7 +20,8 @@ class Gates(NamedTuple):
 
     gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters.
     gates_grad(x, w, first, da, du) -> (dx, dw): tuples like x and w, dw not yet summed over tokens.
-    out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the read-out of a selective scan, if any.
+    out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the state, or the read-out of a selective
+    scan, if anything.
     """
 
     gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
@@ -63,9 +64,37 @@ def first_tokens(pos: jax.Array, block: int) -> jax.Array:
     return jnp.pad(first, ((0, 0), (0, 0), (0, up(pos.shape[-1], block) - pos.shape[-1])))
 
 
+def once(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
+    """What a forward pass of a diagonal scan computes of the gates, for `gates_cost`."""
+    if gates.out is None:
+        return gates.gates
+    out = gates.out
+    return lambda x, w, first: (gates.gates(x, w, first), out(x[0], x, w))
+
+
 def again_and_back(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
     """What a backward pass computes of the gates, for `gates_cost`."""
-    return lambda x, w, first: gates.gates_grad(x, w, first, *gates.gates(x, w, first))
+
+    def found(x: Arrays, w: Arrays, first: jax.Array) -> object:
+        through = gates.gates_grad(x, w, first, *gates.gates(x, w, first))
+        return through if gates.out_grad is None else (through, gates.out_grad(x[0], x, w, x[0]))
+
+    return found
+
+
+def read(gates: Gates, h: jax.Array, x: Arrays, w: Arrays) -> jax.Array:
+    """What a diagonal scan gives back of its states."""
+    return h if gates.out is None else gates.out(h, x, w)
+
+
+def read_grad(gates: Gates, h: jax.Array, x: Arrays, w: Arrays, d: jax.Array) -> tuple[jax.Array, Arrays, Arrays]:
+    """The derivatives of `read` by h, x and w, those by x and w being empty if it is h itself."""
+    return (d, (), ()) if gates.out_grad is None else gates.out_grad(h, x, w, d)
+
+
+def added(one: Arrays, other: Arrays) -> Arrays:
+    """The sums of two rows of arrays, of which the second may be empty."""
+    return tuple(a + b for a, b in zip(one, other, strict=True)) if other else one
 
 
 def gates_cost(

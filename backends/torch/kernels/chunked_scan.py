@@ -5,11 +5,14 @@ from collections.abc import Callable
 
 import torch
 from kernels.chunked_fused import fused_chunked_scan
-from kernels.operators import runs_fused
+from kernels.operators import TRITON, runs_fused, wants_gradient
 from kernels.scan import scan
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
+
+if TRITON:
+    from kernels.chunked_token import fused_token
 
 CHUNK = 64  # tokens; a power of two
 
@@ -34,7 +37,7 @@ def chunked_scan(
     read before the update, `y[t] = q[t] . S[t-1]`.
     Returns y like v, and S[T-1] in at least single precision. Only the inputs are kept for the backward pass.
     """
-    return (_run_before if before else _run)(_chunks, log_a, k, v, q, pos, state)
+    return _scan(_chunks, log_a, k, v, q, pos, state, before)
 
 
 def chunked_key_scan(
@@ -48,7 +51,20 @@ def chunked_key_scan(
     before: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
-    return (_run_before if before else _run)(_key_chunks, log_a, k, v, q, pos, state)
+    return _scan(_key_chunks, log_a, k, v, q, pos, state, before)
+
+
+def _scan(
+    chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None, before: bool
+) -> tuple[Tensor, Tensor | None]:
+    if state is None or pos.dim() == 1 or v.shape[1] > 1:
+        return (_run_before if before else _run)(chunks, log_a, k, v, q, pos, state)
+    if runs_fused(v) and not wants_gradient(log_a, k, v, q, state):
+        y, last = fused_token(log_a, k, v, q, pos, state, before)
+    else:
+        wide = torch.promote_types(v.dtype, torch.float32)
+        y, last = _one_token(*(x.to(wide) for x in (log_a, k, v, q)), pos, state.to(wide), before)
+    return y.to(v.dtype), last
 
 
 def _run_before(
@@ -95,12 +111,14 @@ def _run(
     return y.to(dtype), None if state is None else last
 
 
-def _one_token(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _one_token(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor, before: bool = False
+) -> tuple[Tensor, Tensor]:
     decay = log_a[:, 0].exp().reshape(*log_a.shape[:1], *log_a.shape[2:4], -1, 1)
     if pos.dim() == 2:
-        decay = decay * (pos != 0)[..., None, None, None]
-    state = decay * state + k[:, 0, ..., None] * v[:, 0, ..., None, :]
-    return (q[:, 0, ..., None] * state).sum(-2)[:, None], state
+        state = state.masked_fill((pos == 0)[..., None, None, None], 0)
+    after = decay * state + k[:, 0, ..., None] * v[:, 0, ..., None, :]
+    return (q[:, 0, ..., None] * (state if before else after)).sum(-2)[:, None], after
 
 
 def _chunks(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, documents: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

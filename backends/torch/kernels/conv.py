@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kernels.operators import TRITON, runs_fused
+from kernels.operators import TRITON, runs_fused, wants_gradient
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TRITON:
-    from kernels.conv_fused import fused_conv
+    from kernels.conv_fused import fused_conv, fused_token
 
 
 def causal_conv(
@@ -29,6 +29,10 @@ def causal_conv(
     y, and silu(y) = y sigmoid(y) taken of the sum.
     Returns y like x, summed in at least single precision, and the last taps - 1 inputs.
     """
+    one = x.shape[1] == 1 and state is not None and pos.dim() == 2
+    if one and state is not None and runs_fused(x) and not wants_gradient(x, w, state, bias):
+        y, last = fused_token(x, w, bias, pos, state, silu)
+        return y, last
     stream, last = x, None
     if state is not None:
         stream = torch.cat([state.to(x.dtype), x], 1)
@@ -36,19 +40,18 @@ def causal_conv(
         stream = x if pos.dim() == 1 else stream
     if runs_fused(x):
         return fused_conv(stream, w, bias, None if pos.dim() == 1 else pos, silu), last
-    one = x.shape[1] == 1 and state is not None and pos.dim() == 2
     y = _one_token(stream, w, pos) if one else _Conv.apply(stream, w, pos)
     if bias is not None:
         y = y + bias.to(y.dtype)
-    return F.silu(y) if silu else y, last
+    return (F.silu(y) if silu else y).to(x.dtype), last
 
 
 def _one_token(stream: Tensor, w: Tensor, pos: Tensor) -> Tensor:
-    """The present [B, 1, *axes] from the last inputs [B, taps, *axes]."""
+    """The present [B, 1, *axes] from the last inputs [B, taps, *axes], in at least single precision."""
     distance = torch.arange(w.shape[0] - 1, -1, -1, device=pos.device)
     inside = _over_axes((distance <= pos) | (distance == 0), stream)
     wide = torch.promote_types(stream.dtype, torch.float32)
-    return (stream * inside * w.to(wide)).sum(1, keepdim=True).to(stream.dtype)
+    return (stream * inside * w.to(wide)).sum(1, keepdim=True)
 
 
 def _over_axes(flags: Tensor, x: Tensor) -> Tensor:
@@ -58,6 +61,7 @@ def _over_axes(flags: Tensor, x: Tensor) -> Tensor:
 class _Conv(torch.autograd.Function):
     """The convolution of the last T tokens of x [B, past + T, *axes], where pos is [T] (past = 0) or [B, T].
 
+    In at least single precision, so that a bias and an activation come before the rounding.
     Tap by tap on shifted views, because a grouped convolution wants time innermost and so two transposes.
     """
 
@@ -68,14 +72,13 @@ class _Conv(torch.autograd.Function):
         for j, now, then in _shifts(x, w, pos):
             y[:, now].addcmul_(_inside(x[:, then], pos, j, now), w[-1 - j].to(wide))
         ctx.save_for_backward(x, w, pos)
-        return y.to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         x, w, pos = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
-        dy = dy.to(wide)
         dx = torch.zeros_like(x, dtype=wide)
         dw = torch.zeros_like(w, dtype=wide)
         present = slice(x.shape[1] - pos.shape[-1], None)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from kernels.conv_triton import conv_backward, conv_forward
+from kernels.conv_triton import conv_backward, conv_forward, conv_token
 from kernels.operators import free_name
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 STEPS, SEGMENTS, CHANNELS, WARPS = 8, 8, 32, 4
+TOKEN = 128  # channels of a program that has a single token
 PIECE = 4 * STEPS * SEGMENTS  # tokens of a program: its sums for the weights take a 64th of the memory of the tokens
 
 
@@ -100,6 +101,49 @@ def _backward_flops(x: torch.Size, w: torch.Size, *_: Any, **__: Any) -> int:
     return 4 * prod(x) * w[0]
 
 
+def fused_token(
+    x: Tensor, w: Tensor, bias: Tensor | None, pos: Tensor, state: Tensor, silu: bool
+) -> tuple[Tensor, Tensor]:
+    """One token y [B, 1, *axes] of x [B, 1, *axes] after the inputs state [B, taps - 1, *axes], and the new state.
+
+    pos: [B, 1]. There is no gradient.
+    """
+    shape, taps = x.shape, w.shape[0]
+    channels = prod(shape[2:])
+    y, last = _token(
+        x.reshape(-1, channels).contiguous(),
+        w.reshape(-1, channels).contiguous(),
+        None if bias is None else bias.expand(shape[2:]).reshape(channels).contiguous(),
+        pos.expand(shape[0], 1).contiguous(),
+        state.reshape(shape[0], taps - 1, channels).contiguous(),
+        silu,
+    )
+    return y.view(shape), last.view(shape[0], taps - 1, *shape[2:])
+
+
+@torch.library.custom_op(free_name("causal_conv_token"), mutates_args=())
+def _token(x: Tensor, w: Tensor, bias: Tensor | None, pos: Tensor, state: Tensor, silu: bool) -> tuple[Tensor, Tensor]:
+    batch, channels = x.shape
+    y, last = torch.empty_like(x), torch.empty_like(state, dtype=x.dtype)
+    with torch.cuda.device_of(x):
+        conv_token[(triton.cdiv(channels, TOKEN), batch)](
+            x, w, bias, pos, state, y, last, channels,
+            TAPS=w.shape[0], SILU=silu, BC=TOKEN, ACC=_accumulated(x), num_warps=1,
+        )  # fmt: skip
+    return y, last
+
+
+@_token.register_fake
+def _(x: Tensor, w: Tensor, bias: Tensor | None, pos: Tensor, state: Tensor, silu: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(state, dtype=x.dtype)
+
+
+@register_flop_formula(_token._opoverload.overloadpacket)
+def _token_flops(x: torch.Size, w: torch.Size, *_: Any, **__: Any) -> int:
+    """A multiply-add for each tap."""
+    return 2 * prod(x) * w[0]
+
+
 def _grid(x: Tensor, length: int) -> tuple[int, int]:
     return x.shape[0] * triton.cdiv(x.shape[2], CHANNELS), triton.cdiv(length, PIECE)
 
@@ -111,4 +155,8 @@ def sizes() -> dict[str, int]:
 
 def _constants(x: Tensor, time: int) -> dict[str, Any]:
     tile = {**sizes(), "num_warps": WARPS} if time > 1 else {"K": 1, "S": 1, "BC": CHANNELS, "num_warps": 1}
-    return {**tile, "enable_fp_fusion": True, "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32}
+    return {**tile, "enable_fp_fusion": True, "ACC": _accumulated(x)}
+
+
+def _accumulated(x: Tensor) -> Any:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32

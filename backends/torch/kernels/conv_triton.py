@@ -136,3 +136,32 @@ def conv_backward(
         tl.store(dw + (piece * TAPS + TAPS - 1 - j) * C + c, tl.sum(sums[j], 0, keep_dims=True), mask=some)
     if bias is not None:
         tl.store(dbias + piece * C + c, tl.sum(bias_sum, 0, keep_dims=True), mask=some)
+
+
+@triton.jit
+def conv_token(
+    x, w, bias, pos, state, y, last, C,
+    TAPS: tl.constexpr, SILU: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """y [B, C] of one token x [B, C] after the inputs state [B, TAPS - 1, C], and these inputs a token later, last."""
+    b = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    some = c < C
+    reach = tl.load(pos + b)
+    state += b * (TAPS - 1) * C + c
+    last += b * (TAPS - 1) * C + c
+    value = tl.load(x + b * C + c, mask=some, other=0.0)
+    z = tl.load(w + (TAPS - 1) * C + c, mask=some, other=0.0).to(ACC) * value.to(ACC)
+    if TAPS > 1:
+        tl.store(last + (TAPS - 2) * C, value.to(last.dtype.element_ty), mask=some)
+    for j in tl.static_range(1, TAPS):
+        value = tl.load(state + (TAPS - 1 - j) * C, mask=some, other=0.0)
+        if j < TAPS - 1:
+            tl.store(last + (TAPS - 2 - j) * C, value.to(last.dtype.element_ty), mask=some)
+        tap = tl.load(w + (TAPS - 1 - j) * C + c, mask=some, other=0.0).to(ACC)
+        z += tl.where(reach >= j, tap * value.to(ACC), 0.0)
+    if bias is not None:
+        z += tl.load(bias + c, mask=some, other=0.0).to(ACC)
+    if SILU:
+        z = z * tl.sigmoid(z)
+    tl.store(y + b * C + c, z.to(y.dtype.element_ty), mask=some)

@@ -1,7 +1,8 @@
 """The diagonal scan with the equations around it: `h[t] = a[t] h[t-1] + u[t]`, where gates make a and u of tokens.
 
-On a GPU one kernel computes gates and recurrence, forward and backward, in single precision from inputs of any; only
-the inputs and one state in 32 tokens stay for the backward pass. Elsewhere the gates are operations on whole tensors.
+On a GPU one kernel computes gates, recurrence and what follows the state, forward and backward, in single precision
+from inputs of any; only the inputs and one state in 32 tokens stay for the backward pass. Elsewhere the equations are
+operations on whole tensors.
 """
 # mypy: disable-error-code="no-untyped-call"
 
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from kernels.gated_tiles import SPAN
 from kernels.operators import TRITON, free_name, runs_fused
+from kernels.read_out import Read
 from kernels.recurrence import linear_scan
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
@@ -30,17 +32,18 @@ class Gates:
     plain: `(*x, *w, first) -> (a, u)` on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts,
     booleans with B and T or broadcast. device: `(x, w, first) -> (a, u)` on tuples of tiles, a Triton function; grad:
     `(x, w, first, da, du) -> (dx, dw)`. Both None where there is no Triton. What is needed of weights alone is better
-    computed outside. A decay at the start of a document is not read.
+    computed outside. A decay at the start of a document is not read. read: what is made of the state, if anything.
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]
     device: Any = None
     grad: Any = None
+    read: Read | None = None
     fused: Fused | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.device is not None:
-            object.__setattr__(self, "fused", _register(self.plain.__name__.strip("_"), self.device, self.grad))
+            object.__setattr__(self, "fused", _register(self.plain.__name__.strip("_"), self))
 
 
 def gated_scan(
@@ -50,14 +53,16 @@ def gated_scan(
 
     x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these. pos: [T] (whole documents, the state is
     not read) or [B, T]. state: [B, *axes] or None.
-    Returns h [B, T, *axes] in the dtype of the first input, and h[T-1] in at least single precision.
+    Returns h, or what the gates read out of it, [B, T, *axes] in the dtype of the first input, and h[T-1] in at least
+    single precision.
     """
     shape = torch.broadcast_shapes(*(each.shape for each in (*x, *w)))
     if gates.fused is None or not runs_fused(x[0]):
         first = (pos == 0).reshape(pos.shape + (1,) * (len(shape) - 2))
         a, u = gates.plain(*x, *w, first)
         h, last = linear_scan(a, u.expand(shape), pos, state)
-        return h.to(x[0].dtype), last
+        y = h if gates.read is None else gates.read.plain(h, *x, *w)
+        return y.to(x[0].dtype), last
     channels = prod(shape[2:])
     xs = [each.expand(shape).reshape(*shape[:2], channels).contiguous() for each in x]
     ws = [each.expand(shape[2:]).reshape(channels).contiguous() for each in w]
@@ -77,14 +82,14 @@ def _wide(tensors: list[Tensor]) -> torch.dtype:
     return wide
 
 
-def _register(name: str, device: Any, grad: Any) -> Fused:
+def _register(name: str, gates: Gates) -> Fused:
     """The scan with these gates as an operator of torch, so that autograd, torch.compile and the counters know it."""
 
     @torch.library.custom_op(free_name(f"{name}_scan"), mutates_args=())
     def fused(
         x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return forward(device, x, w, pos, start, _wide([*x, *w]))
+        return forward(gates, x, w, pos, start, _wide([*x, *w]))
 
     @fused.register_fake
     def _(x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,7 +102,7 @@ def _register(name: str, device: Any, grad: Any) -> Fused:
     def gradients(
         x: list[Tensor], w: list[Tensor], pos: Tensor | None, carries: Tensor, dy: Tensor, dlast: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        return backward(device, grad, x, w, pos, carries, dy, dlast)
+        return backward(gates, x, w, pos, carries, dy, dlast)
 
     @gradients.register_fake
     def _(

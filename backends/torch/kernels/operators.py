@@ -17,6 +17,11 @@ def runs_fused(x: Tensor) -> bool:
     return TRITON and (x.is_cuda or INTERPRETED) and x.is_floating_point()
 
 
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is done with any of these."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 def free_name(stem: str) -> str:
     """A name `archc::stem` for an operator, with a number where that one is taken: two projects may share a process."""
     names = (stem if i == 0 else f"{stem}_{i}" for i in count())

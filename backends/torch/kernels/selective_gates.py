@@ -3,24 +3,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from kernels.operators import TRITON, free_name
+from kernels.read_out import Read
 from torch import Tensor
 
 CHUNK = 32  # selective_launch.py: tokens between the states kept for the backward pass
-
-
-class Read(NamedTuple):
-    """A read-out `o = plain(y, *x, *w)` behind the scan, and its device functions (None: without Triton).
-
-    device: `(y, x, w) -> o`. grad: `(y, x, w, do) -> (dy, dx, dw)`. On tiles, x and w being tuples.
-    """
-
-    plain: Callable[..., Tensor]
-    device: Any = None
-    grad: Any = None
 
 
 @dataclass(frozen=True)

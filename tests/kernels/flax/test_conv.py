@@ -31,6 +31,17 @@ def test_the_convolution_is_the_loop(kernels, agree, pieces, rng, pos, taps):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), found, conv_loop(x, w, pos, state))
 
 
+def test_bias_and_activation_are_taken_of_the_sum(kernels, agree, rng, pos):
+    x, w, state, bias = (rng.normal(size=s) for s in [(2, 37, 3), (4, 3), (2, 3, 3), (3,)])
+
+    def loop(x, w, state, bias):
+        y, last = conv_loop(x, w, pos, state)
+        return (y + bias) / (1 + np.exp(-(y + bias))), last
+
+    op = kernels.conv.causal_conv
+    agree(lambda x, w, s, b: op(x, w, jnp.asarray(pos), s, bias=b, silu=True), loop, (x, w, state, bias))
+
+
 def test_a_sequence_shorter_than_the_taps(kernels, rng):
     x, w = rng.normal(size=(2, 2, 3)), rng.normal(size=(4, 3))
     y, state = kernels.conv.causal_conv(jnp.asarray(x), jnp.asarray(w), jnp.arange(2), jnp.ones((2, 3, 3)))
@@ -40,9 +51,12 @@ def test_a_sequence_shorter_than_the_taps(kernels, rng):
 
 def test_the_convolution_sums_in_single_precision(kernels):
     x, w = jnp.ones((1, 4, 1), jnp.bfloat16), jnp.asarray([[1], [-256], [1], [256]], jnp.bfloat16)
-    y, state = kernels.conv.causal_conv(x, w, jnp.arange(4), jnp.zeros((1, 3, 1), jnp.bfloat16))
+    op = kernels.conv.causal_conv
+    y, state = op(x, w, jnp.arange(4), jnp.zeros((1, 3, 1), jnp.bfloat16))
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.bfloat16)
     assert y[0, 3, 0] == 2  # 256 + 1 is 256 in bfloat16
+    biased, _ = op(x, w, jnp.arange(4), bias=jnp.asarray([-255], jnp.bfloat16))
+    assert biased[0, 1, 0] == 2  # 256 + 1 - 255
 
 
 def test_prev_is_the_loop(kernels, agree, pieces, rng, pos):

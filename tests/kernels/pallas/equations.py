@@ -9,13 +9,21 @@ import numpy as np
 
 
 class Equations(NamedTuple):
-    """inputs of a token, weights of a channel, the two functions of `Gates`, and the decay and input in NumPy."""
+    """inputs of a token, weights of a channel, the functions of `Gates`; in NumPy decay, input and result."""
 
     inputs: int
     weights: int
     gates: Callable
     gates_grad: Callable
     plain: Callable
+    out: Callable | None = None
+    out_grad: Callable | None = None
+    plain_out: Callable = lambda h, *others: h
+
+    @property
+    def functions(self):
+        """As `Gates` takes them."""
+        return self.gates, self.gates_grad, self.out, self.out_grad
 
 
 def less_than_one(x):
@@ -82,9 +90,38 @@ def min_gru_plain(z, c, first):
     return 1 - z, z * np.where(c >= 0, c + 0.5, 1 / (1 + np.exp(-c)))
 
 
+def gated_hgrn(x, w, first):
+    """The recurrence, beside an input and a weight that only the result needs."""
+    return hgrn(x[:2], w, first)
+
+
+def gated_hgrn_grad(x, w, first, da, du):
+    dx, dw = hgrn_grad(x[:2], w, first, da, du)
+    return (*dx, jnp.zeros_like(x[2])), (*dw, jnp.zeros_like(dw[0]))
+
+
+def output_gate(h, x, w):
+    """A way around the state, and a gate whose slope depends on it."""
+    return jnp.tanh(h + x[2]) * x[1] + w[1] * h
+
+
+def output_gate_grad(h, x, w, do):
+    y = jnp.tanh(h + x[2])
+    dz = do * x[1] * (1 - y * y)
+    return dz + do * w[1], (jnp.zeros_like(dz), do * y, dz), (jnp.zeros_like(dz), do * h)
+
+
+def output_gate_plain(h, f, c, z, low, skip):
+    return np.tanh(h + z) * c + skip * h
+
+
 DIAGONAL = {
     "rg_lru": Equations(3, 1, rg_lru, rg_lru_grad, rg_lru_plain),
     "hgrn": Equations(2, 1, hgrn, hgrn_grad, hgrn_plain),
+    "gated_hgrn": Equations(
+        *(3, 2, gated_hgrn, gated_hgrn_grad, lambda f, c, z, low, skip, first: hgrn_plain(f, c, low, first)),
+        *(output_gate, output_gate_grad, output_gate_plain),
+    ),
     "min_gru": Equations(2, 0, min_gru, min_gru_grad, min_gru_plain),
 }
 

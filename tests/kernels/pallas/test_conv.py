@@ -6,15 +6,18 @@ import pytest
 from tests.kernels.pallas.conftest import close, positions
 
 
-@pytest.mark.parametrize(("time", "taps"), [(37, 3), (2, 3), (8, 1)])
-def test_the_kernel_is_the_array_code(kernels, small_blocks, pulled, rng, time, taps):
-    x, w, state = (jnp.asarray(rng.normal(size=s)) for s in [(2, time, 5), (taps, 5), (2, taps - 1, 5)])
+@pytest.mark.parametrize(("time", "taps", "silu"), [(37, 3, True), (2, 3, True), (8, 1, True), (37, 2, False)])
+def test_the_kernel_is_the_array_code(kernels, small_blocks, pulled, rng, time, taps, silu):
+    shapes = [(2, time, 5), (taps, 5), (2, taps - 1, 5), (5,)]
+    x, w, state, bias = (jnp.asarray(rng.normal(size=s)) for s in shapes)
     pos = jnp.asarray(positions(2, time))
 
     def op(impl):
-        return lambda x, w, state: kernels.conv.causal_conv(x, w, pos, state, impl=impl, interpret=True)
+        return lambda x, w, state, bias: kernels.conv.causal_conv(
+            x, w, pos, state, bias=bias, silu=silu, impl=impl, interpret=True
+        )
 
-    close(pulled(op("tpu"), x, w, state), pulled(op("xla"), x, w, state), 1e-10, 1e-12)
+    close(pulled(op("tpu"), x, w, state, bias), pulled(op("xla"), x, w, state, bias), 1e-10, 1e-12)
 
 
 def test_whole_documents_in_several_axes(kernels, small_blocks, pulled, rng):

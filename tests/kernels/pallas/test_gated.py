@@ -23,7 +23,7 @@ def looped(equations, x, w, pos, h):
     for t in range(a.shape[1]):
         h = a[:, t] * np.where(np.broadcast_to(pos, a.shape[:2])[:, t, None] == 0, 0, h) + u[:, t]
         out.append(h)
-    return np.stack(out, 1), h
+    return equations.plain_out(np.stack(out, 1), *map(np.asarray, (*x, *w))), h
 
 
 @pytest.mark.parametrize("name", DIAGONAL)
@@ -31,7 +31,7 @@ def looped(equations, x, w, pos, h):
 def test_a_kernel_is_the_array_code(kernels, pulled, rng, name, impl):
     """Values, states, and every gradient, in double precision: T and C are no multiples of a block."""
     equations = DIAGONAL[name]
-    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    gates = kernels.gated.Gates(*equations.functions)
     x, w, h = drawn(rng, equations, 2, 37, 21)
     pos = jnp.asarray(positions(2, 37))
 
@@ -46,8 +46,8 @@ def test_a_kernel_is_the_array_code(kernels, pulled, rng, name, impl):
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 @pytest.mark.parametrize(("time", "channels"), [(1, 3), (32, 200)], ids=["one token", "whole blocks"])
 def test_any_size(kernels, pulled, rng, impl, time, channels):
-    equations = DIAGONAL["hgrn"]
-    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    equations = DIAGONAL["gated_hgrn"]
+    gates = kernels.gated.Gates(*equations.functions)
     x, w, h = drawn(rng, equations, 2, time, channels)
     pos = jnp.asarray(positions(2, time))
 
@@ -61,7 +61,7 @@ def test_any_size(kernels, pulled, rng, impl, time, channels):
 def test_whole_documents_read_no_state(kernels, pulled, rng, impl):
     """pos [T]; several feature axes, inputs and weights that broadcast; with a state and without."""
     equations = DIAGONAL["hgrn"]
-    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    gates = kernels.gated.Gates(*equations.functions)
     f, c = (jnp.asarray(rng.normal(size=shape)) for shape in [(2, 18, 3, 1), (2, 18, 3, 2)])
     low, h = jnp.asarray(rng.uniform(size=2)), jnp.asarray(rng.normal(size=(2, 3, 2)))
 
@@ -81,7 +81,7 @@ def test_whole_documents_read_no_state(kernels, pulled, rng, impl):
 def test_half_precision_is_computed_in_single(kernels, pulled, rng, impl):
     """Rounded once, at the end: the same numbers as in double precision, within half an ulp of the result's dtype."""
     equations = DIAGONAL["hgrn"]
-    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    gates = kernels.gated.Gates(*equations.functions)
     x, w, h = drawn(rng, equations, 1, 37, 5, jnp.bfloat16)
     pos = jnp.asarray(positions(1, 37), jnp.int32)
 

@@ -54,6 +54,18 @@ def test_the_convolution_is_the_sum_over_taps_inside_the_document(time: int, tap
     assert_same(gradients((y, last), (x, w, state)), gradients((slow, slow_last), (x, w, state)))
 
 
+@pytest.mark.parametrize("time", [1, 11])
+def test_bias_and_activation_are_taken_of_the_sum(time: int) -> None:
+    x, w, state, bias = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in [(2, time, 3), (4, 3), (2, 3, 3), (3,)]
+    )
+    y, _ = causal_conv(x, w, packed(time), state, bias=bias, silu=True)
+    z = slow_conv(x, w, packed(time), state) + bias
+    slow = z * torch.sigmoid(z)
+    inputs = (x, w, state, bias)
+    assert_same((y, *gradients((y,), inputs)), (slow, *gradients((slow,), inputs)))
+
+
 @pytest.mark.parametrize("time", [1, 3, 11])
 def test_without_a_state_the_past_is_zero(time: int) -> None:
     x = torch.randn(2, time, 3, dtype=torch.float64, requires_grad=True)
@@ -84,6 +96,8 @@ def test_the_convolution_of_half_precision_is_summed_in_single_precision() -> No
     wide_x, wide_w = (z.detach().double().requires_grad_() for z in (x, w))
     slow = slow_conv(wide_x, wide_w, pos, torch.zeros(2, 3, 64, dtype=torch.float64))
     assert_same((y,), (slow.bfloat16(),))
+    biased, _ = causal_conv(x, w, pos, bias=w[0], silu=True)
+    assert_same((biased,), (torch.nn.functional.silu(slow + wide_w[0]).bfloat16(),))
     weight = torch.randn(2, 50, 64).bfloat16()
     mine = torch.autograd.grad(y, (x, w), weight)
     theirs = torch.autograd.grad(slow, (wide_x, wide_w), weight.double())

@@ -3,7 +3,9 @@
 import torch
 import triton
 import triton.language as tl
+from kernels.device import tanh
 from kernels.gated import Gates
+from kernels.read_out import Read
 from torch import Tensor
 
 
@@ -71,6 +73,69 @@ def min_gru_grad(x, w, first, da, du):
     return ((du * g - da) * z * (1.0 - z), du * z * tl.where(x[1] >= 0, 1.0, c * (1.0 - c))), ()
 
 
+def gated_rg_lru(
+    r: Tensor, i: Tensor, v: Tensor, z: Tensor, rate: Tensor, skip: Tensor, first: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The recurrence, beside inputs that only its result needs."""
+    return rg_lru(r, i, v, rate, first)
+
+
+@triton.jit
+def gated_rg_lru_grad(x, w, first, da, du):
+    dx, dw = rg_lru_grad(x, w, first, da, du)
+    return (dx[0], dx[1], dx[2], tl.zeros_like(x[3])), (dw[0], tl.zeros_like(dw[0]))
+
+
+def output_gate(h: Tensor, r: Tensor, i: Tensor, v: Tensor, z: Tensor, rate: Tensor, skip: Tensor) -> Tensor:
+    """A way around the state and a gate behind it."""
+    return (h + skip * v) * torch.nn.functional.silu(z)
+
+
+@triton.jit
+def output_gate_device(h, x, w):
+    return (h + w[1] * x[2]) * x[3] * tl.sigmoid(x[3])
+
+
+@triton.jit
+def output_gate_grad(h, x, w, do):
+    s = tl.sigmoid(x[3])
+    dh = do * x[3] * s
+    dz = do * (h + w[1] * x[2]) * s * (1.0 + x[3] * (1.0 - s))
+    zero = tl.zeros_like(dh)
+    return dh, (zero, zero, dh * w[1], dz), (zero, dh * x[2])
+
+
+def bounded_min_gru(z: Tensor, c: Tensor, g: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    return min_gru(z, c, first)
+
+
+@triton.jit
+def bounded_min_gru_grad(x, w, first, da, du):
+    dx, dw = min_gru_grad(x, w, first, da, du)
+    return (dx[0], dx[1], tl.zeros_like(x[2])), dw
+
+
+def bound(h: Tensor, z: Tensor, c: Tensor, g: Tensor) -> Tensor:
+    """A result whose slope depends on the state."""
+    return torch.tanh(h + g)
+
+
+@triton.jit
+def bound_device(h, x, w):
+    return tanh(h + x[2])
+
+
+@triton.jit
+def bound_grad(h, x, w, do):
+    y = tanh(h + x[2])
+    dh = do * (1.0 - y * y)
+    return dh, (tl.zeros_like(dh), tl.zeros_like(dh), dh), ()
+
+
+OUTPUT_GATE = Read(output_gate, output_gate_device, output_gate_grad, linear=True)
+GATED_RG_LRU = Gates(gated_rg_lru, rg_lru_device, gated_rg_lru_grad, OUTPUT_GATE)
+BOUND = Read(bound, bound_device, bound_grad)
+BOUNDED_MIN_GRU = Gates(bounded_min_gru, min_gru_device, bounded_min_gru_grad, BOUND)
 RG_LRU = Gates(rg_lru, rg_lru_device, rg_lru_grad)
 HGRN = Gates(hgrn, hgrn_device, hgrn_grad)
 MIN_GRU = Gates(min_gru, min_gru_device, min_gru_grad)

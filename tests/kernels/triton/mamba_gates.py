@@ -3,7 +3,8 @@
 import torch
 import triton
 import triton.language as tl
-from kernels.selective_gates import Read, SelectiveGates
+from kernels.read_out import Read
+from kernels.selective_gates import SelectiveGates
 
 
 @triton.jit

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import kernels.conv_fused
+import kernels.gated_launch
 import kernels.gated_tiles
-import kernels.gated_triton
 from archc.backends.torch.resources import Launch, conv_launches, resources, scan_launches
 
 from tests.kernels.triton.gates import RG_LRU
@@ -21,7 +21,7 @@ def launches() -> dict[tuple[str, int], Launch]:
     """Everything for Hopper; for the chips before and after it, the passes that fill the registers."""
     found: dict[tuple[str, int], Launch] = {}
     for arch in (80, 90, 100):
-        for name, launch in scan_launches(kernels.gated_tiles, kernels.gated_triton, RG_LRU, 3, 1, arch).items():
+        for name, launch in scan_launches(kernels.gated_tiles, kernels.gated_launch, RG_LRU, 3, 1, arch).items():
             if arch == 90 or name in ("forward, few", "backward"):
                 found[f"scan {name}", arch] = launch
     for name, launch in conv_launches(kernels.conv_fused, 4, silu=True).items():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archc.backends.torch.executed import TorchKernels
-from kernels import chunked_fused
+from kernels import chunked_fused, chunked_token
 from kernels.chunked_scan import chunked_key_scan, chunked_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -184,3 +184,28 @@ def test_the_operators_hold_what_torch_asks_of_them() -> None:
     for kernel, operator in ((chunked_scan, chunked_fused._PER_HEAD), (chunked_key_scan, chunked_fused._PER_KEY)):
         log_a, k, v, q = (x.detach().flatten(2, 3).requires_grad_() for x in inputs(kernel, 2))
         torch.library.opcheck(operator, (log_a, k, v, q, packed(2), state), test_utils=ASKED)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "shared", "sizes"), [(chunked_scan, "kq", (20, 33)), (chunked_key_scan, "q", (3, 5))]
+)
+def test_one_token_is_one_kernel_where_no_gradient_is_wanted(kernel, shared: str, sizes, late: bool) -> None:
+    """A row that goes on and one that starts; late: what is read is the state before the update."""
+    operands = [x.detach() for x in inputs(kernel, 1, shared, sizes)]
+    state, pos = before(sizes).detach(), torch.tensor([[3], [0]])
+    with FlopCounterMode(display=False) as counter:
+        y, last = kernel(*operands, pos, state, before=late)
+    right, end = slow(*operands, pos, state)
+    if late:
+        started = state * (pos != 0)[..., None, None, None]
+        right = (operands[3][:, 0, ..., None] * started).sum(-2)[:, None]
+    assert_same((y, last), (right, end))
+    assert counter.get_flop_counts()["Global"].keys() == {chunked_token._token._opoverload.overloadpacket}
+    assert counter.get_total_flops() == 4 * state.numel()
+
+
+def test_the_kernel_of_one_token_is_an_operator_that_torch_understands() -> None:
+    log_a, k, v, q = (x.detach()[:, 0].flatten(1, 2) for x in inputs(chunked_scan, 1, "k", dtype=torch.bfloat16))
+    arguments = (log_a, k, v, q, torch.tensor([[1], [0]]), before().detach().float().flatten(1, 2), False)
+    torch.library.opcheck(chunked_token._token, arguments, test_utils=("test_schema", "test_faketensor"))

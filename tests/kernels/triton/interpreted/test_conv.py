@@ -83,6 +83,25 @@ def test_one_token_looks_back_into_the_state() -> None:
         assert_same((y, last), (slow(x, w, pos, state, None, False), torch.cat([state, x], 1)[:, 1:]))
 
 
+@pytest.mark.parametrize(("taps", "width", "biased"), [(4, 5, True), (2, 130, False), (1, 3, True)])
+def test_one_token_is_one_kernel_where_no_gradient_is_wanted(taps: int, width: int, biased: bool) -> None:
+    x, w, state, bias = [*(z.detach() for z in drawn(1, taps, width, biased)), None][:4]
+    for place in (0, 2, -1):
+        pos = torch.tensor([[place], [9]])
+        with FlopCounterMode(display=False) as counter:
+            y, last = causal_conv(x, w, pos, state, bias=bias, silu=biased)
+        assert last is not None
+        assert_same((y, last), (slow(x, w, pos, state, bias, biased), torch.cat([state, x], 1)[:, 1:]))
+        assert counter.get_flop_counts()["Global"].keys() == {kernels.conv_fused._token._opoverload.overloadpacket}
+    assert counter.get_total_flops() == 2 * 2 * width * taps
+
+
+def test_the_kernel_of_one_token_is_an_operator_that_torch_understands() -> None:
+    x, w, state, bias = (each.detach().bfloat16() for each in drawn(1, 3, 2, True))
+    arguments = (x[:, 0], w, bias, torch.tensor([[1], [0]]), state.float(), True)
+    torch.library.opcheck(kernels.conv_fused._token, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2), (torch.float16, 8e-3)])
 def test_sums_are_single_precision_whatever_comes_in(dtype: torch.dtype, tolerance: float) -> None:
     inputs = [each.detach().to(dtype).requires_grad_() for each in drawn(20, 4, 3, True)]

@@ -6,10 +6,22 @@ import kernels.gated_tiles
 import pytest
 import torch
 from kernels.gated import Gates, gated_scan
+from kernels.read_out import Read
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.kernels.triton.gates import HGRN, MIN_GRU, RG_LRU, rg_lru, rg_lru_device, rg_lru_grad
+from tests.kernels.triton.gates import (
+    BOUNDED_MIN_GRU,
+    GATED_RG_LRU,
+    HGRN,
+    MIN_GRU,
+    RG_LRU,
+    bound,
+    bounded_min_gru,
+    rg_lru,
+    rg_lru_device,
+    rg_lru_grad,
+)
 
 Inputs = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
@@ -23,14 +35,16 @@ def slow(gates: Gates, inputs: Inputs, pos: Tensor, state: Tensor | None) -> tup
     for t in range(u.shape[1]):
         h = torch.where(starts[:, t, None], 0, a[:, t]) * h + u[:, t]
         out.append(h)
-    return torch.stack(out, 1), h
+    states = torch.stack(out, 1)
+    return states if gates.read is None else gates.read.plain(states, *x, *w), h
 
 
 def inputs(gates: Gates, batch: int, time: int, width: int, dtype: torch.dtype = torch.float64) -> Inputs:
-    count = {RG_LRU: 3}.get(gates, 2)
+    count = {RG_LRU: 3, GATED_RG_LRU: 4, BOUNDED_MIN_GRU: 3}.get(gates, 2)
     x = tuple(torch.randn(batch, time, width).to(dtype).requires_grad_() for _ in range(count))
-    weight = {RG_LRU: -2 * torch.rand(width), HGRN: torch.rand(width)}.get(gates)
-    return x, () if weight is None else (weight.to(torch.promote_types(dtype, torch.float32)).requires_grad_(),)
+    rate, low = -2 * torch.rand(width), torch.rand(width)
+    weights = {RG_LRU: (rate,), GATED_RG_LRU: (rate, torch.randn(width)), HGRN: (low,)}.get(gates, ())
+    return x, tuple(w.to(torch.promote_types(dtype, torch.float32)).requires_grad_() for w in weights)
 
 
 def packed(time: int) -> Tensor:
@@ -59,7 +73,10 @@ def compare(gates: Gates, given: Inputs, pos: Tensor, state: Tensor | None) -> N
     assert_same((*mine, *gradients(mine, wanted)), (*theirs, *gradients(theirs, wanted)))
 
 
-@pytest.mark.parametrize("gates", [RG_LRU, HGRN, MIN_GRU], ids=lambda gates: gates.plain.__name__)
+EVERY = [RG_LRU, HGRN, MIN_GRU, GATED_RG_LRU, BOUNDED_MIN_GRU]
+
+
+@pytest.mark.parametrize("gates", EVERY, ids=lambda gates: gates.plain.__name__)
 def test_the_scan_is_the_loop_with_restarts_and_states(gates: Gates) -> None:
     state = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     compare(gates, inputs(gates, 2, 39, 5), packed(39), state)
@@ -76,7 +93,7 @@ def test_a_whole_document_leaves_the_state_unread_and_returns_its_own() -> None:
 
 def test_one_token_goes_on_from_the_state() -> None:
     state = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    compare(RG_LRU, inputs(RG_LRU, 3, 1, 4), torch.tensor([[7], [0], [-1]]), state)
+    compare(GATED_RG_LRU, inputs(GATED_RG_LRU, 3, 1, 4), torch.tensor([[7], [0], [-1]]), state)
 
 
 @pytest.fixture
@@ -85,12 +102,14 @@ def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_pieces")
-@pytest.mark.parametrize("packs", [True, False])
-def test_pieces_of_time_side_by_side_are_one_pass(packs: bool) -> None:
+@pytest.mark.parametrize(
+    ("gates", "packs"), [(RG_LRU, True), (RG_LRU, False), (GATED_RG_LRU, True), (BOUNDED_MIN_GRU, True)]
+)
+def test_pieces_of_time_side_by_side_are_one_pass(gates: Gates, packs: bool) -> None:
     time, width = 75, 3
     assert kernels.gated_tiles.piece_length(2, time, width, 0) == 32
     state = torch.randn(2, width, dtype=torch.float64, requires_grad=True) if packs else None
-    compare(RG_LRU, inputs(RG_LRU, 2, time, width), packed(time) if packs else torch.arange(time), state)
+    compare(gates, inputs(gates, 2, time, width), packed(time) if packs else torch.arange(time), state)
 
 
 def test_offsets_inside_of_a_piece_fit_32_bits() -> None:
@@ -189,3 +208,6 @@ def test_gates_without_a_device_function_are_operations_on_tensors() -> None:
     compare(
         Gates(rg_lru), inputs(RG_LRU, 2, 7, 3), packed(7), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     )
+    plain = Gates(bounded_min_gru, read=Read(bound))
+    (x, w), state = inputs(BOUNDED_MIN_GRU, 2, 7, 3), torch.randn(2, 3, dtype=torch.float64)
+    assert_same(gated_scan(plain, x, w, packed(7), state)[:1], gated_scan(BOUNDED_MIN_GRU, x, w, packed(7), state)[:1])

@@ -1,0 +1,95 @@
+"""What follows a scan element by element, and so can run in its kernel: up to the first value of other elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import chain
+
+from archc.fuse.regions import SHAPES, Group, Placed, fuses, only_moves, parted
+from archc.ir.graph import Region, Value
+from archc.ops.table import OPS
+from archc.passes.readout import leaves
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """What a kernel ends with: `start` is the state or what is read out of it, `result` the last value, `cone` the
+    values from there to it."""
+
+    start: Placed
+    result: Placed
+    cone: frozenset[Placed]
+
+
+def behind(start: Placed, region: Region, taken: AbstractSet[Value]) -> End:
+    """The last value of the same call that is an element-wise function of `start` and the only one that is read
+    further on.
+
+    Axes may be merged and split on the way. Without any such value it is `start` itself. `taken` are values that
+    another kernel computes. The result is rounded, so it is nothing that other tokens read.
+    """
+    cone = {start.value: start}
+    for value in region.values:
+        near = value in region.live and value not in taken and value.origin.calls == start.value.origin.calls
+        if near and not cone.keys().isdisjoint(value.operands):
+            place = _place(value, cone)
+            if place is not None:
+                cone[value] = place
+    for end in reversed(cone):
+        if end is not start.value and (only_moves(end) or _crosses_time(end, region)):
+            continue  # a kernel stores its result in the precision of its inputs, and in any shape
+        between = _between(start.value, end, cone)
+        users = chain.from_iterable(region.users.get(v, ()) for v in between - {end})
+        if all(u in between for u in users) and not any(leaves(v, region) for v in between - {end}):
+            return End(start, cone[end], frozenset(cone[v] for v in between if v is not start.value))
+    raise AssertionError("the first value of a cone always ends it")
+
+
+def _place(value: Value, cone: Mapping[Value, Placed]) -> Placed | None:
+    """A value made of ones in the cone, if it has no other elements than these."""
+    if not (fuses(value) or (value.op in SHAPES and value.type.dtype == "real")):
+        return None
+    groups: dict[str, Group] = {}
+    for operand in value.operands:
+        if operand in cone:
+            for name, group in zip(operand.names, cone[operand].groups, strict=True):
+                if groups.setdefault(name, group) != group:
+                    return None
+    match value.op:
+        case "rename":
+            new: Mapping[str, str] = value.attrs["names"]
+            groups = {new.get(name, name): group for name, group in groups.items()}
+        case "merge":
+            groups[value.attrs["into"]] = tuple(a for name in value.attrs["axes"] for a in groups[name])
+        case "split":
+            pieces = parted(groups[value.attrs["axis"]], {a.name: a.size for a in value.attrs["into"]})
+            if pieces is None:
+                return None
+            groups |= pieces
+    found = [groups.get(name) for name in value.names]
+    return Placed(value, tuple(g for g in found if g is not None)) if None not in found else None
+
+
+def _crosses_time(value: Value, region: Region) -> bool:
+    """Whether other tokens read an element-wise function of a value."""
+    seen: set[Value] = set()
+    todo = [value]
+    while todo:
+        for user in region.users.get(todo.pop(), ()):
+            if OPS[user.op].flow == "time":
+                return True
+            if user not in seen and (fuses(user) or user.op in SHAPES):
+                seen.add(user)
+                todo.append(user)
+    return False
+
+
+def _between(start: Value, end: Value, cone: dict[Value, Placed]) -> set[Value]:
+    """The values of the cone on a way from start to end."""
+    out = {end}
+    for value in reversed(cone):
+        if value in out and value is not start:
+            out |= {v for v in value.operands if v in cone}
+    return out

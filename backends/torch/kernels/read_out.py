@@ -1,0 +1,19 @@
+"""What follows a scan in its kernel: equations from its state, or what is read out of it, to the result."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Read(NamedTuple):
+    """A result `o = plain(y, *x, *w)` of what a scan gives, y, and its device functions (None: without Triton).
+
+    device: `(y, x, w) -> o`. grad: `(y, x, w, do) -> (dy, dx, dw)`. On tiles, x and w being tuples. linear: whether dy
+    is the same for every y.
+    """
+
+    plain: Callable[..., Tensor]
+    device: Any = None
+    grad: Any = None
+    linear: bool = False
