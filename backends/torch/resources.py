@@ -183,8 +183,8 @@ def composed_launches(
     }  # fmt: skip
     names = ("q_tokens", "k_tokens", "weights"), ("q_after", "k_after", "w_after")
     shares = ("q_shares", x), ("k_shares", x), ("w_shares", single)
-    for own, read in zip(names, planes, strict=True):
-        types |= {name: (x,) * (len(each) // 3) for name, each in zip(own, read, strict=True)}
+    for arguments, read in zip(names, planes, strict=True):
+        types |= {name: (x,) * (len(each) // 3) for name, each in zip(arguments, read, strict=True)}
     constants = launch.constants_of(composed, planes, heads, sizes, packed=True, backward=True)
     constants |= {"DOT": triton.language.bfloat16, "ACC": triton.language.float32}
     found = {}
@@ -192,8 +192,8 @@ def composed_launches(
         last = name in ("queries", "keys")
         tile = launch.tile_of(name, sizes, arch)
         told = {**constants, **tile.constants, "LAST": last, **({} if last else {"dq": None})}
-        read = zip(shares, planes[0 if last else 1], strict=True)
-        given = types | {share: (of,) * (len(each) // 3) for (share, of), each in read}
+        own = zip(shares, planes[0 if last else 1], strict=True)
+        given = types | {share: (of,) * (len(each) // 3) for (share, of), each in own}
         found[name] = Launch(
             kernel,
             {each: given[each] for each in kernel.arg_names if each not in told},

@@ -22,6 +22,7 @@ PASSES: dict[Pass, Any] = {
     "values back": composed_back_keys,
     "keys": composed_back_keys,
 }
+OF_KEYS = ("values back", "keys")  # whose programs have a block of keys, not of queries
 Planes = tuple[tuple[int, ...], ...]
 
 
@@ -63,44 +64,23 @@ def constants_of(
     return found | ({"BEFORE_GRAD": before and before.grad, "AFTER_GRAD": after and after.grad} if backward else {})
 
 
-class Call:
-    """The arrays and numbers that all passes are given."""
+class Call(NamedTuple):
+    """What all passes share: what each composition reads, numbers (T, S, WINDOW, scale), sizes, constants, the chip."""
 
-    def __init__(
-        self,
-        composed: Any,
-        qkv: tuple[Tensor, Tensor, Tensor],
-        tokens: list[Tensor],
-        weights: list[Tensor],
-        pos: Tensor | None,
-        numbers: tuple[int, float],
-        backward: bool,
-    ) -> None:
-        q, k, v = qkv
-        self.q, self.time, self.count = q, q.shape[1], k.shape[1]
-        self.reads = reads(composed, tokens, weights)
-        self.numbers = (self.time, self.count, numbers[0] or EVERY, numbers[1])
-        narrow = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-        if not q.is_cuda:  # the interpreter's product of two bfloat16 is garbage
-            narrow = torch.promote_types(narrow, torch.float32)
-        self.sizes = Sizes(
-            filled(q.shape[2], any(w.dim() == 2 for w in weights)), q.shape[3], v.shape[3], narrow.itemsize
-        )
-        first, second = self.reads
-        self.constants = {
-            **constants_of(composed, (first.planes, second.planes), q.shape[2], self.sizes, pos is not None, backward),
-            "DOT": DOTS[narrow],
-            "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
-            "num_stages": 1,
-        }
+    reads: tuple[Read, Read]
+    numbers: tuple[int, int, int, float]
+    sizes: Sizes
+    constants: dict[str, Any]
+    arch: int
+    batch: int
 
     def of_pass(self, kind: Pass, columns: int = 0) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """The grid (blocks of tokens, parts of the columns that are summed, sequences) and the constants of a pass."""
-        tile = tile_of(kind, self.sizes, arch_of(self.q))
-        tokens = (self.count, tile.keys) if kind in ("values back", "keys") else (self.time, tile.queries)
+        tile = tile_of(kind, self.sizes, self.arch)
+        time, count, *_ = self.numbers
+        blocks = triton.cdiv(count, tile.keys) if kind in OF_KEYS else triton.cdiv(time, tile.queries)
         parts = max(1, triton.cdiv(columns, sum(tile.parts)))
-        grid = triton.cdiv(*tokens), parts, self.q.shape[0]
-        return grid, {**self.constants, **tile.constants, "num_warps": tile.warps}
+        return (blocks, parts, self.batch), {**self.constants, **tile.constants, "num_warps": tile.warps}
 
 
 def forward(
@@ -117,7 +97,7 @@ def forward(
     lse: Tensor,
 ) -> None:
     """Fill y [B, T, heads, value] and lse [B, heads, T], the logarithms of the normalisers; window 0: all keys."""
-    call = Call(composed, (q, k, v), tokens, weights, pos, (window, scale), backward=False)
+    call = _call(composed, (q, k, v), tokens, weights, pos, window, scale, backward=False)
     first, second = call.reads
     with torch.cuda.device_of(q):
         grid, constants = call.of_pass("normalisers")
@@ -140,7 +120,7 @@ def backward(
     dy: Tensor,
 ) -> list[Tensor]:
     """The gradients of q, k, v, tokens and weights."""
-    call = Call(composed, (q, k, v), tokens, weights, pos, (window, scale), backward=True)
+    call = _call(composed, (q, k, v), tokens, weights, pos, window, scale, backward=True)
     first, second = call.reads
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty_like(lse)
@@ -157,7 +137,7 @@ def backward(
 
     def of_keys(kind: Pass, read: Read, summed: Tensor, last: bool) -> tuple[Tensor, ...]:
         grid, constants = call.of_pass(kind, summed.shape[3])
-        ends = None if pos is None else _ends(pos, call.count, constants["BK"])
+        ends = None if pos is None else _ends(pos, k.shape[1], constants["BK"])
         dks = tuple(torch.empty_like(x) for x in read.keys)
         composed_back_keys[grid](*arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, **constants)
         return dks
@@ -170,7 +150,33 @@ def backward(
     return [dq, dk, dv, *_in_order(composed.before, before), *_in_order(composed.after, after), *dws, *dws_after]
 
 
-def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Read]:
+def _call(
+    composed: Any,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    tokens: list[Tensor],
+    weights: list[Tensor],
+    pos: Tensor | None,
+    window: int,
+    scale: float,
+    backward: bool,
+) -> Call:
+    q, k, v = qkv
+    first, second = reads(composed, tokens, weights)
+    narrow = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    if not q.is_cuda:  # the interpreter's product of two bfloat16 is garbage
+        narrow = torch.promote_types(narrow, torch.float32)
+    batch, time, heads, dim = q.shape
+    sizes = Sizes(filled(heads, any(w.dim() == 2 for w in weights)), dim, v.shape[3], narrow.itemsize)
+    constants = {
+        **constants_of(composed, (first.planes, second.planes), heads, sizes, pos is not None, backward),
+        "DOT": DOTS[narrow],
+        "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
+        "num_stages": 1,
+    }
+    return Call((first, second), (time, k.shape[1], window or EVERY, scale), sizes, constants, arch_of(q), batch)
+
+
+def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> tuple[Read, Read]:
     """What the compositions before and after the softmax read, of the tokens and weights of both."""
     found = []
     for mix in (composed.before, composed.after):
@@ -179,7 +185,7 @@ def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> list[Re
         held, weights = weights[: len(shapes)], weights[len(shapes) :]
         queries, keys = (tuple(x for x, at in zip(own, sides, strict=True) if at == side) for side in "qk")
         found.append(Read(queries, keys, tuple(held)))
-    return found
+    return found[0], found[1]
 
 
 def filled(heads: int, matrices: bool) -> int:

@@ -60,11 +60,11 @@ class Block(NamedTuple):
     warps: int
 
 
-# By the least number of heads.
+# By heads. A product of several matrices gives each warp some of them, so there are no more warps than heads.
 BLOCKS = {
-    1: Block(64, 64, 128, 64, 8),
-    2: Block(32, 64, 128, 64, 8),
-    4: Block(32, 32, 128, 64, 8),
+    1: Block(16, 32, 128, 64, 1),
+    2: Block(16, 32, 128, 64, 2),
+    4: Block(16, 32, 128, 64, 4),
     8: Block(16, 32, 128, 64, 8),
     16: Block(16, 16, 128, 64, 8),
     32: Block(16, 16, 80, 64, 16),

@@ -3,7 +3,7 @@
 import torch
 import triton
 import triton.language as tl
-from kernels.composed import Composed, Mix
+from kernels.composed import Mix
 from kernels.device import mix_heads, mix_heads_matrix, unmix_heads
 from kernels.pairs import Rows
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 RANK = 2
 
 
-def dynamic(a: Tensor, tokens: tuple[Tensor, ...], rows: Rows) -> Tensor:
+def dynamic(a: Tensor, tokens: list[Tensor], _: list[Tensor], rows: Rows) -> Tensor:
     """Xiao et al. 2024 (arXiv:2405.08553), section 3: a low rank and a gate per head, of either side.
 
     tokens: q1, q2 [B, T, RANK, heads], qg [B, T, heads], and the same of the keys.
@@ -54,7 +54,7 @@ def dynamic_grad(a, qs, ks, ws, d):
     return da, dqs, dks, ()
 
 
-def static(a: Tensor, tokens: tuple[Tensor], weights: tuple[Tensor], rows: Rows) -> Tensor:
+def static(a: Tensor, tokens: list[Tensor], weights: list[Tensor], rows: Rows) -> Tensor:
     """A matrix from heads to heads (Shazeer et al. 2020, arXiv:2003.02436), and a scale of each query.
 
     tokens: [B, T, 1]; weights: [heads, heads].
@@ -74,7 +74,7 @@ def static_grad(a, qs, ks, ws, d):
     return unmix_heads(d, ws[0]), (dq,), (), (mix_heads_matrix(a, ws[0], d),)
 
 
-def shared(a: Tensor, tokens: tuple[Tensor], weights: tuple[Tensor], rows: Rows) -> Tensor:
+def shared(a: Tensor, tokens: list[Tensor], weights: list[Tensor], rows: Rows) -> Tensor:
     """What is positive, weighed, and a share for each key of the sum over heads.
 
     tokens: [B, S, 1]; weights: [2, heads].
@@ -102,20 +102,16 @@ def shared_grad(a, qs, ks, ws, d):
     return da, (), (tl.sum(dz * z, 1, keep_dims=True),), (_total(positive * d), _total(d * (z * ks[0])))
 
 
-def dynamic_mix(heads: int) -> Mix:
+def _dynamic(heads: int) -> Mix:
     return Mix("qqqkkk", "", 8 * RANK * heads, dynamic_device, dynamic_grad)
 
 
-def static_mix(heads: int) -> Mix:
+def _static(heads: int) -> Mix:
     return Mix("q", "m", 2 * heads * heads, static_device, static_grad)
 
 
-SHARED = Mix("k", "p", 0, shared_device, shared_grad)
+def _shared(_: int) -> Mix:
+    return Mix("k", "p", 0, shared_device, shared_grad)
 
 
-def dcmha(heads: int) -> Composed:
-    return Composed("dcmha", dynamic_mix(heads), dynamic_mix(heads))
-
-
-def talking(heads: int) -> Composed:
-    return Composed("talking", static_mix(heads), SHARED)
+MIXES = {"dynamic": _dynamic, "static": _static, "shared": _shared}

@@ -1,0 +1,94 @@
+"""Attention with composed heads compiled for GPUs that are not there: what fits, and how much spills."""
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+import kernels.composed_launch as launch
+from archc.backends.torch.resources import CHIPS, Launch, compiled, composed_launches, resources
+from kernels.composed import Composed
+from kernels.composed_tiles import BLOCKS, HEADS, SHARED, Sizes, fits, parts_of, tile_of
+
+from tests.kernels.triton.compositions import MIXES, RANK
+
+# Bytes of stack of a thread, by heads, which the table of tiles allows; a kernel gone wrong has thousands. A pair of 32
+# heads alone is 32 KiB of the 256 KiB that registers are, and its gradients are four of them beside the sums.
+SPILLS = {16: 256, 32: 1024}
+CASES = [(32, 128, 90, ("values", "keys")), (16, 64, 90, ("normalisers", "deltas")), (16, 64, 80, ("queries",))]
+CASES += [(16, 64, 100, ("values back",))]
+
+
+@cache
+def launches(heads: int, dim: int, arch: int) -> dict[str, Launch]:
+    """Composed as in DCFormer, before the softmax and after it."""
+    tokens = (RANK, heads, 0, RANK, heads, RANK, 1, heads, 2 * RANK)
+    composed = Composed("compiled", MIXES["dynamic"](heads), MIXES["dynamic"](heads))
+    planes = tokens, tokens, ()
+    return composed_launches(launch, composed, (planes, planes), heads, Sizes(heads, dim, dim, 2), arch)
+
+
+EACH = [(heads, dim, arch, name) for heads, dim, arch, names in CASES for name in names]
+
+
+@pytest.mark.parametrize(("heads", "dim", "arch", "name"), EACH)
+def test_the_program_fits_and_little_spills(heads: int, dim: int, arch: int, name: str) -> None:
+    found = resources(launches(heads, dim, arch)[name], arch)
+    assert found.stack <= SPILLS[heads]
+    assert 16 < found.registers <= 255
+    assert found.shared <= CHIPS[arch].shared
+    assert found.programs >= 1
+
+
+def test_matrices_from_heads_to_heads_are_products() -> None:
+    sizes = Sizes(launch.filled(12, True), 64, 64, 2)
+    before, after = ((1, 1, 0), (), (0, 12, 0)), ((), (1, 1, 0), (2, 12, 0))
+    composed = Composed("mixed", MIXES["static"](12), MIXES["shared"](12))
+    one = composed_launches(launch, composed, (before, after), 12, sizes, 90)["values"]
+    assert resources(one, 90).stack <= SPILLS[16]
+    assert compiled(one, 90).asm["ttgir"].count("tt.dot") == 64 // tile_of("values", sizes, 90).slice + 2
+
+
+@pytest.mark.parametrize("name", ["values", "keys"])
+def test_a_sequence_begins_at_an_offset_of_64_bits(name: str) -> None:
+    """Products with the number of tokens would pass 2^31; those of a tile's tokens and sizes stay below."""
+    code = compiled(launches(32, 128, 90)[name], 90).asm["ttir"]
+    assert re.search(r"arith.extsi %T\b.* : i32 to i64", code)
+    assert re.search(r"arith.extsi %S\b.* : i32 to i64", code)
+    assert not re.search(r"arith.muli .*%[TS]\b.* : i32", code)
+
+
+@pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 103, 120])
+@pytest.mark.parametrize(
+    "sizes", [Sizes(32, 256, 256, 2), Sizes(32, 80, 80, 4), Sizes(16, 128, 48, 2), Sizes(1, 64, 64, 2)]
+)
+def test_tiles_cover_the_columns_and_leave_memory(sizes: Any, arch: int) -> None:
+    assert fits(sizes.heads, arch)
+    for name in launch.PASSES:
+        tile = tile_of(name, sizes, arch)
+        assert min(tile.queries, tile.keys, tile.slice, *tile.parts) >= 16
+        rows = sizes.heads * sizes.bytes * (tile.keys if name in ("values back", "keys") else tile.queries)
+        kept = rows * (sizes.dim + sizes.value * (name not in ("normalisers", "values")))
+        limit = min(chip.shared for capability, chip in CHIPS.items() if capability // 10 == min(arch, 100) // 10)
+        assert not tile.keep_rows or 2 * kept <= (limit if arch < 110 else CHIPS[89].shared)
+
+
+def test_parts_are_powers_of_two_that_cover_the_columns() -> None:
+    for most in (16, 48, 64, 80, 128):
+        for columns in range(1, 300):
+            parts = parts_of(columns, most)
+            programs = -(-columns // most)
+            assert all(part >= 16 and part & (part - 1) == 0 for part in parts)
+            assert list(parts) == sorted(set(parts), reverse=True)
+            assert columns <= programs * sum(parts) < columns + programs * 16
+            assert sum(parts) <= -(-most // 16) * 16
+
+
+def test_more_heads_than_fit_and_older_chips_are_refused() -> None:
+    assert max(BLOCKS) == HEADS
+    assert not fits(HEADS + 1, 90)
+    assert not fits(8, 75)
+    assert {chip: SHARED[chip] for chip in (80, 90)} == {chip: CHIPS[chip].shared for chip in (80, 90)}
