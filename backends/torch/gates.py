@@ -22,7 +22,7 @@ DEVICE = (
 """The functions of `kernels/device.py`."""
 BUILTIN = ("abs", "cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "where")
 """What Triton calls as the spec does."""
-RESERVED = ("torch", "F", "fp32", "inv_softplus", "triton", "tl", "xs", "ws", *DEVICE)
+RESERVED = ("torch", "F", "fp32", "map", "inv_softplus", "triton", "tl", "xs", "ws", *DEVICE)
 
 
 def plain_functions(name: str, fused: FusedScan) -> str:
