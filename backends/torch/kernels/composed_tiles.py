@@ -82,8 +82,9 @@ def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
     block = BLOCKS[sizes.heads] if arch else INTERPRETED
     backward, of_keys = kind not in ("normalisers", "values"), kind in ("values back", "keys")
     columns = {"values": sizes.value, "values back": sizes.value, "queries": sizes.dim, "keys": sizes.dim}.get(kind, 0)
-    parts = parts_of(columns, block.backward if backward else block.forward)
-    taken = SMALLEST if arch == 0 or sizes.bytes > 2 else 2 * SMALLEST
+    most = block.backward if backward else block.forward
+    parts = parts_of(columns, most if sizes.bytes <= 2 or arch == 0 else most // 2)
+    taken = SMALLEST if sizes.bytes > 2 or arch == 0 else 2 * SMALLEST
     row = sizes.heads * sizes.bytes
     kept = row * block.own * (sizes.dim + sizes.value * backward)
     step = row * block.others * max(parts[0], 2 * taken)
