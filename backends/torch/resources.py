@@ -179,14 +179,14 @@ def composed_launches(
     x, single, count = "*bf16", "*fp32", "i32"
     types: dict[str, str | tuple[str, ...]] = {
         **dict.fromkeys(("q", "k", "v", "dy", "y", "dq", "dx"), x), **dict.fromkeys(("lse", "delta"), single),
-        **dict.fromkeys(("T", "S", "WINDOW"), count), "scale": "fp32", "pos": "*i32", "ends": "*i32",
+        **dict.fromkeys(("T", "S", "WINDOW"), count), "pos": "*i32", "ends": "*i32",
     }  # fmt: skip
     names = ("q_tokens", "k_tokens", "weights"), ("q_after", "k_after", "w_after")
     shares = ("q_shares", x), ("k_shares", x), ("w_shares", single)
     for arguments, read in zip(names, planes, strict=True):
         types |= {name: (x,) * (len(each) // 3) for name, each in zip(arguments, read, strict=True)}
     constants = launch.constants_of(composed, planes, heads, sizes, packed=True, backward=True)
-    constants |= {"DOT": triton.language.bfloat16, "ACC": triton.language.float32}
+    constants |= {"SCALE": 0.125, "DOT": triton.language.bfloat16, "ACC": triton.language.float32}
     found = {}
     for name, kernel in launch.PASSES.items():
         last = name in ("queries", "keys")

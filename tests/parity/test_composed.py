@@ -6,6 +6,8 @@ import pytest
 
 from archc.diagnostics import Source
 from archc.elaborate import Program, elaborate, load
+from archc.emit.fused import find
+from archc.emit.units import group
 from tests.fuse import dense
 from tests.fuse.compositions import KINDS, body, drawn
 from tests.fuse.conftest import mixer_text
@@ -43,3 +45,15 @@ def test_calls_that_share_a_text_share_their_equations(rank: int, fused: bool) -
     found = elaborate(load(Source("spec.arch", text), None))
     assert ("composed_attention" in vars(emitted(found, "torch"))) == fused
     check_torch(found)
+
+
+def test_weights_that_only_a_fn_below_can_name_are_left_to_the_program() -> None:
+    more = "fn mixing(a[heads]) { return a + a @ M[heads -> heads'] }\nfn handed(a[heads], mix) { return mix(a) }\n"
+    text = mixer_text(body("handed(s, mix)"), more).replace("fn f(x[width])", "fn f(x[width], mix)")
+    text = text.replace(
+        "    block layer { x = x + f(x) }", "    shared mix = mixing()\n    block layer { x = x + f(x, mix) }"
+    )
+    found = elaborate(load(Source("spec.arch", text), None))
+    fused = find(found, group(found))
+    assert not fused.composed
+    assert list(fused.plain.values()) == ["it reads weights of a shared fn that is handed to another"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from kernels.composed_fused import arch_of, register
-from kernels.composed_tiles import fits
+from kernels.composed_fused import register
+from kernels.composed_tiles import arch_of, fits
 from kernels.operators import TRITON, runs_fused
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor

@@ -95,12 +95,12 @@ def store_constants(weights, sums, row, h, some, H: tl.constexpr, HP: tl.constex
 
 @triton.jit
 def pairs_again(
-    q, k, qs, ks, ws, norm, inside, left, k_left, scale, MIX: tl.constexpr,
+    q, k, qs, ks, ws, norm, inside, left, k_left, MIX: tl.constexpr, SCALE: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, SLICE: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scores before they are composed, and weights."""
-    a = scale * products(q, k, left, k_left, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+    a = SCALE * products(q, k, left, k_left, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
     return a, normalised(mixed(a, qs, ks, ws, MIX), norm, inside)
 
 
@@ -119,12 +119,11 @@ def weights_back(
 @triton.jit
 def composed_back_queries(
     q, k, v, dy, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, lse, delta, dq, q_shares, w_shares,
-    T, S, WINDOW, scale,
+    T, S, WINDOW,
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
-    KEEP_ROWS: tl.constexpr,
+    SCALE: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr,
+    BK: tl.constexpr, SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
     LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
@@ -164,8 +163,8 @@ def composed_back_queries(
         ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
         keys = k + k_row * (H * D)
         a, p = pairs_again(
-            q + rows * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
-            H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            q + rows * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, BEFORE,
+            SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         d, of_q, _, of_w = weights_back(
             p, dy + rows * (H * E), v + k_row * (H * E),
@@ -179,7 +178,7 @@ def composed_back_queries(
             ks = planes(k_tokens, again(k_row, k0 + BK), c, h, k_left, H, BEFORE_K, ACC)
             d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
             along = tl.arange(0, BK)[None, :, None]
-            sums = add_columns(sums, d * scale, keys, along, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
+            sums = add_columns(sums, d * SCALE, keys, along, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
         else:
             mean += tl.sum(p * d, 2, keep_dims=True)
         of_queries = add_planes(of_queries, of_q)
@@ -199,12 +198,11 @@ def composed_back_queries(
 @triton.jit
 def composed_back_keys(
     q, k, v, dy, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, ends, lse, delta, dx, k_shares,
-    T, S, WINDOW, scale,
+    T, S, WINDOW,
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
-    KEEP_ROWS: tl.constexpr,
+    SCALE: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr,
+    BK: tl.constexpr, SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
     LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
@@ -244,8 +242,8 @@ def composed_back_keys(
         qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
         ks = planes(k_tokens, here, c, h, k_left, H, BEFORE_K, ACC)
         a, p = pairs_again(
-            q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, scale, BEFORE,
-            H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, BEFORE,
+            SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         qs_after = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
         ks_after = planes(k_after, here, c, h, k_left, H, AFTER_K, ACC)
@@ -258,7 +256,7 @@ def composed_back_keys(
             qs = planes(q_tokens, again(row, q0 + BQ), r, h, left, H, BEFORE_Q, ACC)
             ks = planes(k_tokens, again(k_row, q0 + BQ), c, h, k_left, H, BEFORE_K, ACC)
             d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
-            pairs = tl.trans(d * scale, (0, 2, 1))
+            pairs = tl.trans(d * SCALE, (0, 2, 1))
             sums = add_columns(sums, pairs, q + row * (H * D), along, h, first, left, WIDTHS, H, D, DOT, PRECISION)
         else:
             pairs = tl.trans(mixed(p, qs_after, ks_after, ws_after, AFTER), (0, 2, 1))

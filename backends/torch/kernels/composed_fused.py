@@ -4,8 +4,11 @@
 from typing import Any
 
 import torch
-from kernels.operators import free_name
+from kernels.operators import TRITON, free_name
 from torch import Tensor
+
+if TRITON:
+    from kernels.composed_launch import backward, forward
 
 BLOCK = 128  # pairs.py: queries of a block, for the count of matrix operations
 
@@ -33,8 +36,6 @@ def register(name: str, composed: Any) -> Any:
         window: int,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        from kernels.composed_launch import forward
-
         outputs = _outputs(q, k, v, tokens, weights, pos, window, scale)
         forward(composed, q, k, v, tokens, weights, pos, window, scale, *outputs)
         return outputs
@@ -52,8 +53,6 @@ def register(name: str, composed: Any) -> Any:
         lse: Tensor,
         dy: Tensor,
     ) -> list[Tensor]:
-        from kernels.composed_launch import backward
-
         found: list[Tensor] = backward(composed, q, k, v, tokens, weights, pos, window, scale, lse, dy)
         return found
 
@@ -83,14 +82,6 @@ def register(name: str, composed: Any) -> Any:
     register_flop_formula(fused._opoverload.overloadpacket)(forward_work)
     register_flop_formula(gradients._opoverload.overloadpacket)(backward_work)
     return fused
-
-
-def arch_of(x: Tensor) -> int:
-    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
-    if not x.is_cuda:
-        return 0
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor
 
 
 def _outputs(

@@ -7,8 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from kernels.composed_back_triton import composed_back_keys, composed_back_queries
-from kernels.composed_fused import arch_of
-from kernels.composed_tiles import SMALLEST, Pass, Sizes, tile_of
+from kernels.composed_tiles import SMALLEST, Pass, Sizes, arch_of, tile_of
 from kernels.composed_triton import composed_normalisers, composed_values
 from torch import Tensor
 
@@ -65,10 +64,10 @@ def constants_of(
 
 
 class Call(NamedTuple):
-    """What all passes share: what each composition reads, numbers (T, S, WINDOW, scale), sizes, constants, the chip."""
+    """What all passes share: what each composition reads, numbers (T, S, WINDOW), sizes, constants, the chip."""
 
     reads: tuple[Read, Read]
-    numbers: tuple[int, int, int, float]
+    numbers: tuple[int, int, int]
     sizes: Sizes
     constants: dict[str, Any]
     arch: int
@@ -77,7 +76,7 @@ class Call(NamedTuple):
     def of_pass(self, kind: Pass, columns: int = 0) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """The grid (blocks of tokens, parts of the columns that are summed, sequences) and the constants of a pass."""
         tile = tile_of(kind, self.sizes, self.arch)
-        time, count, *_ = self.numbers
+        time, count, _ = self.numbers
         blocks = triton.cdiv(count, tile.keys) if kind in OF_KEYS else triton.cdiv(time, tile.queries)
         parts = max(1, triton.cdiv(columns, sum(tile.parts)))
         return (blocks, parts, self.batch), {**self.constants, **tile.constants, "num_warps": tile.warps}
@@ -171,9 +170,10 @@ def _call(
         **constants_of(composed, (first.planes, second.planes), heads, sizes, pos is not None, backward),
         "DOT": DOTS[narrow],
         "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
+        "SCALE": scale,
         "num_stages": 1,
     }
-    return Call((first, second), (time, k.shape[1], window or EVERY, scale), sizes, constants, arch_of(q), batch)
+    return Call((first, second), (time, k.shape[1], window or EVERY), sizes, constants, arch_of(q), batch)
 
 
 def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> tuple[Read, Read]:

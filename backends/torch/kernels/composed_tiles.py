@@ -7,6 +7,9 @@ so programs share the columns out, and each computes the pairs again.
 
 from typing import Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 Pass = Literal["normalisers", "values", "deltas", "queries", "values back", "keys"]
 
 SMALLEST = 16  # of any side of a matrix product
@@ -72,6 +75,14 @@ BLOCKS = {
 INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
 
 
+def arch_of(x: Tensor) -> int:
+    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
+    if not x.is_cuda:
+        return 0
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
+
+
 def fits(heads: int, arch: int) -> bool:
     """Whether there are tiles for so many heads on a compute capability (90: Hopper; 0: the interpreter)."""
     return heads <= HEADS and (arch == 0 or arch >= OLDEST)
@@ -82,8 +93,9 @@ def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
     block = BLOCKS[sizes.heads] if arch else INTERPRETED
     backward, of_keys = kind not in ("normalisers", "values"), kind in ("values back", "keys")
     columns = {"values": sizes.value, "values back": sizes.value, "queries": sizes.dim, "keys": sizes.dim}.get(kind, 0)
-    parts = parts_of(columns, block.backward if backward else block.forward)
-    taken = SMALLEST if arch == 0 or sizes.bytes > 2 else 2 * SMALLEST
+    most = block.backward if backward else block.forward
+    parts = parts_of(columns, most if sizes.bytes <= 2 or arch == 0 else most // 2)
+    taken = SMALLEST if sizes.bytes > 2 or arch == 0 else 2 * SMALLEST
     row = sizes.heads * sizes.bytes
     kept = row * block.own * (sizes.dim + sizes.value * backward)
     step = row * block.others * max(parts[0], 2 * taken)

@@ -182,12 +182,11 @@ def again(row, step, KEEP: tl.constexpr = False):
 
 @triton.jit
 def composed_normalisers(
-    q, k, q_tokens, k_tokens, weights, pos, lse, T, S, WINDOW, scale,
+    q, k, q_tokens, k_tokens, weights, pos, lse, T, S, WINDOW,
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
-    KEEP_ROWS: tl.constexpr,
+    SCALE: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr,
+    BK: tl.constexpr, SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The logarithm of the sum of exponentials of composed scores, lse [B, H, T]; 0 for a query without keys.
@@ -213,7 +212,7 @@ def composed_normalisers(
         ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
         rows = q + again(row, k0, KEEP_ROWS) * (H * D)
         s = products(rows, k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
-        s = mixed(s * scale, qs, ks, ws, BEFORE)
+        s = mixed(s * SCALE, qs, ks, ws, BEFORE)
         inside = seen(q_at, k0 + c, place, S, WINDOW)
         s = tl.where(inside, s, LOWEST)
         higher = tl.maximum(top, tl.max(s, 2, keep_dims=True))
@@ -226,12 +225,11 @@ def composed_normalisers(
 
 @triton.jit
 def composed_values(
-    q, k, v, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, lse, y, T, S, WINDOW, scale,
+    q, k, v, q_tokens, k_tokens, weights, q_after, k_after, w_after, pos, lse, y, T, S, WINDOW,
     BEFORE: tl.constexpr, BEFORE_Q: tl.constexpr, BEFORE_K: tl.constexpr, BEFORE_W: tl.constexpr,
     AFTER: tl.constexpr, AFTER_Q: tl.constexpr, AFTER_K: tl.constexpr, AFTER_W: tl.constexpr, PACKED: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, 
-    KEEP_ROWS: tl.constexpr,
+    SCALE: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr,
+    BK: tl.constexpr, SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The sums of values y [B, T, H, E]. A grid of (T / BQ, E / COLUMNS, B), COLUMNS being the sum of WIDTHS.
@@ -258,7 +256,7 @@ def composed_values(
         ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
         rows = q + again(row, k0, KEEP_ROWS) * (H * D)
         s = products(rows, k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
-        s = mixed(s * scale, qs, ks, ws, BEFORE)
+        s = mixed(s * SCALE, qs, ks, ws, BEFORE)
         norm = tl.load(at + (here - row), mask=(r < left) & (h < H), other=0.0)
         p = normalised(s, norm, seen(q_at, k0 + c, place, S, WINDOW) & (h < H))
         qs = planes(q_after, here, r, h, left, H, AFTER_Q, ACC)

@@ -123,7 +123,7 @@ def unmix_heads(d, W):
 
 @triton.jit
 def mix_heads_matrix(a, W, d):
-    """The gradient of the matrix in `mix_heads`, the sum over pairs of `a[h] d[g]`."""
-    size: tl.constexpr = a.shape[1] * a.shape[2]
-    right = tl.trans(d.reshape(d.shape[0], size)).to(W.dtype)
-    return tl.dot(a.reshape(a.shape[0], size).to(W.dtype), right, input_precision="tf32x3", out_dtype=a.dtype)
+    """The gradient of the matrix in `mix_heads`, the sum over pairs of `a[h] d[g]`; a product for each query."""
+    left = tl.permute(a, (1, 0, 2)).to(W.dtype)
+    right = tl.permute(d, (1, 2, 0)).to(W.dtype)
+    return tl.sum(tl.dot(left, right, input_precision="tf32x3", out_dtype=a.dtype), 0)
