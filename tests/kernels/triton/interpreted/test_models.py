@@ -75,9 +75,11 @@ def start(project: ModuleType) -> Any:
 
 @contextmanager
 def interpreted(project: ModuleType) -> Iterator[Names]:
-    """Inside, tensors go to the kernels of the project."""
+    """Inside, tensors go to the kernels of the project; no other copy of its modules can be found by its plain name."""
     operators: Any = sys.modules[f"{project.__name__.removesuffix('_model')}_kernels.operators"]
     with pytest.MonkeyPatch.context() as patch, Names() as names:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "kernels"]:
+            patch.delitem(sys.modules, name)
         patch.setattr(operators, "INTERPRETED", True)
         yield names
 
