@@ -37,10 +37,10 @@ class Project:
 
 
 @cache
-def _emitted(spec: str, settings: tuple[tuple[str, int], ...]) -> Project:
-    return Project(import_project(api.compile(spec, backend="torch", settings=dict(settings))))
+def _emitted(spec: str, settings: tuple[tuple[str, int], ...], backend: api.Backend) -> Project:
+    return Project(import_project(api.compile(spec, backend=backend, settings=dict(settings))))
 
 
-def project(spec: str, settings: Mapping[str, int]) -> Project:
+def project(spec: str, settings: Mapping[str, int], backend: api.Backend = "torch") -> Project:
     """The project of a spec, made once."""
-    return _emitted(spec, tuple(settings.items()))
+    return _emitted(spec, tuple(settings.items()), backend)
