@@ -7,17 +7,7 @@ from dataclasses import dataclass
 
 from archc.fuse.behind import End, behind
 from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes, ordered
-from archc.fuse.regions import (
-    Builder,
-    Group,
-    Kernel,
-    Placed,
-    border,
-    factor,
-    fuses,
-    leaf_names,
-    placed,
-)
+from archc.fuse.regions import Builder, Group, Kernel, Placed, border, factor, fuses, leaf_names, placed
 from archc.fuse.traffic import Traffic, traffic
 from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.node import Node
@@ -134,7 +124,16 @@ def _others(ends: Mapping[Value, End], scan: Value) -> frozenset[Value]:
 def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value]) -> FusedScan:
     products = _diagonal(found) if found.kind == "diagonal" else _selective(found)
     tile = found.scan.names if found.kind == "diagonal" else found.heads
-    return _assembled(_Plan(found, region, tile, products, end, taken))
+    fused = _assembled(_Plan(found, region, tile, products, end, taken))
+    if fused.out is not None and not _takes_all(fused, fused.out):
+        return _assembled(_Plan(found, region, tile, products, End(end.start, end.start, frozenset()), taken))
+    return fused
+
+
+def _takes_all(fused: FusedScan, out: Equations) -> bool:
+    """Whether a kernel can end so: with real tokens of a batch, without documents' starts, which only gates know."""
+    real = all(h.value.type.dtype == "real" and not is_placed(h.value) for h in (*fused.inputs, *fused.weights))
+    return real and out.first not in out.nodes
 
 
 def _unfused(found: ScanClass, reason: str) -> FusedScan:

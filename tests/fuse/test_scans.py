@@ -238,6 +238,11 @@ DIAGONAL = """
     {}
 """
 WHOLE = "merge(h, head side -> width)"
+SELECTIVE_STATE = """
+    n = 3
+    s = scan(decay = exp(softplus(x) * -exp(rate[width n])), input = x * (x @ W_k[n]))
+    h = dot(s, x @ W_q[n], over = n)
+"""
 
 
 @pytest.mark.parametrize(
@@ -265,6 +270,15 @@ def test_what_follows_a_state_is_fused_in_whatever_shape(
     assert fused.result.op == result
     assert [" ".join(a.name for a in group) for group in fused.groups] == groups
     assert (fused.out is None) == (fused.result is fused.scan)
+
+
+@pytest.mark.parametrize("rest", ["where(pos == 0, h, 2 * h)", "h * pos", "where(top(x, 2, over = width), h, 0)"])
+@pytest.mark.parametrize("scan", ["h = scan(decay = sigmoid(x), input = x)", SELECTIVE_STATE])
+def test_what_a_kernel_cannot_be_handed_stays_behind_it(mixer: Callable[..., Graph], scan: str, rest: str) -> None:
+    graph = mixer(f"{scan}\nreturn {rest}")
+    check_values(graph)
+    (fused,) = with_gates(graph)
+    assert fused.out is None
 
 
 def test_what_two_states_meet_in_runs_with_the_later_one(mixer: Callable[..., Graph]) -> None:
