@@ -7,6 +7,9 @@ import torch
 from kernels.operators import TRITON, free_name
 from torch import Tensor
 
+if TRITON:
+    from kernels.chunked_launch import backward, forward
+
 CHUNK = 64  # tokens, for the count of matrix operations
 
 
@@ -33,8 +36,6 @@ def _register(name: str) -> Any:
     def fused(
         log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        from kernels.chunked_launch import forward
-
         outputs = _outputs(log_a, k, v, q, pos, start)
         forward(log_a, k, v, q, pos, start, *outputs)
         return outputs
@@ -51,8 +52,6 @@ def _register(name: str) -> Any:
         dy: Tensor,
         dlast: Tensor | None,
     ) -> list[Tensor]:
-        from kernels.chunked_launch import backward
-
         found: list[Tensor] = backward(log_a, k, v, q, pos, start, last, dy, dlast)
         return found
 

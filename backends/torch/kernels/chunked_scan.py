@@ -63,7 +63,8 @@ def _scan(
         y, last = fused_token(log_a, k, v, q, pos, state, before)
     else:
         wide = torch.promote_types(v.dtype, torch.float32)
-        y, last = _one_token(*(x.to(wide) for x in (log_a, k, v, q)), pos, state.to(wide), before)
+        exact = [x.to(wide) for x in (log_a, k, v, q)]
+        y, last = _one_token(exact[0], exact[1], exact[2], exact[3], pos, state.to(wide), before)
     return y.to(v.dtype), last
 
 

@@ -11,7 +11,7 @@ from kernels.operators import free_name
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-TILE = 4096  # elements of the state that a program holds, at most
+TILE = 2048  # elements of the state that a program holds, at most
 WARPS = 4
 
 

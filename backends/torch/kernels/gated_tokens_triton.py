@@ -1,4 +1,7 @@
-"""What the kernels of gated scans share: the tokens of a tile with their gates, and states across its segments."""
+"""What the kernels of gated scans share: the tokens of a tile with their gates, and states across its segments.
+
+And the gates of scans that have none.
+"""
 # mypy: ignore-errors
 # ruff: noqa: RUF005  (Triton knows no stars in tuples)
 
@@ -59,3 +62,27 @@ def token_at(
     if pos is not None:
         a = tl.where(first, 0.0, a)
     return x, tl.where(inside, a, 1.0), tl.where(inside, u, 0.0), first
+
+
+@triton.jit
+def given(x, w, first):
+    """Gates of a scan whose inputs (u, a) are there already."""
+    return x[1], x[0]
+
+
+@triton.jit
+def given_grad(x, w, first, da, du):
+    """The gradient of `given`."""
+    return (du, da), ()
+
+
+@triton.jit
+def constant(x, w, first):
+    """Gates of a scan of u with one decay a channel."""
+    return w[0], x[0]
+
+
+@triton.jit
+def constant_grad(x, w, first, da, du):
+    """The gradient of `constant`."""
+    return (du,), (da,)

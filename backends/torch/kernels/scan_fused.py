@@ -1,34 +1,9 @@
 """The linear scan on a GPU: the kernel of gated scans, with gates that do nothing."""
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch
-import triton
 from kernels.gated import Gates, gated_scan
+from kernels.gated_tokens_triton import constant, constant_grad, given, given_grad
 from torch import Tensor
-
-
-@triton.jit
-def given(x, w, first):
-    """Gates of a scan whose inputs (u, a) are there already."""
-    return x[1], x[0]
-
-
-@triton.jit
-def given_grad(x, w, first, da, du):
-    """The gradient of `given`."""
-    return (du, da), ()
-
-
-@triton.jit
-def constant(x, w, first):
-    """Gates of a scan of u with one decay a channel."""
-    return w[0], x[0]
-
-
-@triton.jit
-def constant_grad(x, w, first, da, du):
-    """The gradient of `constant`."""
-    return (du,), (da,)
 
 
 def _linear(*x: Tensor) -> tuple[Tensor, Tensor]:

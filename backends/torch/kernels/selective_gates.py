@@ -10,6 +10,9 @@ from kernels.operators import TRITON, free_name
 from kernels.read_out import Read
 from torch import Tensor
 
+if TRITON:
+    from kernels.selective_launch import backward, forward
+
 CHUNK = 32  # selective_launch.py: tokens between the states kept for the backward pass
 
 
@@ -72,8 +75,6 @@ def _register(name: str, gates: SelectiveGates) -> Any:
         start: Tensor | None,
         kept: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from kernels.selective_launch import forward
-
         outputs = _outputs(x, w, A, B, C, pos, start, kept)
         forward(gates, x, w, A, B, C, pos, start, outputs)
         return outputs
@@ -90,8 +91,6 @@ def _register(name: str, gates: SelectiveGates) -> Any:
         dy: Tensor,
         dlast: Tensor | None,
     ) -> list[Tensor]:
-        from kernels.selective_launch import backward
-
         found: list[Tensor] = backward(gates, x, w, A, B, C, pos, carries, dy, dlast)
         return found
 

@@ -46,7 +46,7 @@ def there_and_back(op: Callable, *arrays: jax.ShapeDtypeStruct) -> jax.stages.Tr
 
 def diagonal(kernels, name, impl, size, dtype, sharding=None):
     equations, (batch, time, channels) = DIAGONAL[name], size
-    gates = kernels.gated.Gates(equations.gates, equations.gates_grad)
+    gates = kernels.gated.Gates(*equations.functions)
 
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
@@ -78,11 +78,11 @@ def selective(kernels, size, dtype, sharding=None):
 def convolution(kernels, size, dtype, sharding=None):
     batch, time, channels = size
 
-    def run(x, w, state):
+    def run(x, w, state, bias):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.conv.causal_conv(x, w, pos, state, impl="tpu")
+        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, silu=True, impl="tpu")
 
-    shapes = size, (4, channels), (batch, 3, channels)
+    shapes = size, (4, channels), (batch, 3, channels), (channels,)
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
 
 
@@ -102,7 +102,9 @@ def chunked(kernels, size, dtype, sharding=None):
     return there_and_back(run, of(jnp.float32, time, 1, heads), keys, values, keys, of(jnp.float32, 1, heads, key, dim))
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("hgrn", "float32"), ("min_gru", "bfloat16")])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("rg_lru", "bfloat16"), ("gated_hgrn", "float32"), ("min_gru", "bfloat16")]
+)
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 def test_a_gated_scan_lowers(kernels, impl, name, dtype):
     lowered = diagonal(kernels, name, impl, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=(PLATFORMS[impl],))
@@ -116,11 +118,11 @@ def test_a_kernel_lowers(kernels, traced, dtype):
     assert lowered.as_text().count(CALLS["tpu"]) == 2
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("rg_lru", "float32"), ("gated_hgrn", "bfloat16")])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, dtype):
+def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, name, dtype):
     """To machine code: block shapes, layouts and vector memory are as the chip wants them."""
-    assert diagonal(kernels, "rg_lru", "tpu", SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
+    assert diagonal(kernels, name, "tpu", SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

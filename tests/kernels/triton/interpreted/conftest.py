@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.kernels.triton.quick import quick  # noqa: F401 (a fixture)
+
 collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
 
 

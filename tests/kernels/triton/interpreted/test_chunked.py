@@ -10,7 +10,6 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from archc.emit.executed import Heads
-from tests.kernels.triton.quick import quick  # noqa: F401 (a fixture)
 
 KERNELS = pytest.mark.parametrize("kernel", [chunked_scan, chunked_key_scan])
 GROUPS, HEADS = 2, 2

@@ -11,7 +11,6 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.kernels.triton.mamba_gates import MAMBA
-from tests.kernels.triton.quick import quick  # noqa: F401 (a fixture)
 
 CHANNELS, STATES = 5, 3
 HALVES = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}

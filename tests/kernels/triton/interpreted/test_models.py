@@ -1,0 +1,129 @@
+"""Generated models train and decode through the kernels as they do through whole tensors, from the same weights."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from archc import api
+from archc.loading import import_project
+
+VOCAB, TIME, STEPS, PROMPT = 32, 14, 2, 6
+SINGLE = 1e-5  # relative: what single precision and another order of sums explain
+POS = torch.stack([torch.cat([torch.arange(n) for n in lengths]) for lengths in ((5, TIME - 5), (1, 4, TIME - 5))])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spec, its size here, and the kernels that it is made for."""
+
+    settings: dict[str, int]
+    kernels: frozenset[str]
+
+
+CASES = {
+    "griffin": Case(
+        {"width": 16, "depth": 3, "rnn": 16, "heads": 2, "gates": 2, "window": 8},
+        frozenset({"rg_lru_h_scan", "causal_conv"}),
+    ),
+    "mamba": Case({"width": 16, "depth": 2, "state": 2}, frozenset({"selective_ssm_h_selective_scan", "causal_conv"})),
+    "mamba2": Case({"width": 16, "depth": 2, "head": 16, "state": 8}, frozenset({"chunked_scan", "causal_conv"})),
+    "gla": Case({"width": 16, "depth": 2, "heads": 2, "key": 4, "value": 8}, frozenset({"chunked_key_scan"})),
+}
+
+
+class Names(TorchDispatchMode):
+    """Which operators of archc ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "archc":
+            self.found.add(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(name: str) -> ModuleType:
+    """The generated model.py."""
+    return import_project(api.compile(name, backend="torch", settings={**CASES[name].settings, "vocab": VOCAB}))
+
+
+@pytest.fixture(scope="module")
+def start(project: ModuleType) -> Any:
+    """The model before training; on whole tensors."""
+    torch.manual_seed(3)
+    return project.Model()
+
+
+@contextmanager
+def interpreted(project: ModuleType) -> Iterator[Names]:
+    """Inside, tensors go to the kernels of the project; no other copy of its modules can be found by its plain name."""
+    operators: Any = sys.modules[f"{project.__name__.removesuffix('_model')}_kernels.operators"]
+    with pytest.MonkeyPatch.context() as patch, Names() as names:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "kernels"]:
+            patch.delitem(sys.modules, name)
+        patch.setattr(operators, "INTERPRETED", True)
+        yield names
+
+
+def draw() -> Tensor:
+    return torch.randint(VOCAB, POS.shape, generator=torch.Generator().manual_seed(4))
+
+
+def train(model: Any) -> list[Tensor]:
+    """The losses of a few steps on packed documents, each token predicting the next of its document."""
+    tokens = draw()
+    targets = tokens.roll(-1, 1).masked_fill(POS.roll(-1, 1) == 0, -100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    losses = []
+    for _ in range(STEPS):
+        loss = cross_entropy(model(tokens, POS).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def test_training_has_the_losses_and_weights_of_whole_tensors(name: str, project: ModuleType, start: Any) -> None:
+    plain, fused = copy.deepcopy(start), copy.deepcopy(start)
+    wanted = train(plain)
+    assert wanted[-1] < wanted[0] - 0.05
+    with interpreted(project) as names:
+        losses = train(fused)
+    kernels = CASES[name].kernels
+    assert {op.rstrip("_0123456789") for op in names.found} == kernels | {f"{each}_backward" for each in kernels}
+    torch.testing.assert_close(losses, wanted, rtol=SINGLE, atol=0)
+    for (weight, found), right in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, right, rtol=SINGLE, atol=SINGLE, msg=lambda m, w=weight: f"{w}: {m}")
+
+
+@torch.no_grad()
+def test_tokens_one_by_one_are_the_whole_sequence(name: str, project: ModuleType, start: Any) -> None:
+    """A prompt at once, then single tokens."""
+    tokens = draw()
+    with interpreted(project) as names:
+        state, parts = start.init_state(*tokens.shape), []
+        for piece in tokens.split([PROMPT] + [1] * (TIME - PROMPT), 1):
+            logits, state = start.step(piece, state)
+            parts.append(logits)
+    assert {op.rstrip("_0123456789") for op in names.found} == CASES[name].kernels
+    torch.testing.assert_close(torch.cat(parts, 1), start(tokens), rtol=SINGLE, atol=SINGLE)
