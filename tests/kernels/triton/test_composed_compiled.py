@@ -14,9 +14,9 @@ from kernels.composed_tiles import BLOCKS, HEADS, SHARED, Sizes, fits, parts_of,
 
 from tests.kernels.triton.compositions import MIXES, RANK
 
-# Bytes of stack of a thread, by heads, which the table of tiles allows; a kernel gone wrong has thousands. A pair of 32
-# heads alone is 32 KiB of the 256 KiB that registers are, and its gradients are four of them beside the sums.
-SPILLS = {16: 256, 32: 1024}
+# Bytes that all threads of a program may spill, by heads: the allowance. Registers are 256 KiB; the pairs of 32 heads, 16
+# queries and 16 keys alone are 32 KiB, and their gradients are four such tiles beside the planes and the sums.
+SPILLS = {16: 64 << 10, 32: 512 << 10}
 CASES = [(32, 128, 90, ("values", "keys")), (16, 64, 90, ("normalisers", "deltas")), (16, 64, 80, ("queries",))]
 CASES += [(16, 64, 100, ("values back",))]
 
@@ -35,8 +35,9 @@ EACH = [(heads, dim, arch, name) for heads, dim, arch, names in CASES for name i
 
 @pytest.mark.parametrize(("heads", "dim", "arch", "name"), EACH)
 def test_the_program_fits_and_little_spills(heads: int, dim: int, arch: int, name: str) -> None:
-    found = resources(launches(heads, dim, arch)[name], arch)
-    assert found.stack <= SPILLS[heads]
+    one = launches(heads, dim, arch)[name]
+    found = resources(one, arch)
+    assert found.stack * 32 * one.warps <= SPILLS[heads]
     assert 16 < found.registers <= 255
     assert found.shared <= CHIPS[arch].shared
     assert found.programs >= 1
@@ -47,7 +48,7 @@ def test_matrices_from_heads_to_heads_are_products() -> None:
     before, after = ((1, 1, 0), (), (0, 12, 0)), ((), (1, 1, 0), (2, 12, 0))
     composed = Composed("mixed", MIXES["static"](12), MIXES["shared"](12))
     one = composed_launches(launch, composed, (before, after), 12, sizes, 90)["values"]
-    assert resources(one, 90).stack <= SPILLS[16]
+    assert resources(one, 90).stack == 0
     assert compiled(one, 90).asm["ttgir"].count("tt.dot") == 64 // tile_of("values", sizes, 90).slice + 2
 
 
