@@ -59,6 +59,12 @@ def program_state(body: Body, end: Value) -> str:
     return f"keys_{place + 1}" if place else "keys"
 
 
+def in_all_calls(body: Body, end: Value) -> list[Value]:
+    """The same sum in every call that the unit serves: a number in its masks may differ."""
+    place = program_ends(body).index(end)
+    return [ends[place] for ends in (ends_of(c, body.fused) for c in body.unit.calls) if place < len(ends)]
+
+
 def lifted(side: str, pairs: Iterable[Value]) -> list[Value]:
     """The tokens that pairs lift to one side, `queries` or `keys`, each once; without positions, which are known."""
     return list(dict.fromkeys(v.operands[0] for v in pairs if v.op == side and v.operands[0].op != "pos"))

@@ -7,6 +7,7 @@ where that cannot run.
 
 from __future__ import annotations
 
+from functools import reduce
 from math import inf
 
 from archc.emit.attend import attention
@@ -15,11 +16,12 @@ from archc.emit.bundles import bundles
 from archc.emit.code import Code, call
 from archc.emit.composed import composed_attention, name_queries
 from archc.emit.kernels import PROGRAM
-from archc.emit.lifted import pair_values, program_state, remember
+from archc.emit.lifted import in_all_calls, pair_values, program_state, remember
 from archc.emit.pairs import sum_over_keys
 from archc.emit.statements import let_pairs
 from archc.emit.units import is_number_mask
 from archc.ir.graph import Value
+from archc.ops.support import Support
 from archc.text import ast
 
 
@@ -72,7 +74,9 @@ def _program(body: Body, end: Value) -> Code:
 
 def _reach(body: Body, end: Value, pairs: list[Value]) -> dict[str, Code]:
     """How far behind and ahead of a query its keys can lie."""
-    span = next(body.fused.spans[o] for o in end.operands if o in body.fused.spans)
+    spans = body.fused.spans
+    seen = [next(spans[o] for o in each.operands if o in spans) for each in in_all_calls(body, end)]
+    span = reduce(Support.join, seen)
     masks = {v for v in pairs if v.op == "mask"}
     out: dict[str, Code] = {}
     if span.back != inf:

@@ -10,7 +10,7 @@ from archc.emit.body import Body
 from archc.emit.bundles import bundle
 from archc.emit.calls import module_name, state_name
 from archc.emit.code import Code, infix
-from archc.emit.lifted import lifted, pair_values, program_ends, program_state
+from archc.emit.lifted import in_all_calls, lifted, pair_values, pairs_below, program_ends, program_state
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
 from archc.ops.memory import stored
@@ -139,8 +139,8 @@ def _rings(body: Body, found: Attention) -> str:
 def _pair_rings(body: Body) -> dict[str, str]:
     """One ring for every token that a pair program lifts to keys, by the key of the program."""
     if not body.unit.takes_rows:
-        programs = {program_state(body, end): pair_values(body, end) for end in program_ends(body)}
-        return {key: _token_rings(body, _slots(body, ps), lifted("keys", ps)) for key, ps in programs.items()}
+        programs = {end: lifted("keys", pair_values(body, end)) for end in program_ends(body)}
+        return {program_state(body, e): _token_rings(body, _slots(body, e), keys) for e, keys in programs.items()}
     keys = bundle(body.call, body.units).keys
     return {"keys": _token_rings(body, Code("context"), keys)} if keys else {}
 
@@ -150,22 +150,24 @@ def _token_rings(body: Body, slots: Code, tokens: Sequence[Value]) -> str:
     return _tuple(rings or [_zeros(body, [slots, Code("0")], "dtype")])
 
 
-def _slots(body: Body, pairs: list[Value]) -> Code:
+def _slots(body: Body, end: Value) -> Code:
     """How many tokens a pair program remembers."""
-    masks = {v for v in pairs if v.op == "mask"}
+    masks = {v for v in pair_values(body, end) if v.op == "mask"}
     for key, bound in body.call.arguments.items():
         if bound in masks and is_number_mask(bound):
             window = f"min({body.numbers.symbol(key, 'forward').text} or context, context)"
             return Code(window if len(masks) == 1 else "context")
-    spans = [body.fused.spans[v] for v in pairs if v.op == "keys" and v in body.fused.spans]
+    calls = zip(body.unit.calls, in_all_calls(body, end), strict=False)
+    keys = [v for call, each in calls for v in pairs_below(call, each.operands) if v.op == "keys"]
+    spans = [body.fused.spans[v] for v in keys if v in body.fused.spans]
     back = max((s.back for s in spans), default=inf)
     return Code("context") if back == inf else Code(f"min({int(back)}, context)")
 
 
-def _around(body: Body, node: ast.Call) -> list[Value]:
-    """The pairs of the program that a call is part of."""
-    programs = [pair_values(body, end) for end in program_ends(body)]
-    return next(ps for ps in programs if any(v in body.results and body.results[v][0] is node for v in ps))
+def _around(body: Body, node: ast.Call) -> Value:
+    """The end of the program that a call is part of."""
+    made = {v for v, (call, _) in body.results.items() if call is node}
+    return next(end for end in program_ends(body) if made & set(pair_values(body, end)))
 
 
 def _tuple(parts: list[str]) -> str:

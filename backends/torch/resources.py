@@ -27,7 +27,6 @@ RESERVED = 1024  # bytes of shared memory that each program costs beside its own
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 Types = Mapping[str, str | tuple[str, ...]]
-Planes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -166,43 +165,6 @@ def conv_launches(conv: ModuleType, taps: int, silu: bool, kind: str = "bf16") -
         "forward": Launch(conv.conv_forward, {**shared, "y": x}, constants, conv.WARPS, elements),
         "backward": Launch(conv.conv_backward, {**shared, **sums}, constants, conv.WARPS, elements),
     }
-
-
-def composed_launches(
-    launch: ModuleType, composed: Any, planes: tuple[Planes, Planes], heads: int, sizes: Any, arch: int
-) -> dict[str, Launch]:
-    """Every pass of attention with composed heads over packed documents in bfloat16, at the tiles it is started with.
-
-    launch: the project's module `kernels.composed_launch`; composed: one of its `Composed`; planes: as the kernels are
-    told them, of what is read before and after the softmax; sizes: of `kernels.composed_tiles`.
-    """
-    x, single, count = "*bf16", "*fp32", "i32"
-    types: dict[str, str | tuple[str, ...]] = {
-        **dict.fromkeys(("q", "k", "v", "dy", "y", "dq", "dx"), x), **dict.fromkeys(("lse", "delta"), single),
-        **dict.fromkeys(("T", "S", "WINDOW"), count), "pos": "*i32", "ends": "*i32",
-    }  # fmt: skip
-    names = ("q_tokens", "k_tokens", "weights"), ("q_after", "k_after", "w_after")
-    shares = ("q_shares", x), ("k_shares", x), ("w_shares", single)
-    for arguments, read in zip(names, planes, strict=True):
-        types |= {name: (x,) * (len(each) // 3) for name, each in zip(arguments, read, strict=True)}
-    constants = launch.constants_of(composed, planes, heads, sizes, packed=True, backward=True)
-    constants |= {"SCALE": 0.125, "DOT": triton.language.bfloat16, "ACC": triton.language.float32}
-    found = {}
-    for name, kernel in launch.PASSES.items():
-        last = name in ("queries", "keys")
-        tile = launch.tile_of(name, sizes, arch)
-        told = {**constants, **tile.constants, "LAST": last, **({} if last else {"dq": None})}
-        own = zip(shares, planes[0 if last else 1], strict=True)
-        given = types | {share: (of,) * (len(each) // 3) for (share, of), each in own}
-        found[name] = Launch(
-            kernel,
-            {each: given[each] for each in kernel.arg_names if each not in told},
-            {each: told[each] for each in kernel.arg_names if each in told},
-            tile.warps,
-            sizes.heads * tile.queries * tile.keys,
-            frozenset(),
-        )
-    return found
 
 
 def loop_length(code: str) -> int:

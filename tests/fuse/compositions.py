@@ -39,6 +39,15 @@ KINDS: dict[str, tuple[str, str]] = {
         body("30 * tanh(s / 30) * scale[heads] + min(s, 0) * keys(g)", "p * p * queries(h)", lines=GATES),
         "",
     ),
+    "names that the text uses": (
+        body(
+            "s * queries(a) * keys(d) + s * keys(qs) * queries(lambda)",
+            "p * keys(a) + dot(dot(p, queries(tl), over = heads), keys(tl), over = jnp)",
+            lines="".join(f"    {name} = tanh(x @ W_{name}[heads])\n" for name in ("a", "d", "qs", "lambda"))
+            + "    tl = x @ W_tl[jnp = 2 heads]\n",
+        ),
+        "",
+    ),
     "a fn of pairs with weights of its own": (
         body("mix(s)", "mix(p)"),
         "fn mix(a[h]) { return a * softplus(g[h]) + a @ M[h -> h'] }\n",

@@ -70,7 +70,7 @@ BLOCKS = {
     4: Block(16, 32, 128, 64, 4),
     8: Block(16, 32, 128, 64, 8),
     16: Block(16, 16, 128, 64, 8),
-    32: Block(16, 16, 80, 64, 16),
+    32: Block(16, 16, 80, 64, 8),
 }
 INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
 
