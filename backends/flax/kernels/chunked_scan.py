@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from kernels.chunked_key_tpu import chunked_key_scan_tpu
 from kernels.chunked_tpu import chunked_scan_tpu
 from kernels.tiles import Machine, accumulator, machine
 
 CHUNK = 64
 SPAN = 16  # tokens of a chunk whose decays per key are compared one by one
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
+Kernel = Callable[..., tuple[jax.Array, jax.Array]]
 Part = Callable[..., tuple[jax.Array, jax.Array]]
 Scan = Callable[..., tuple[jax.Array, jax.Array | None]]
 
@@ -41,7 +43,7 @@ def chunked_scan(
     the kernel of another machine.
     """
     on_tpu = machine(impl, v.shape[1]) == "tpu"
-    scan = functools.partial(_on_tpu, interpret) if on_tpu else functools.partial(_over_chunks, _chunk)
+    scan = functools.partial(_fused, chunked_scan_tpu, interpret) if on_tpu else functools.partial(_over_chunks, _chunk)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
@@ -55,12 +57,16 @@ def chunked_key_scan(
     state: jax.Array | None = None,
     *,
     before: bool = False,
+    impl: Machine | None = None,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """S[t] = diag(exp(log_a[t])) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t]: the same with one decay per key.
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    scan = functools.partial(_over_chunks, _key_chunk)
+    on_tpu = machine(impl, v.shape[1]) == "tpu"
+    fused = functools.partial(_fused, chunked_key_scan_tpu, interpret)
+    scan = fused if on_tpu else functools.partial(_over_chunks, _key_chunk)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
 
@@ -88,7 +94,8 @@ def _over_chunks_before(
     return y, decay * S + k[:, -1, ..., None].astype(S.dtype) * v[:, -1, ..., None, :].astype(S.dtype)
 
 
-def _on_tpu(
+def _fused(
+    kernel: Kernel,
     interpret: bool,
     log_a: jax.Array,
     k: jax.Array,
@@ -97,12 +104,12 @@ def _on_tpu(
     pos: jax.Array,
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The kernel of a TPU: products of half precision are summed in single, like those of XLA there."""
+    """A kernel: products of half precision are summed in single, like those of XLA there."""
     S = _state(log_a, k, v, q, pos, state)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     exact = jnp.maximum(log_a, LOWEST).astype(S.dtype)
     keys, values, queries = (x.astype(jnp.result_type(k, v, q)) for x in (k, v, q))
-    y, S = chunked_scan_tpu(exact, keys, values, queries, pos, S, interpret=interpret)
+    y, S = kernel(exact, keys, values, queries, pos, S, interpret=interpret)
     return y.astype(v.dtype), None if state is None else S
 
 

@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 NAMES = (
     "attention",
     "blocks_tpu",
+    "chunked_key_tpu",
     "chunked_scan",
     "chunked_tpu",
     "conv",

@@ -86,7 +86,7 @@ def convolution(kernels, size, dtype, sharding=None):
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
 
 
-def chunked(kernels, size, dtype, sharding=None):
+def chunked(kernels, size, dtype, sharding=None, per_key=False):
     """Heads of 64 share keys of 128, or as much of that as there are channels."""
     (batch, time, channels), key = size, 128
     heads, dim = max(channels // 64, 1), min(channels, 64)
@@ -96,10 +96,16 @@ def chunked(kernels, size, dtype, sharding=None):
 
     def run(log_a, k, v, q, S):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.chunked_scan.chunked_scan(log_a, k, v, q, pos, S, impl="tpu")
+        scan = kernels.chunked_scan.chunked_key_scan if per_key else kernels.chunked_scan.chunked_scan
+        return scan(log_a, k, v, q, pos, S, impl="tpu")
 
     keys, values = of(dtype, time, 1, 1, key), of(dtype, time, 1, heads, dim)
-    return there_and_back(run, of(jnp.float32, time, 1, heads), keys, values, keys, of(jnp.float32, 1, heads, key, dim))
+    decays = of(jnp.float32, time, 1, heads, *((key,) if per_key else ()))
+    return there_and_back(run, decays, keys, values, keys, of(jnp.float32, 1, heads, key, dim))
+
+
+def chunked_key(kernels, size, dtype, sharding=None):
+    return chunked(kernels, size, dtype, sharding, per_key=True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
 def test_a_kernel_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count(CALLS["tpu"]) == 2
@@ -127,6 +133,6 @@ def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
 def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
     assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
