@@ -20,6 +20,7 @@ NAMES = (
     "chunked_key_tpu",
     "chunked_scan",
     "chunked_tpu",
+    "composed_tpu",
     "conv",
     "conv_tpu",
     "gated",

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.kernels.pallas.equations import DIAGONAL, mamba, mamba_grad, mamba_out, mamba_out_grad
+from tests.kernels.pallas.mixes import LOW_RANK, RANK, STATIC
 
 CALLS = {"tpu": "@tpu_custom_call", "gpu": "@__gpu$xla.gpu.triton"}
 PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}
@@ -108,6 +109,26 @@ def chunked_key(kernels, size, dtype, sharding=None):
     return chunked(kernels, size, dtype, sharding, per_key=True)
 
 
+def composed(kernels, size, dtype, sharding=None):
+    """Heads of 64, or one of what there is, composed by tokens before the softmax and by weights behind it."""
+    (batch, time, channels), module = size, kernels.composed_tpu
+    heads, dim = max(channels // 64, 1), min(channels, 64)
+    queries = module.queries_of_tile(heads, dim, dim, 11, jnp.dtype(dtype).itemsize)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(q, k, v, tokens, weights):
+        return module.composed_attention_tpu(
+            LOW_RANK, STATIC, q, k, v, jnp.arange(time), tokens=tokens, weights=weights, scale=0.1, behind=255,
+            queries=queries, interpret=False,
+        )  # fmt: skip
+
+    q, factors, gate = (of(dtype, batch, time, *axes) for axes in [(heads, dim), (RANK, heads), (heads,)])
+    tokens = (factors, factors, gate) * 2 + (of(dtype, batch, time, 1),)
+    return there_and_back(run, q, q, q, tokens, (of(jnp.float32, heads, heads), of(jnp.float32, heads)))
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"), [("rg_lru", "bfloat16"), ("gated_hgrn", "float32"), ("min_gru", "bfloat16")]
 )
@@ -118,10 +139,10 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
 def test_a_kernel_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
-    assert lowered.as_text().count(CALLS["tpu"]) == 2
+    assert lowered.as_text().count(CALLS["tpu"]) == (3 if traced is composed else 2)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("rg_lru", "float32"), ("gated_hgrn", "bfloat16")])
@@ -133,6 +154,6 @@ def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
 def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
     assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()
