@@ -22,6 +22,7 @@ NAMES = (
     "chunked_tpu",
     "composed_tpu",
     "conv",
+    "conv_gpu",
     "conv_tpu",
     "gated",
     "gated_gpu",

@@ -76,12 +76,12 @@ def selective(kernels, size, dtype, sharding=None):
     return there_and_back(run, x, w, A, read, read, of(jnp.float32, batch, channels, states))
 
 
-def convolution(kernels, size, dtype, sharding=None):
+def convolution(kernels, size, dtype, sharding=None, impl="tpu"):
     batch, time, channels = size
 
     def run(x, w, state, bias):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, silu=True, impl="tpu")
+        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, silu=True, impl=impl)
 
     shapes = size, (4, channels), (batch, 3, channels), (channels,)
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
@@ -143,6 +143,13 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 def test_a_kernel_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count(CALLS["tpu"]) == (3 if traced is composed else 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("traced", [convolution])
+def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
+    lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count(CALLS["gpu"]) == 2
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("rg_lru", "float32"), ("gated_hgrn", "bfloat16")])
