@@ -5,13 +5,12 @@ before each such block.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from kernels.blocks_gpu import Ref, Refs, load, store
+from kernels.blocks_gpu import Ref, Refs, Token, lanes_of, load, store, tokens_of
 from kernels.tiles import (
     Arrays,
     Gates,
@@ -125,12 +124,12 @@ _run.defvjp(_save, _backward)
 def _forward_kernel(
     gates: Gates, time: int, channels: int, x: Refs, w: Refs, first: Ref, h0: Ref, y: Ref, last: Ref, start: Ref
 ) -> None:
-    lanes, acc = _lanes(channels), last.dtype
+    lanes, acc = lanes_of(channels, CHANNELS), last.dtype
     weights = tuple(load(z, lanes) for z in w)
 
     def block(n: jax.Array, h: jax.Array) -> jax.Array:
         store(start.at[n], h, lanes)
-        for token in _tokens(n, time, lanes, x, first, acc):
+        for token in tokens_of(n, STEPS, time, lanes, x, first, acc):
             a, u = _gates(gates, token, weights)
             h = a * h + u
             store(y.at[token.t], read(gates, h, token.x, weights), lanes & token.live)
@@ -154,13 +153,13 @@ def _backward_kernel(
     dw: Refs,
     dh0: Ref,
 ) -> None:
-    lanes, acc, blocks = _lanes(channels), dh0.dtype, start.shape[0]
+    lanes, acc, blocks = lanes_of(channels, CHANNELS), dh0.dtype, start.shape[0]
     weights = tuple(load(z, lanes) for z in w)
 
     def block(i: jax.Array, carried: Arrays) -> Arrays:
         e, *sums = carried
         n = blocks - 1 - i
-        tokens = _tokens(n, time, lanes, x, first, acc)
+        tokens = tokens_of(n, STEPS, time, lanes, x, first, acc)
         gradients = [load(dy.at[token.t], lanes & token.live).astype(acc) for token in tokens]
         decays, before = [], [load(start.at[n], lanes)]
         for token in tokens:
@@ -186,32 +185,7 @@ def _backward_kernel(
         store(z, value, lanes)
 
 
-class _Token(NamedTuple):
-    """A token of a block: its place, whether there is one, its inputs, and whether it starts a document."""
-
-    t: jax.Array
-    live: jax.Array
-    x: Arrays
-    first: jax.Array
-
-
-def _tokens(n: jax.Array, time: int, lanes: jax.Array, x: Refs, first: Ref, acc: jnp.dtype) -> list[_Token]:
-    """The tokens of block n, all read before any is computed with."""
-
-    def token(t: jax.Array) -> _Token:
-        live = jnp.broadcast_to(t < time, lanes.shape)
-        fresh = jnp.broadcast_to(first[t] != 0, lanes.shape)
-        return _Token(t, live, tuple(load(z.at[t], lanes & live).astype(acc) for z in x), fresh)
-
-    return [token(n * STEPS + k) for k in range(STEPS)]
-
-
-def _gates(gates: Gates, token: _Token, w: Arrays) -> tuple[jax.Array, jax.Array]:
+def _gates(gates: Gates, token: Token, w: Arrays) -> tuple[jax.Array, jax.Array]:
     """Decay and input; what is no token decays by nothing and adds nothing, so that the state survives."""
     a, u = gates.gates(token.x, w, token.first)
     return jnp.where(token.live, jnp.where(token.first, 0, a), 1), jnp.where(token.live, u, 0)
-
-
-def _lanes(channels: int) -> jax.Array:
-    """Which of the channels of this program there are."""
-    return pl.program_id(1) * CHANNELS + jnp.arange(CHANNELS, dtype=jnp.int32) < channels

@@ -32,8 +32,10 @@ NAMES = (
     "pairs",
     "prev",
     "scan",
+    "selective_gpu",
     "selective_scan",
     "selective_tpu",
+    "selective_walk_gpu",
     "selective_walk_tpu",
 )
 Tree = Any

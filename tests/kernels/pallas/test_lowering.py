@@ -60,7 +60,7 @@ def diagonal(kernels, name, impl, size, dtype, sharding=None):
     return there_and_back(run, tuple(x), tuple(w), of(jnp.float32, batch, channels))
 
 
-def selective(kernels, size, dtype, sharding=None):
+def selective(kernels, size, dtype, sharding=None, impl="tpu"):
     (batch, time, channels), states = size, 16
 
     def of(dtype, *shape):
@@ -69,7 +69,7 @@ def selective(kernels, size, dtype, sharding=None):
     def run(x, w, A, B, C, h):
         gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl="tpu")
+        return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl=impl)
 
     x, w, A = (of(dtype, *size),) * 3, (of(jnp.float32, channels),) * 2, of(jnp.float32, channels, states)
     read = of(dtype, batch, time, states)
@@ -146,7 +146,7 @@ def test_a_kernel_lowers(kernels, traced, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [convolution])
+@pytest.mark.parametrize("traced", [selective, convolution])
 def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count(CALLS["gpu"]) == 2
