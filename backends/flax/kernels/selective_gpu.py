@@ -1,7 +1,7 @@
 """The selective scan on a GPU, with its gates, through Pallas and Triton: a program walks the tokens of a few channels.
 
-Their states [N, channels] are in registers. Tokens are taken STEPS at a time; the backward pass computes the states of
-such a block again from the state before it.
+Their states [N, channels] are in registers. The state before every BLOCK of tokens is kept for the backward pass, which
+walks a block again, keeps more of its states where only it reads them, and has those of STEPS tokens in registers.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from kernels.blocks_gpu import power
-from kernels.selective_walk_gpu import CHANNELS, STEPS, Sizes, backward, forward
+from kernels.selective_walk_gpu import BLOCK, CHANNELS, STEPS, Sizes, backward, forward
 from kernels.tiles import (
     Arrays,
     Gates,
@@ -53,7 +53,7 @@ def selective_scan_gpu(
     h0 = jnp.zeros((*shape[:1], *A.shape), acc) if state is None else state.astype(acc)
     h0 = h0.reshape(shape[0], -1, states).swapaxes(1, 2)
     A = A.astype(acc).reshape(-1, states).T * math.log2(math.e)  # powers of two cost a multiplication less
-    y, last = _run(gates, interpret, x, w, A, (B, C), first_tokens(pos, STEPS)[:, 0], h0)
+    y, last = _run(gates, interpret, x, w, A, (B, C), first_tokens(pos, BLOCK)[:, 0], h0)
     return y.reshape(shape), last.swapaxes(1, 2).reshape(shape[0], *shape[2:], states)
 
 
@@ -95,7 +95,7 @@ class _Specs:
     def __init__(self, x: jax.Array, A: jax.Array, first: jax.Array) -> None:
         batch, self.time, self.channels = x.shape
         self.states, rows = A.shape[0], power(A.shape[0])
-        self.blocks = first.shape[1] // STEPS
+        self.blocks = first.shape[1] // BLOCK
         self.grid = (batch, up(self.channels, CHANNELS) // CHANNELS)
         shared = first.shape[0] == 1
         self.token = pl.BlockSpec((None, self.time, CHANNELS), lambda b, c: (b, 0, c))
@@ -105,6 +105,7 @@ class _Specs:
         self.state = pl.BlockSpec((None, rows, CHANNELS), lambda b, c: (b, 0, c))
         self.start = pl.BlockSpec((None, self.blocks, rows, CHANNELS), lambda b, c: (b, 0, 0, c))
         self.read = pl.BlockSpec((None, self.time, rows), lambda b, c: (b, 0, 0))
+        self.between = pl.BlockSpec((None, BLOCK // STEPS, rows, CHANNELS), lambda b, c: (b, 0, 0, c))
         self.part = pl.BlockSpec((None, None, self.time, rows), lambda b, c: (b, c, 0, 0))
         self.first = pl.BlockSpec((None, first.shape[1]), lambda b, c: (0 if shared else b, 0))
         self.warps = plgpu.CompilerParams(num_warps=max(1, rows // EACH), num_stages=1)
@@ -148,21 +149,26 @@ def _backward(
     specs, acc = _Specs(x[0], A, first), starts.dtype
     tokens, weight = tuple(specs.token for _ in x), tuple(specs.weight for _ in w)
     state, part = array(dlast.shape, acc), array((*specs.grid, *BC[0].shape[1:]), acc)
+    wait = (lambda: None) if interpret else plgpu.debug_barrier  # which the interpreter does not know, nor need
     moved = traffic(*x, *x, *w, do, *BC, first, starts, dlast, state, part, part)
-    dx, dw, dA, dBC, dh0 = pl.pallas_call(
-        functools.partial(backward, gates, specs.sizes),
+    dx, dw, dA, dBC, dh0, _ = pl.pallas_call(
+        functools.partial(backward, gates, specs.sizes, wait),
         grid=specs.grid,
         in_specs=[
             *(tokens, weight, specs.decay, (specs.read, specs.read)),
             *(specs.first, specs.start, specs.token, specs.state),
         ],
-        out_specs=[tokens, tuple(specs.sum for _ in w), specs.state, (specs.part, specs.part), specs.state],
+        out_specs=[
+            *(tokens, tuple(specs.sum for _ in w), specs.state, (specs.part, specs.part), specs.state),
+            specs.between,
+        ],
         out_shape=[
             tuple(array(z.shape, z.dtype) for z in x),
             tuple(array((do.shape[0], specs.channels), acc) for _ in w),
             state,
             (part, part),
             state,
+            array((do.shape[0], BLOCK // STEPS, *state.shape[1:]), acc),
         ],
         compiler_params=specs.warps,
         cost_estimate=selective_cost(gates_cost(again_and_back(gates), x, w, moved), 25, x[0].size, specs.states),

@@ -1,6 +1,7 @@
 """The kernels of the selective scan on a GPU: the tokens of a few channels, forward and backward, a block at a time."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 from kernels.blocks_gpu import Ref, Refs, Token, lanes_of, load, power, store, tokens_of
 from kernels.tiles import Arrays, Gates
 
-STEPS = 4  # tokens of a block
+BLOCK = 32  # tokens from one state in memory to the next
+STEPS = 2  # tokens whose states are in registers at once
 CHANNELS = 32  # of a program
 
 
@@ -52,12 +54,13 @@ def forward(
     last: Ref,
     start: Ref,
 ) -> None:
-    """What is read out of all tokens, h before every block and the last; A times log2(e)."""
+    """What is read out of all tokens, h before every BLOCK of them and the last; A times log2(e)."""
     here, acc = _here(sizes), last.dtype
     weights, decay = tuple(load(z, here.lanes) for z in w), load(A, here.both)
 
-    def block(n: jax.Array, h: jax.Array) -> jax.Array:
-        store(start.at[n], h, here.both)
+    def steps(n: jax.Array, h: jax.Array) -> jax.Array:
+        block, place = jax.lax.div(n, n * 0 + BLOCK // STEPS), jax.lax.rem(n, n * 0 + BLOCK // STEPS)
+        store(start.at[block], h, here.both & (place == 0))
         for token in tokens_of(n, STEPS, sizes.time, here.lanes, x, first, acc):
             dt, v = _gates(gates, token, weights, here)
             B, C = _columns(BC, token, here, sizes.time, acc)
@@ -67,13 +70,14 @@ def forward(
             store(o.at[token.t], value, here.lanes & token.live)
         return h
 
-    h = jax.lax.fori_loop(0, start.shape[0], block, load(h0, here.both))
+    h = jax.lax.fori_loop(0, start.shape[0] * (BLOCK // STEPS), steps, load(h0, here.both))
     store(last, h, here.both)
 
 
 def backward(
     gates: Gates,
     sizes: Sizes,
+    wait: Callable[[], None],
     x: Refs,
     w: Refs,
     A: Ref,
@@ -87,22 +91,29 @@ def backward(
     dA: Ref,
     dBC: Refs,
     dh0: Ref,
+    between: Ref,
 ) -> None:
-    """The gradients of all tokens, in blocks whose states are computed again, in reverse."""
+    """The gradients of all tokens, in blocks in reverse; `between` has h before every STEPS tokens of a block.
+
+    wait: until all threads are there.
+    """
     here, acc, blocks = _here(sizes), dh0.dtype, start.shape[0]
     weights, decay = tuple(load(z, here.lanes) for z in w), load(A, here.both)
 
-    def block(i: jax.Array, carried: Arrays) -> Arrays:
-        e, sum_A, *sums = carried
-        n = blocks - 1 - i
-        h, steps = load(start.at[n], here.both), []
+    def walk(n: jax.Array, h: jax.Array) -> tuple[list[tuple[Token, Arrays]], jax.Array]:
+        """STEPS tokens with their step and input, B and C, and what is left of the state before; and h behind them."""
+        found = []
         for token in tokens_of(n, STEPS, sizes.time, here.lanes, x, first, acc):
             dt, v = _gates(gates, token, weights, here)
             B, C = _columns(BC, token, here, sizes.time, acc)
             decayed = _decayed(dt, decay, token, h)
             h = decayed + B * v[None, :]
-            steps.append((token, dt, v, B, C, decayed))
-        for token, dt, v, B, C, decayed in reversed(steps):
+            found.append((token, (dt, v, B, C, decayed)))
+        return found, h
+
+    def steps_back(n: jax.Array, place: jax.Array, carried: Arrays) -> Arrays:
+        e, sum_A, *sums = carried
+        for token, (dt, v, B, C, decayed) in reversed(walk(n, load(between.at[place], here.both))[0]):
             live = here.lanes & token.live
             h, d = decayed + B * v[None, :], load(do.at[token.t], live).astype(acc)
             more: tuple[Arrays, Arrays] = ((), ())
@@ -126,6 +137,23 @@ def backward(
             sum_A = sum_A + turned * (dt * math.log(2))[None, :]
             e = _decayed(dt, decay, token, g)
         return e, sum_A, *sums
+
+    def block(i: jax.Array, carried: Arrays) -> Arrays:
+        n, count = blocks - 1 - i, BLOCK // STEPS
+
+        def again(place: jax.Array, h: jax.Array) -> jax.Array:
+            store(between.at[place], h, here.both)
+            return walk(n * count + place, h)[1]
+
+        def back(passed: jax.Array, carried: Arrays) -> Arrays:
+            place = count - 1 - passed
+            return steps_back(n * count + place, place, carried)
+
+        jax.lax.fori_loop(0, count, again, load(start.at[n], here.both))
+        wait()  # another thread may read what this one wrote
+        found: Arrays = jax.lax.fori_loop(0, count, back, carried)
+        wait()
+        return found
 
     zero = jnp.zeros(here.lanes.shape, acc)
     begin = (load(dlast, here.both), jnp.zeros(here.both.shape, acc), *(zero for _ in w))
