@@ -10,8 +10,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from kernels.chunked_gpu import chunked_scan_gpu
+from kernels.chunked_key_gpu import chunked_key_scan_gpu
 from kernels.chunked_key_tpu import chunked_key_scan_tpu
 from kernels.chunked_tpu import chunked_scan_tpu
+from kernels.chunks_gpu import MOST
 from kernels.tiles import Machine, accumulator, machine
 
 CHUNK = 64
@@ -20,6 +23,8 @@ LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and su
 Kernel = Callable[..., tuple[jax.Array, jax.Array]]
 Part = Callable[..., tuple[jax.Array, jax.Array]]
 Scan = Callable[..., tuple[jax.Array, jax.Array | None]]
+HEAD_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_scan_tpu, "gpu": chunked_scan_gpu}
+KEY_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_key_scan_tpu, "gpu": chunked_key_scan_gpu}
 
 
 def chunked_scan(
@@ -42,8 +47,7 @@ def chunked_scan(
     y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state). impl, interpret: for tests,
     the kernel of another machine.
     """
-    on_tpu = machine(impl, v.shape[1]) == "tpu"
-    scan = functools.partial(_fused, chunked_scan_tpu, interpret) if on_tpu else functools.partial(_over_chunks, _chunk)
+    scan = _scan(machine(impl, v.shape[1]), HEAD_KERNELS, _chunk, k.shape[-1], interpret)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
@@ -64,11 +68,16 @@ def chunked_key_scan(
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    on_tpu = machine(impl, v.shape[1]) == "tpu"
-    fused = functools.partial(_fused, chunked_key_scan_tpu, interpret)
-    scan = fused if on_tpu else functools.partial(_over_chunks, _key_chunk)
+    scan = _scan(machine(impl, v.shape[1]), KEY_KERNELS, _key_chunk, k.shape[-1], interpret)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
+
+
+def _scan(on: Machine, kernels: dict[Machine, Kernel], part: Part, keys: int, interpret: bool) -> Scan:
+    """The kernel of a machine, or array code: a GPU has none for more than MOST keys."""
+    if on not in kernels or (on == "gpu" and keys > MOST):
+        return functools.partial(_over_chunks, part)
+    return functools.partial(_fused, kernels[on], interpret)
 
 
 def _over_chunks_before(

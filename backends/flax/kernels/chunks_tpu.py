@@ -5,40 +5,18 @@ each chunk for the backward pass, which walks the chunks in reverse.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from kernels.blocks_tpu import ORDER
-from kernels.chunk import of_sharers
+from kernels.blocks_tpu import ORDER, Ref
+from kernels.chunk import Documents, Rule, document_starts, filled, of_sharers
 from kernels.tiles import Arrays, array, traffic
 
 
-class Kernels(NamedTuple):
-    """How a chunk is computed, and what that costs.
-
-    forward and backward get references: decays, k, v, q, starts, S0, y, last, states, carry; and decays, k, v, q,
-    starts, states, dy, dlast, ddecays, dk, dv, dq, dS0, carry. The carry [K, V] holds between chunks.
-    products(Q, K, V): multiply-adds of a chunk, forward and backward. exponentials(Q, K): of a chunk, in each pass.
-    """
-
-    name: str
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-    products: Callable[[int, int, int], tuple[int, int]]
-    exponentials: Callable[[int, int], int]
-
-
-def filled(x: jax.Array, size: int) -> jax.Array:
-    """x [B, T, ...] with zeros up to whole chunks: what is no token decays by nothing and adds nothing."""
-    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
-
-
 def over_chunks(
-    kernels: Kernels,
+    rule: Rule,
     interpret: bool,
     size: int,
     decays: jax.Array,
@@ -50,7 +28,7 @@ def over_chunks(
 ) -> tuple[jax.Array, jax.Array]:
     """y [B, T, G, H, V] in the dtype of v, and the last S, in chunks of `size` tokens.
 
-    decays [B, G H, chunks, *axes]: whatever the kernels make of them; k, q [B, T, G, H or 1, K], v [B, T, G, H, V],
+    decays [B, G H, chunks, *axes]: whatever the rule makes of them; k, q [B, T, G, H or 1, K], v [B, T, G, H, V],
     pos [B, T], S [B, G, H, K, V] of the token before.
     """
     batch, time, groups, heads, _ = v.shape
@@ -59,18 +37,15 @@ def over_chunks(
     def by_head(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(filled(x, size), 1, 3).reshape(batch, -1, count * size, x.shape[-1])
 
-    more = jnp.arange(1, count * size - time + 1, dtype=pos.dtype)
-    pos = jnp.concatenate([pos, pos[:, -1:] + more], 1)  # what fills up the last chunk belongs to the last document
-    starts = jnp.tile(jnp.arange(size), count) - pos  # places in the chunk, below 0 if the document started before it
-    starts = starts.astype(jnp.int32).reshape(batch, count, 1, size)
-    y, last = _run(kernels, interpret, decays, *map(by_head, (k, v, q)), starts, S.reshape(batch, -1, *S.shape[3:]))
+    starts = document_starts(pos, size).reshape(batch, count, 1, size)
+    y, last = _run(rule, interpret, decays, *map(by_head, (k, v, q)), starts, S.reshape(batch, -1, *S.shape[3:]))
     y = jnp.moveaxis(y[:, :, :time].reshape(batch, groups, heads, time, -1), 3, 1)
     return y, last.reshape(S.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _run(
-    kernels: Kernels,
+    rule: Rule,
     interpret: bool,
     decays: jax.Array,
     k: jax.Array,
@@ -79,12 +54,12 @@ def _run(
     starts: jax.Array,
     S: jax.Array,
 ) -> Arrays:
-    y, last, _ = _forward(kernels, interpret, decays, k, v, q, starts, S)
+    y, last, _ = _forward(rule, interpret, decays, k, v, q, starts, S)
     return y, last
 
 
 def _save(
-    kernels: Kernels,
+    rule: Rule,
     interpret: bool,
     decays: jax.Array,
     k: jax.Array,
@@ -93,7 +68,7 @@ def _save(
     starts: jax.Array,
     S: jax.Array,
 ) -> tuple[Arrays, Arrays]:
-    y, last, states = _forward(kernels, interpret, decays, k, v, q, starts, S)
+    y, last, states = _forward(rule, interpret, decays, k, v, q, starts, S)
     return (y, last), (decays, k, v, q, starts, states)
 
 
@@ -101,13 +76,13 @@ class _Specs:
     """Blocks of the arrays of a chunked scan, and its grid: batch, heads, chunks."""
 
     def __init__(
-        self, kernels: Kernels, decays: jax.Array, k: jax.Array, v: jax.Array, starts: jax.Array, reverse: bool = False
+        self, rule: Rule, decays: jax.Array, k: jax.Array, v: jax.Array, starts: jax.Array, reverse: bool = False
     ) -> None:
         (batch, heads, count, *axes), size = decays.shape, starts.shape[3]
         self.grid, shared = (batch, heads, count), heads // k.shape[1]
         key, value, last = k.shape[3], v.shape[3], count - 1
-        self._chunks, self._exponentials = batch * heads * count, kernels.exponentials(size, key)
-        self._products = kernels.products(size, key, value)[reverse]
+        self._chunks, self._exponentials = batch * heads * count, rule.exponentials(size, key)
+        self._products = rule.products(size, key, value)[reverse]
 
         def at(t: jax.Array) -> jax.Array:
             return last - t if reverse else t
@@ -134,7 +109,7 @@ class _Specs:
 
 
 def _forward(
-    kernels: Kernels,
+    rule: Rule,
     interpret: bool,
     decays: jax.Array,
     k: jax.Array,
@@ -144,10 +119,10 @@ def _forward(
     S: jax.Array,
 ) -> Arrays:
     """y, the last S, S before every chunk [B, heads, chunks, K, V]."""
-    specs = _Specs(kernels, decays, k, v, starts)
+    specs = _Specs(rule, decays, k, v, starts)
     states = array((*decays.shape[:3], *S.shape[2:]), S.dtype)
     out: Arrays = pl.pallas_call(
-        kernels.forward,
+        functools.partial(_forward_kernel, rule),
         grid=specs.grid,
         in_specs=[specs.decay, specs.key, specs.value, specs.key, specs.start, specs.state],
         out_specs=[specs.value, specs.state, specs.states],
@@ -156,18 +131,18 @@ def _forward(
         compiler_params=ORDER,
         cost_estimate=specs.cost(traffic(decays, k, v, v, q, starts, S, S, states)),
         interpret=interpret,
-        name=kernels.name,
+        name=rule.name,
     )(decays, k, v, q, starts, S)
     return out
 
 
-def _backward(kernels: Kernels, interpret: bool, saved: Arrays, gradients: Arrays) -> tuple[jax.Array | None, ...]:
+def _backward(rule: Rule, interpret: bool, saved: Arrays, gradients: Arrays) -> tuple[jax.Array | None, ...]:
     decays, k, v, q, starts, states = saved
     dy, dlast = gradients
-    specs = _Specs(kernels, decays, k, v, starts, reverse=True)
+    specs = _Specs(rule, decays, k, v, starts, reverse=True)
     key = array((*decays.shape[:2], *k.shape[2:]), k.dtype)
     ddecays, dk, dv, dq, dS = pl.pallas_call(
-        kernels.backward,
+        functools.partial(_backward_kernel, rule),
         grid=specs.grid,
         in_specs=[
             *(specs.decay, specs.key, specs.value, specs.key, specs.start, specs.states),
@@ -185,9 +160,72 @@ def _backward(kernels: Kernels, interpret: bool, saved: Arrays, gradients: Array
         compiler_params=ORDER,
         cost_estimate=specs.cost(traffic(decays, decays, k, v, v, v, q, starts, states, dlast, key, key)),
         interpret=interpret,
-        name=f"{kernels.name}_gradient",
+        name=f"{rule.name}_gradient",
     )(decays, k, v, q, starts, states, dy, dlast)
-    return ddecays, of_sharers(dk, k), dv, of_sharers(dq, q), None, dS
+    return ddecays, of_sharers(dk, k, 1), dv, of_sharers(dq, q, 1), None, dS
 
 
 _run.defvjp(_save, _backward)
+
+
+def _documents(starts: jax.Array) -> Documents:
+    """From the places [1, Q] where the documents of tokens start."""
+    size = starts.shape[1]
+    row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
+    lane = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
+    start, last = jnp.broadcast_to(starts, (size, size)).T, starts[:, size - 1 :]
+    return Documents((lane <= row) & (lane >= start), start[:, :1] < 0, row[:, :1] >= last, last < 0)
+
+
+def _forward_kernel(
+    rule: Rule,
+    decays: Ref,
+    k: Ref,
+    v: Ref,
+    q: Ref,
+    starts: Ref,
+    S0: Ref,
+    y: Ref,
+    last: Ref,
+    states: Ref,
+    carry: Ref,
+) -> None:
+    @pl.when(pl.program_id(2) == 0)
+    def _() -> None:
+        carry[...] = S0[0, 0]
+
+    S = carry[...]
+    states[0, 0, 0] = S
+    found, S = rule.forward(decays[0, 0, 0], _documents(starts[0, 0]), S, k[0, 0], v[0, 0], q[0, 0])
+    y[0, 0] = found.astype(y.dtype)
+    carry[...] = S
+    last[0, 0] = S
+
+
+def _backward_kernel(
+    rule: Rule,
+    decays: Ref,
+    k: Ref,
+    v: Ref,
+    q: Ref,
+    starts: Ref,
+    states: Ref,
+    dy: Ref,
+    dlast: Ref,
+    ddecays: Ref,
+    dk: Ref,
+    dv: Ref,
+    dq: Ref,
+    dS0: Ref,
+    carry: Ref,
+) -> None:
+    @pl.when(pl.program_id(2) == 0)
+    def _() -> None:
+        carry[...] = dlast[0, 0]
+
+    documents = _documents(starts[0, 0])
+    found = rule.backward(decays[0, 0, 0], documents, states[0, 0, 0], carry[...], k[0, 0], v[0, 0], q[0, 0], dy[0, 0])
+    dk[0, 0], dv[0, 0], dq[0, 0] = found.k.astype(dk.dtype), found.v.astype(dv.dtype), found.q.astype(dq.dtype)
+    ddecays[0, 0, 0] = found.decays
+    carry[...] = found.S
+    dS0[0, 0] = found.S

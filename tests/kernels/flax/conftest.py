@@ -17,9 +17,12 @@ FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 NAMES = (
     "attention",
     "blocks_tpu",
+    "chunked_gpu",
+    "chunked_key_gpu",
     "chunked_key_tpu",
     "chunked_scan",
     "chunked_tpu",
+    "chunks_gpu",
     "composed_tpu",
     "conv",
     "conv_gpu",

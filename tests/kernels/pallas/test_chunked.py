@@ -1,4 +1,4 @@
-"""The chunked scans of a TPU, interpreted, against the array code."""
+"""The chunked scans of a TPU and a GPU, interpreted, against the array code."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,10 @@ NAMES = {"head": "chunked_scan", "key": "chunked_key_scan"}
 @pytest.fixture(params=NAMES)
 def scan(request, kernels, monkeypatch):
     """One of the two functions, with small chunks on every machine."""
-    monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
-    monkeypatch.setattr(kernels.chunked_key_tpu, "CHUNK", 16)
+    for name in ("chunked_tpu", "chunked_key_tpu", "chunked_gpu", "chunked_key_gpu"):
+        monkeypatch.setattr(getattr(kernels, name), "CHUNK", 16)
+    monkeypatch.setattr(kernels.chunks_gpu, "SLICE", 4)
+    monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
     return getattr(kernels.chunked_scan, NAMES[request.param])
 
 
@@ -32,26 +34,26 @@ def drawn(rng, scan, time, groups, heads, shared):
     return log_a, k, normal(2, time, groups, heads, 5), q, normal(2, groups, heads, 3, 5)
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-@pytest.mark.parametrize(("time", "shared"), [(37, True), (16, False)])
-def test_the_kernel_is_the_array_code(scan, pulled, rng, time, shared, before):
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+@pytest.mark.parametrize(("time", "shared", "before"), [(37, True, False), (16, False, True)])
+def test_the_kernel_is_the_array_code(scan, pulled, rng, impl, time, shared, before):
     arrays, pos = drawn(rng, scan, time, 2, 2, shared), jnp.asarray(positions(2, time))
 
     def op(impl):
         return lambda log_a, k, v, q, S: scan(log_a, k, v, q, pos, S, before=before, impl=impl, interpret=True)
 
-    close(pulled(op("tpu"), *arrays), pulled(op("xla"), *arrays), 1e-8, 1e-10)
+    close(pulled(op(impl), *arrays), pulled(op("xla"), *arrays), 1e-8, 1e-10)
 
 
-@pytest.mark.parametrize("time", [1, 20])
-def test_whole_documents_with_one_decay_for_all_tokens(scan, pulled, rng, time):
+@pytest.mark.parametrize(("impl", "time"), [("tpu", 1), ("gpu", 20)])
+def test_whole_documents_with_one_decay_for_all_tokens(scan, pulled, rng, impl, time):
     _, k, v, q, S = drawn(rng, scan, time, 1, 2, False)
     log_a = -jnp.exp(jnp.asarray(rng.normal(size=(2, 3) if per_key(scan) else 2)))
 
     def op(impl):
         return lambda log_a, k, v, q: scan(log_a, k, v, q, jnp.arange(time), S, impl=impl, interpret=True)
 
-    close(pulled(op("tpu"), log_a, k, v, q), pulled(op("xla"), log_a, k, v, q), 1e-8, 1e-10)
+    close(pulled(op(impl), log_a, k, v, q), pulled(op("xla"), log_a, k, v, q), 1e-8, 1e-10)
 
 
 def test_no_decay_is_too_strong_in_single_precision(kernels, rng):

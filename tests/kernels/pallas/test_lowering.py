@@ -87,7 +87,7 @@ def convolution(kernels, size, dtype, sharding=None, impl="tpu"):
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
 
 
-def chunked(kernels, size, dtype, sharding=None, per_key=False):
+def chunked(kernels, size, dtype, sharding=None, impl="tpu", per_key=False):
     """Heads of 64 share keys of 128, or as much of that as there are channels."""
     (batch, time, channels), key = size, 128
     heads, dim = max(channels // 64, 1), min(channels, 64)
@@ -98,15 +98,15 @@ def chunked(kernels, size, dtype, sharding=None, per_key=False):
     def run(log_a, k, v, q, S):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
         scan = kernels.chunked_scan.chunked_key_scan if per_key else kernels.chunked_scan.chunked_scan
-        return scan(log_a, k, v, q, pos, S, impl="tpu")
+        return scan(log_a, k, v, q, pos, S, impl=impl)
 
     keys, values = of(dtype, time, 1, 1, key), of(dtype, time, 1, heads, dim)
     decays = of(jnp.float32, time, 1, heads, *((key,) if per_key else ()))
     return there_and_back(run, decays, keys, values, keys, of(jnp.float32, 1, heads, key, dim))
 
 
-def chunked_key(kernels, size, dtype, sharding=None):
-    return chunked(kernels, size, dtype, sharding, per_key=True)
+def chunked_key(kernels, size, dtype, sharding=None, impl="tpu"):
+    return chunked(kernels, size, dtype, sharding, impl, per_key=True)
 
 
 def composed(kernels, size, dtype, sharding=None):
@@ -146,7 +146,7 @@ def test_a_kernel_lowers(kernels, traced, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
 def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count(CALLS["gpu"]) == 2
