@@ -4,31 +4,38 @@ A tile has the pairs of some queries and keys, of all heads, [H, BQ, BK], in sin
 compositions read are cut along their axes before heads into planes that broadcast against it.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from kernels.tiles import Arrays
 
 
-class Mix(Protocol):
-    """A composition of heads, zero where its pairs are zero: see `kernels.composed`."""
+class Mix(NamedTuple):
+    """A composition of heads: what every pair of query and key does to its scores (or weights) of all heads.
 
-    @property
-    def sides(self) -> str:
-        """A letter for each token that it reads: "q" or "k"."""
+    It is zero where its pairs are zero. sides: a letter for each token that it reads, "q" or "k", whose side it lies
+    on. shapes: a letter for each weight that it reads, "p" for planes [*axes, heads or 1], "m" for a matrix from heads
+    to heads.
 
-    @property
-    def shapes(self) -> str:
-        """A letter for each weight that it reads: "p" for planes, "m" for a matrix from heads to heads."""
+    mix: `(a, qs, ks, ws) -> a'` on tiles in at least single precision. a: [heads, queries, keys]. Every token is cut
+    along its axes before heads, row-major, into planes: qs of [heads or 1, queries, 1], ks of [heads or 1, 1, keys], ws
+    of [heads or 1, 1, 1], matrices in ws as they are. In heads that only fill up a tile everything handed in is zero.
+    grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in.
+    """
 
-    @property
-    def mix(self) -> Any:
-        """(a, qs, ks, ws) -> a'."""
+    sides: str
+    shapes: str
+    mix: Callable[[jax.Array, Arrays, Arrays, Arrays], jax.Array]
+    grad: Callable[[jax.Array, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays, Arrays]]
 
-    @property
-    def grad(self) -> Any:
-        """(a, qs, ks, ws, d) -> (da, dqs, dks, dws)."""
+
+class Composed(NamedTuple):
+    """The compositions before and after the softmax; None: the heads as they are."""
+
+    before: Mix | None = None
+    after: Mix | None = None
 
 
 class Band(NamedTuple):
@@ -100,12 +107,12 @@ class Gradients(NamedTuple):
     weights: Arrays
 
 
-def composed(mix: Mix | None, a: jax.Array, sides: Sides) -> jax.Array:
+def compose(mix: Mix | None, a: jax.Array, sides: Sides) -> jax.Array:
     """The pairs as they are composed."""
     return a if mix is None else mix.mix(a, *sides)
 
 
-def composed_back(mix: Mix | None, a: jax.Array, sides: Sides, d: jax.Array) -> Gradients:
+def compose_back(mix: Mix | None, a: jax.Array, sides: Sides, d: jax.Array) -> Gradients:
     """What a composition hands back."""
     return Gradients(d, (), (), ()) if mix is None else Gradients(*mix.grad(a, *sides, d))
 

@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import LANES, Ref, Refs
 from kernels.composed_back_tpu import backward
 from kernels.composed_blocks_tpu import LOWEST, MEMORY, Operands, Problem, Work, column_of, cost, lanes_of, specs, tile
-from kernels.composed_tiles import Band, Mix, batched, composed
+from kernels.composed_tiles import Band, Composed, batched, compose
 from kernels.tiles import Arrays, accumulator, array, traffic, up
 
 KEYS = 128  # of a tile
@@ -26,12 +26,13 @@ ORDER = pltpu.CompilerParams(
 )
 
 
-def queries_of_tile(heads: int, dim: int, value: int, planes: int, width: int) -> int | None:
-    """How many queries a tile has, with so many planes of tokens and inputs of `width` bytes; None: nothing fits.
+def queries_of_tile(q: jax.Array, v: jax.Array, tokens: Arrays) -> int | None:
+    """How many queries a tile has, for q, v and tokens of `composed_attention`; None: not even the fewest fit.
 
     It is the backward pass of keys that holds most: keys, values and their gradients twice, and their sums once.
     """
-    lanes = up(dim, LANES) + up(value, LANES)
+    heads, width = q.shape[2], q.dtype.itemsize
+    lanes, planes = up(q.shape[3], LANES) + up(v.shape[3], LANES), sum(math.prod(z.shape[2:-1]) for z in tokens)
     for queries in QUERIES:
         pairs = LIVE * queries * KEYS * 4 + planes * queries * LANES * 4
         if heads * (pairs + KEYS * lanes * (4 * width + 4) + 2 * queries * lanes * width) <= MEMORY:
@@ -40,15 +41,14 @@ def queries_of_tile(heads: int, dim: int, value: int, planes: int, width: int) -
 
 
 def composed_attention_tpu(
-    before: Mix | None,
-    after: Mix | None,
+    composed: Composed,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     pos: jax.Array,
-    *,
     tokens: Arrays,
     weights: Arrays,
+    *,
     scale: float,
     behind: int | None,
     queries: int,
@@ -57,8 +57,8 @@ def composed_attention_tpu(
     """y [B, T, H, value] in the dtype of v, zero for a query without keys.
 
     q [B, T, H, dim], k [B, S, H, dim], v [B, S, H, value] in the order of time, the last T keys being those of the
-    queries at pos [T] or [B, T]. tokens: those of `before`, then those of `after`, [B, T or S, *axes, H or 1]; weights
-    likewise, [*axes, H or 1] or [H, H]. behind: how many keys back a query sees. queries: `queries_of_tile`.
+    queries at pos [T] or [B, T]. tokens, weights: as in `composed_attention`. behind: how many keys back a query sees,
+    None for all. queries: `queries_of_tile`.
     """
     time = q.shape[1]
     past, rows, columns = k.shape[1] - time, up(time, queries), up(k.shape[1], KEYS)
@@ -76,8 +76,8 @@ def composed_attention_tpu(
         return jnp.pad(x.swapaxes(2, 3), ((0, 0), (0, 0), (0, 0), (0, columns - past - time)))
 
     acc = accumulator(q, k, v, *tokens, *weights)
-    sides = [side for mix in (before, after) if mix is not None for side in mix.sides]
-    shapes = [shape for mix in (before, after) if mix is not None for shape in mix.shapes]
+    sides = [side for mix in composed if mix is not None for side in mix.sides]
+    shapes = [shape for mix in composed if mix is not None for shape in mix.shapes]
     x = Operands(
         *(by_head(q, rows), by_head(k, columns), by_head(v, columns)),
         low=jnp.pad(low, ((0, 0), (0, rows - time), (0, 0)), constant_values=NEVER),
@@ -88,7 +88,7 @@ def composed_attention_tpu(
             for z, shape in zip(weights, shapes, strict=True)
         ),
     )
-    return _run(Problem(before, after, scale, band, acc, interpret), x)[:, :, :time].swapaxes(1, 2)
+    return _run(Problem(*composed, scale, band, acc, interpret), x)[:, :, :time].swapaxes(1, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -165,7 +165,7 @@ def _forward_kernel(
     @pl.when((phase == 0) & (column <= last))
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
-        scores = jnp.where(t.seen, composed(problem.before, t.scores, t.before), LOWEST)
+        scores = jnp.where(t.seen, compose(problem.before, t.scores, t.before), LOWEST)
         most = jnp.maximum(top[...], jnp.max(scores, 2, keepdims=True))
         found = jnp.sum(jnp.where(t.seen, jnp.exp(scores - most), 0), 2, keepdims=True)
         total[...] = jnp.exp(top[...] - most) * total[...] + found
@@ -179,7 +179,7 @@ def _forward_kernel(
     @pl.when((phase == 1) & (column <= last))
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
-        p = composed(problem.after, t.weights(problem, column_of(lse[0])), t.after)
+        p = compose(problem.after, t.weights(problem, column_of(lse[0])), t.after)
         out[...] += batched(p.astype(v.dtype), v[0], 2, 1)
 
     @pl.when((phase == 1) & ends)

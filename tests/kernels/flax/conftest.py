@@ -23,6 +23,8 @@ NAMES = (
     "chunked_scan",
     "chunked_tpu",
     "chunks_gpu",
+    "composed",
+    "composed_tiles",
     "composed_tpu",
     "conv",
     "conv_gpu",

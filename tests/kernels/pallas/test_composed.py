@@ -46,20 +46,36 @@ CASES = {
 }
 
 
+def never(rows):
+    raise AssertionError("the program runs where a kernel should")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_kernels_are_the_equations(kernels, monkeypatch, pulled, rng, case):
     before, after, pos, past, behind = CASES[case]
     monkeypatch.setattr(kernels.composed_tpu, "KEYS", 8)
-    time = pos.shape[-1]
+    monkeypatch.setattr(kernels.composed_tpu, "QUERIES", (4,))
+    time, module = pos.shape[-1], kernels.composed
     shapes = [(time, 4), (past + time, 4), (past + time, 5)]
     q, k, v = (jnp.asarray(rng.normal(size=(2, n, HEADS, dim))) for n, dim in shapes)
     arrays = (q, k, v, drawn(rng, before, time, past + time), drawn(rng, after, time, past + time))
+    keys = kernels.pairs.Keys(jnp.asarray(pos), past + time)
 
     def op(*arrays):
         q, k, v, (t1, w1), (t2, w2) = arrays
-        return kernels.composed_tpu.composed_attention_tpu(
-            before, after, q, k, v, jnp.asarray(pos), tokens=(*t1, *t2), weights=(*w1, *w2), scale=0.3, behind=behind,
-            queries=4, interpret=True,
+        return module.composed_attention(
+            never, module.Composed(before, after), q, k, v, keys, tokens=(*t1, *t2), weights=(*w1, *w2), scale=0.3,
+            before=behind, impl="tpu", interpret=True,
         )  # fmt: skip
 
     close(pulled(op, *arrays), pulled(lambda *x: whole(before, after, pos, behind, x), *arrays), 1e-8, 1e-10)
+
+
+@pytest.mark.parametrize(("memory", "ring"), [(0, None), (1 << 30, 7)], ids=["too big", "a ring"])
+def test_a_program_runs_where_no_kernel_does(kernels, monkeypatch, memory, ring):
+    monkeypatch.setattr(kernels.composed_tpu, "MEMORY", memory)
+    x, keys = jnp.zeros((1, 1, 2, 4)), kernels.pairs.Keys(jnp.zeros((1, 1), int), 1, ring)
+    y = kernels.composed.composed_attention(
+        lambda rows: "the program", kernels.composed.Composed(), x, x, x, keys, impl="tpu"
+    )
+    assert y == "the program"

@@ -111,17 +111,16 @@ def chunked_key(kernels, size, dtype, sharding=None, impl="tpu"):
 
 def composed(kernels, size, dtype, sharding=None):
     """Heads of 64, or one of what there is, composed by tokens before the softmax and by weights behind it."""
-    (batch, time, channels), module = size, kernels.composed_tpu
+    (batch, time, channels), module = size, kernels.composed
     heads, dim = max(channels // 64, 1), min(channels, 64)
-    queries = module.queries_of_tile(heads, dim, dim, 11, jnp.dtype(dtype).itemsize)
 
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def run(q, k, v, tokens, weights):
-        return module.composed_attention_tpu(
-            LOW_RANK, STATIC, q, k, v, jnp.arange(time), tokens=tokens, weights=weights, scale=0.1, behind=255,
-            queries=queries, interpret=False,
+        return module.composed_attention(
+            None, module.Composed(LOW_RANK, STATIC), q, k, v, kernels.pairs.Keys(jnp.arange(time), time),
+            tokens=tokens, weights=weights, scale=0.1, before=255, impl="tpu",
         )  # fmt: skip
 
     q, factors, gate = (of(dtype, batch, time, *axes) for axes in [(heads, dim), (RANK, heads), (heads,)])
