@@ -1,7 +1,7 @@
 """One chunk of a linear recurrence with a matrix state, on the values that a kernel of any machine has of it.
 
 Q tokens, keys [Q, K], values [Q, V], state [K, V] (Dao and Gu 2024, arXiv:2405.21060, section 6). Products take
-operands in the precision of the values and are summed in at least single precision.
+operands in the precision of keys and queries and are summed in at least single precision.
 """
 
 from collections.abc import Callable
@@ -69,9 +69,10 @@ def decays_of_heads(row: jax.Array, column: jax.Array, final: jax.Array, documen
 
 def step(c: Decays, S: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
     """y [Q, V] and the state after the chunk, with one decay per head."""
+    half = k.dtype
     scores = dot(q, k, 1, 1) * c.pairs
-    y = dot(scores.astype(v.dtype), v, 1, 0) + c.inward * dot(q, S.astype(q.dtype), 1, 0)
-    return y, c.kept * S + dot(k, (c.outward * v).astype(v.dtype), 0, 0)
+    y = dot(scores.astype(half), v.astype(half), 1, 0) + c.inward * dot(q, S.astype(half), 1, 0)
+    return y, c.kept * S + dot(k, (c.outward * v).astype(half), 0, 0)
 
 
 def step_back(
@@ -82,7 +83,8 @@ def step_back(
     decays of the gradients [Q, K]: their sum over keys is the gradient of the sum of log decays up to a token. The
     second value [1, 1] is what that up to the last receives on top.
     """
-    half = v.dtype
+    half = k.dtype
+    v, dy = v.astype(half), dy.astype(half)
     scores = (dot(q, k, 1, 1) * c.pairs).astype(half)
     dscores = (dot(dy, v, 1, 1) * c.pairs).astype(half)
     to_keys = c.outward * dot(v, dS.astype(half), 1, 1)

@@ -113,13 +113,14 @@ def _fused(
     pos: jax.Array,
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """A kernel: products of half precision are summed in single, like those of XLA there."""
+    """A kernel: operands of products are in half precision if any input is, sums and states in single."""
     S = _state(log_a, k, v, q, pos, state)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     exact = jnp.maximum(log_a, LOWEST).astype(S.dtype)
-    keys, values, queries = (x.astype(jnp.result_type(k, v, q)) for x in (k, v, q))
-    y, S = kernel(exact, keys, values, queries, pos, S, interpret=interpret)
-    return y.astype(v.dtype), None if state is None else S
+    halves = [x.dtype for x in (k, v, q) if x.dtype.itemsize == 2]
+    operands = jnp.result_type(*(halves or (k, v, q)))
+    y, S = kernel(exact, k.astype(operands), v, q.astype(operands), pos, S, interpret=interpret)
+    return y, None if state is None else S
 
 
 def _state(

@@ -15,7 +15,7 @@ from kernels.chunk import Rule, document_starts, of_sharers
 from kernels.chunks_walk_gpu import Sizes, backward, forward
 from kernels.tiles import Arrays, array, traffic, up
 
-SLICE = 64  # values of a program
+SLICE = 64  # values of a program, half as many if there are many keys
 LEAST = 16  # rows and columns of a product
 MOST = 256  # keys
 WIDE = 64  # keys, more than which take more warps
@@ -79,7 +79,8 @@ class _Specs:
 
     def __init__(self, rule: Rule, size: int, decays: jax.Array, k: jax.Array, v: jax.Array, reverse: bool) -> None:
         (batch, heads, filled, *axes), time, key, value = decays.shape, v.shape[1], k.shape[3], v.shape[3]
-        self.sizes = Sizes(time, key, value, size, power(key, LEAST), power(min(value, SLICE), LEAST))
+        lanes = SLICE if key <= WIDE else SLICE // 2
+        self.sizes = Sizes(time, key, value, size, power(key, LEAST), power(min(value, lanes), LEAST))
         self.slices, count = up(value, self.sizes.lanes) // self.sizes.lanes, filled // size
         self.grid, self.count = (batch, heads, self.slices), count
         products = rule.products(size, self.sizes.rows, self.sizes.lanes)[reverse]

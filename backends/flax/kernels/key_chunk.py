@@ -100,7 +100,8 @@ def _forward(
     v: jax.Array,
     q: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    c, half, k, q = _decays(moves, logs, documents), v.dtype, k.astype(S.dtype), q.astype(S.dtype)
+    c, half, k, q = _decays(moves, logs, documents), k.dtype, k.astype(S.dtype), q.astype(S.dtype)
+    v = v.astype(half)
     y = dot(_scores(c, k, q, half).astype(half), v, 1, 0)
     y += dot((q * c.inward).astype(half), S.astype(half), 1, 0)
     return y, moves.column(c.kept) * S + dot((k * c.outward).astype(half), v, 0, 0)
@@ -117,7 +118,8 @@ def _backward(
     q: jax.Array,
     dy: jax.Array,
 ) -> Gradients:
-    c, half, k, q = _decays(moves, logs, documents), v.dtype, k.astype(S.dtype), q.astype(S.dtype)
+    c, half, k, q = _decays(moves, logs, documents), k.dtype, k.astype(S.dtype), q.astype(S.dtype)
+    v, dy = v.astype(half), dy.astype(half)
     dk, dq, d_levels = _scores_back(c, k, q, dot(dy, v, 1, 1), half)
     entering, leaving = q * c.inward, k * c.outward
     from_state, to_state = dot(dy, S.astype(half), 1, 1), dot(v, dS.astype(half), 1, 1)

@@ -56,6 +56,22 @@ def test_whole_documents_with_one_decay_for_all_tokens(scan, pulled, rng, impl, 
     close(pulled(op(impl), log_a, k, v, q), pulled(op("xla"), log_a, k, v, q), 1e-8, 1e-10)
 
 
+def test_values_in_single_precision_do_not_make_products_exact_ones(scan, pulled, rng):
+    """Operands are as exact as the least exact input; y and the gradient of v are not rounded to that."""
+    log_a, k, v, q, S = (x.astype(jnp.float32) for x in drawn(rng, scan, 20, 1, 2, True))
+    k, q = k.astype(jnp.bfloat16), q.astype(jnp.bfloat16)
+
+    def op(impl):
+        return lambda v, k, q: scan(log_a, k, v, q, jnp.arange(20), S, impl=impl, interpret=True)
+
+    with jax.enable_x64(False):
+        (y, last), (dv, dk, _) = pulled(op("gpu"), v, k, q)
+    assert (y.dtype, last.dtype, dv.dtype, dk.dtype) == (jnp.float32, jnp.float32, jnp.float32, jnp.bfloat16)
+    (wanted, _), (wanted_dv, _, _) = pulled(op("xla"), *(x.astype(float) for x in (v, k, q)))
+    for found, want in ((y, wanted), (dv, wanted_dv)):
+        assert 1e-5 < np.abs(found - want).max() / np.abs(want).max() < 2e-2
+
+
 def test_no_decay_is_too_strong_in_single_precision(kernels, rng):
     """Decays of zero and one side by side, in a chunk as shipped: the loop over tokens knows the values."""
     k, q, v = (rng.normal(size=(1, 40, 1, 1, 4)).astype(np.float32) for _ in range(3))
