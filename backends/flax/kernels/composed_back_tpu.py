@@ -28,7 +28,7 @@ from kernels.composed_blocks_tpu import (
     split,
     tile,
 )
-from kernels.composed_tiles import Gradients, batched, compose, compose_back
+from kernels.composed_tiles import Gradients, batched, mixed, mixed_back
 from kernels.tiles import Arrays, array, traffic
 
 
@@ -132,7 +132,7 @@ def _queries_kernel(
     def found() -> tuple[Tile, jax.Array, Gradients]:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
         p = t.weights(problem, column_of(lse[0]))
-        return t, p, compose_back(problem.after, p, t.after, batched(dy[0], v[0], 2, 2).astype(problem.acc))
+        return t, p, mixed_back(problem.after, p, t.after, batched(dy[0], v[0], 2, 2).astype(problem.acc))
 
     @pl.when((phase == 0) & (s == 0))
     def _() -> None:
@@ -153,7 +153,7 @@ def _queries_kernel(
     @pl.when((phase == 1) & (column <= last))
     def _() -> None:
         t, p, after = found()
-        d = compose_back(problem.before, t.scores, t.before, p * (after.pairs - between[...]))
+        d = mixed_back(problem.before, t.scores, t.before, p * (after.pairs - between[...]))
         total[...] += batched((d.pairs * problem.scale).astype(k.dtype), k[0], 2, 1)
         add_queries(dqs_before, d.queries)
 
@@ -200,9 +200,9 @@ def _keys_kernel(
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
         p = t.weights(problem, column_of(lse[0]))
         d_composed = batched(dy[0], v[0], 2, 2).astype(problem.acc)
-        after = compose_back(problem.after, p, t.after, d_composed)
-        before = compose_back(problem.before, t.scores, t.before, p * (after.pairs - column_of(delta[0])))
-        total_v[...] += batched(compose(problem.after, p, t.after).astype(dy.dtype), dy[0], 1, 1)
+        after = mixed_back(problem.after, p, t.after, d_composed)
+        before = mixed_back(problem.before, t.scores, t.before, p * (after.pairs - column_of(delta[0])))
+        total_v[...] += batched(mixed(problem.after, p, t.after).astype(dy.dtype), dy[0], 1, 1)
         total_k[...] += batched((before.pairs * problem.scale).astype(q.dtype), q[0], 1, 1)
         for (mix, (_, keys, weights)), d in zip(split(problem, qs, dks, dws), (before, after), strict=True):
             add_keys(keys, d.keys)

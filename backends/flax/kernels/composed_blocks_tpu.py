@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_tpu import Refs
-from kernels.composed_tiles import Band, Mix, Sides, batched, compose
+from kernels.composed_tiles import Band, Mix, Sides, batched, mixed
 from kernels.tiles import Arrays, array
 
 MEMORY = 48 << 20  # bytes of vector memory for a program, of 64 MiB and more (16 MiB on a v4)
@@ -99,7 +99,7 @@ class Tile(NamedTuple):
 
     def weights(self, problem: Problem, lse: jax.Array) -> jax.Array:
         """Those of the softmax, from the log of its sums [H, BQ, 1]."""
-        return jnp.where(self.seen, jnp.exp(compose(problem.before, self.scores, self.before) - lse), 0)
+        return jnp.where(self.seen, jnp.exp(mixed(problem.before, self.scores, self.before) - lse), 0)
 
 
 def tile(problem: Problem, x: Operands, row: jax.Array, column: jax.Array) -> Tile:

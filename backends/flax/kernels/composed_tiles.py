@@ -107,12 +107,12 @@ class Gradients(NamedTuple):
     weights: Arrays
 
 
-def compose(mix: Mix | None, a: jax.Array, sides: Sides) -> jax.Array:
+def mixed(mix: Mix | None, a: jax.Array, sides: Sides) -> jax.Array:
     """The pairs as they are composed."""
     return a if mix is None else mix.mix(a, *sides)
 
 
-def compose_back(mix: Mix | None, a: jax.Array, sides: Sides, d: jax.Array) -> Gradients:
+def mixed_back(mix: Mix | None, a: jax.Array, sides: Sides, d: jax.Array) -> Gradients:
     """What a composition hands back."""
     return Gradients(d, (), (), ()) if mix is None else Gradients(*mix.grad(a, *sides, d))
 

@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import LANES, Ref, Refs
 from kernels.composed_back_tpu import backward
 from kernels.composed_blocks_tpu import LOWEST, MEMORY, Operands, Problem, Work, column_of, cost, lanes_of, specs, tile
-from kernels.composed_tiles import Band, Composed, batched, compose
+from kernels.composed_tiles import Band, Composed, batched, mixed
 from kernels.tiles import Arrays, accumulator, array, traffic, up
 
 KEYS = 128  # of a tile
@@ -165,7 +165,7 @@ def _forward_kernel(
     @pl.when((phase == 0) & (column <= last))
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
-        scores = jnp.where(t.seen, compose(problem.before, t.scores, t.before), LOWEST)
+        scores = jnp.where(t.seen, mixed(problem.before, t.scores, t.before), LOWEST)
         most = jnp.maximum(top[...], jnp.max(scores, 2, keepdims=True))
         found = jnp.sum(jnp.where(t.seen, jnp.exp(scores - most), 0), 2, keepdims=True)
         total[...] = jnp.exp(top[...] - most) * total[...] + found
@@ -179,7 +179,7 @@ def _forward_kernel(
     @pl.when((phase == 1) & (column <= last))
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
-        p = compose(problem.after, t.weights(problem, column_of(lse[0])), t.after)
+        p = mixed(problem.after, t.weights(problem, column_of(lse[0])), t.after)
         out[...] += batched(p.astype(v.dtype), v[0], 2, 1)
 
     @pl.when((phase == 1) & ends)

@@ -12,14 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from tests.kernels.pallas.test_lowering import convolution, diagonal, selective, single_precision  # noqa: F401
+from tests.kernels.pallas.test_lowering import convolution, selective, single_precision  # noqa: F401
 
 triton = pytest.importorskip("triton")
 SIZE = (2, 1024, 640)
-
-
-def rg_lru(kernels, size, dtype, impl):
-    return diagonal(kernels, "rg_lru", impl, size, dtype)
 
 
 def calls(operation: Any) -> Iterator[Any]:
@@ -58,7 +54,7 @@ def stack(config: Any, folder: Path) -> int:
     return max(map(int, re.findall(r"STACK:(\d+)", usage)))
 
 
-@pytest.mark.parametrize("traced", [rg_lru, selective, convolution])
+@pytest.mark.parametrize("traced", [selective, convolution])
 def test_nothing_spills(kernels, tmp_path, traced):
     lowered = traced(kernels, SIZE, jnp.bfloat16, impl="gpu").lower(lowering_platforms=("cuda",))
     configs = list(calls(lowered.compiler_ir("stablehlo").operation))
