@@ -10,14 +10,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from kernels.chunked_gpu import chunked_scan_gpu
+from kernels.chunked_key_gpu import chunked_key_scan_gpu
+from kernels.chunked_key_tpu import chunked_key_scan_tpu
 from kernels.chunked_tpu import chunked_scan_tpu
+from kernels.chunks_gpu import MOST
 from kernels.tiles import Machine, accumulator, machine
 
 CHUNK = 64
 SPAN = 16  # tokens of a chunk whose decays per key are compared one by one
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
+Kernel = Callable[..., tuple[jax.Array, jax.Array]]
 Part = Callable[..., tuple[jax.Array, jax.Array]]
 Scan = Callable[..., tuple[jax.Array, jax.Array | None]]
+HEAD_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_scan_tpu, "gpu": chunked_scan_gpu}
+KEY_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_key_scan_tpu, "gpu": chunked_key_scan_gpu}
 
 
 def chunked_scan(
@@ -40,8 +47,7 @@ def chunked_scan(
     y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state). impl, interpret: for tests,
     the kernel of another machine.
     """
-    on_tpu = machine(impl, v.shape[1]) == "tpu"
-    scan = functools.partial(_on_tpu, interpret) if on_tpu else functools.partial(_over_chunks, _chunk)
+    scan = _scan(machine(impl, v.shape[1]), HEAD_KERNELS, _chunk, k.shape[-1], interpret)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
@@ -55,14 +61,23 @@ def chunked_key_scan(
     state: jax.Array | None = None,
     *,
     before: bool = False,
+    impl: Machine | None = None,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """S[t] = diag(exp(log_a[t])) S[t-1] + k[t] v[t]^T and y[t] = q[t] . S[t]: the same with one decay per key.
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    scan = functools.partial(_over_chunks, _key_chunk)
+    scan = _scan(machine(impl, v.shape[1]), KEY_KERNELS, _key_chunk, k.shape[-1], interpret)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
+
+
+def _scan(on: Machine, kernels: dict[Machine, Kernel], part: Part, keys: int, interpret: bool) -> Scan:
+    """The kernel of a machine, or array code: a GPU has none for more than MOST keys."""
+    if on not in kernels or (on == "gpu" and keys > MOST):
+        return functools.partial(_over_chunks, part)
+    return functools.partial(_fused, kernels[on], interpret)
 
 
 def _over_chunks_before(
@@ -88,7 +103,8 @@ def _over_chunks_before(
     return y, decay * S + k[:, -1, ..., None].astype(S.dtype) * v[:, -1, ..., None, :].astype(S.dtype)
 
 
-def _on_tpu(
+def _fused(
+    kernel: Kernel,
     interpret: bool,
     log_a: jax.Array,
     k: jax.Array,
@@ -97,13 +113,14 @@ def _on_tpu(
     pos: jax.Array,
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The kernel of a TPU: products of half precision are summed in single, like those of XLA there."""
+    """A kernel: operands of products are in half precision if any input is, sums and states in single."""
     S = _state(log_a, k, v, q, pos, state)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     exact = jnp.maximum(log_a, LOWEST).astype(S.dtype)
-    keys, values, queries = (x.astype(jnp.result_type(k, v, q)) for x in (k, v, q))
-    y, S = chunked_scan_tpu(exact, keys, values, queries, pos, S, interpret=interpret)
-    return y.astype(v.dtype), None if state is None else S
+    halves = [x.dtype for x in (k, v, q) if x.dtype.itemsize == 2]
+    operands = jnp.result_type(*(halves or (k, v, q)))
+    y, S = kernel(exact, k.astype(operands), v, q.astype(operands), pos, S, interpret=interpret)
+    return y, None if state is None else S
 
 
 def _state(

@@ -2,41 +2,19 @@
 
 s = scale q . k; s = before(s); p = softmax(s) over the keys that a query sees; p = after(p); y = sum over keys of p v
 
-Where there is no kernel the program runs for blocks of queries.
+On a TPU no pair is ever in memory, forward or backward. Elsewhere, for a single token and where a tile of all heads
+does not fit, the program runs for blocks of queries.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
+from kernels.composed_tiles import Composed, Mix
+from kernels.composed_tpu import composed_attention_tpu, queries_of_tile
 from kernels.pairs import Keys, Rows, over_rows
-from kernels.tiles import Arrays, Machine
+from kernels.tiles import Arrays, Machine, machine
 
-
-class Mix(NamedTuple):
-    """A composition of heads: what every pair of query and key does to its scores (or weights) of all heads.
-
-    It is zero where its pairs are zero. sides: a letter for each token that it reads, "q" or "k", whose side it lies
-    on. shapes: a letter for each weight that it reads, "p" for planes [*axes, heads or 1], "m" for a matrix from heads
-    to heads.
-
-    mix: `(a, qs, ks, ws) -> a'` on tiles in at least single precision. a: [heads, queries, keys]. Every token is cut
-    along its axes before heads, row-major, into planes: qs of [heads or 1, queries, 1], ks of [heads or 1, 1, keys], ws
-    of [heads or 1, 1, 1], matrices in ws as they are. In heads that only fill up a tile everything handed in is zero.
-    grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in.
-    """
-
-    sides: str
-    shapes: str
-    mix: Callable[[jax.Array, Arrays, Arrays, Arrays], jax.Array]
-    grad: Callable[[jax.Array, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays, Arrays]]
-
-
-class Composed(NamedTuple):
-    """The compositions before and after the softmax; None: the heads as they are."""
-
-    before: Mix | None = None
-    after: Mix | None = None
+__all__ = ["Composed", "Mix", "composed_attention"]
 
 
 def composed_attention(
@@ -62,4 +40,9 @@ def composed_attention(
     [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
     for all; none ahead. impl, interpret: for tests, the kernel of another machine.
     """
-    return over_rows(program, keys, before=before)
+    queries = queries_of_tile(q, v, tokens)
+    if keys.ring is not None or machine(impl, q.shape[1]) != "tpu" or queries is None:
+        return over_rows(program, keys, before=before)
+    return composed_attention_tpu(
+        composed, q, k, v, keys.pos, tokens, weights, scale=scale, behind=before, queries=queries, interpret=interpret
+    )

@@ -2,8 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from kernels.conv_tpu import MOST, causal_conv_tpu
+from kernels.conv_gpu import MOST as MOST_ON_GPU
+from kernels.conv_gpu import causal_conv_gpu
+from kernels.conv_tpu import MOST as MOST_ON_TPU
+from kernels.conv_tpu import causal_conv_tpu
 from kernels.tiles import Machine, machine
+
+FUSED = {"tpu": (causal_conv_tpu, MOST_ON_TPU), "gpu": (causal_conv_gpu, MOST_ON_GPU)}  # with the most taps
 
 
 def causal_conv(
@@ -31,8 +36,9 @@ def causal_conv(
         before = state.astype(x.dtype)
     seen = jnp.concatenate([before, x], axis=1)
     after = None if state is None else seen[:, time:]
-    if machine(impl, time) == "tpu" and taps <= MOST:
-        return causal_conv_tpu(x, w, pos, before, bias, silu, interpret=interpret), after
+    kernel, most = FUSED.get(machine(impl, time), (None, 0))
+    if kernel is not None and taps <= most:
+        return kernel(x, w, pos, before, bias, silu, interpret=interpret), after
 
     acc = jnp.promote_types(jnp.result_type(x, w), jnp.float32)
     weights = w.astype(acc)

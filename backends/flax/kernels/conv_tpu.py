@@ -4,14 +4,15 @@ The bias lies behind the taps as one more row of their weights.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import LANES, ORDER, ROWS, Ref, column, group, inputs
-from kernels.tiles import Arrays, accumulator, array, flat, traffic, up
+from kernels.taps import before_gradient, slope, taps_cost, weighted, with_bias
+from kernels.tiles import Arrays, array, flat, traffic, up
 
 TIME = 512  # tokens of a block
 CHANNELS = 512
@@ -36,9 +37,7 @@ def causal_conv_tpu(
     lanes = up(time, block if time > block else LANES)
     places = pos.astype(jnp.int32).reshape(-1, 1, time)
     places = jnp.pad(places, ((0, 0), (0, 0), (0, lanes - time)))
-    added = jnp.zeros(x.shape[2:], w.dtype) if bias is None else jnp.broadcast_to(bias, x.shape[2:])
-    weights = jnp.concatenate([w, added[None]]).reshape(w.shape[0] + 1, -1).astype(accumulator(x, w))
-    y = _run(interpret, silu, flat(x, 2), weights, places, flat(before, 2))
+    y = _run(interpret, silu, flat(x, 2), with_bias(x, w, bias), places, flat(before, 2))
     return y.reshape(x.shape)
 
 
@@ -53,7 +52,7 @@ def _run(interpret: bool, silu: bool, x: jax.Array, w: jax.Array, pos: jax.Array
         out_shape=array(x.shape, x.dtype),
         scratch_shapes=[pltpu.VMEM((specs.lanes, specs.width), jnp.int32)],
         compiler_params=ORDER,
-        cost_estimate=specs.cost(2, silu, traffic(x, x, w, pos)),
+        cost_estimate=taps_cost(2, silu, x, w, traffic(x, x, w, pos)),
         interpret=interpret,
         name="causal_conv",
     )(x, x, _last_rows(before), w, pos)
@@ -85,11 +84,11 @@ def _backward(
             pltpu.VMEM((specs.near, specs.width), jnp.int32),
         ],
         compiler_params=ORDER,
-        cost_estimate=specs.cost(4 + 2 * silu, silu, traffic(x, x, dy, w, pos)),
+        cost_estimate=taps_cost(4 + 2 * silu, silu, x, w, traffic(x, x, dy, w, pos)),
         interpret=interpret,
         name="causal_conv_gradient",
     )(x, x, x, _last_rows(before), dy, dy, w, pos, pos)
-    return dx, dw.sum(0), None, _before_gradient(silu, x, w, pos, before, dy).astype(before.dtype)
+    return dx, dw.sum(0), None, before_gradient(silu, x, w, pos[:, 0], before, dy)
 
 
 _run.defvjp(_save, _backward)
@@ -100,49 +99,15 @@ def _last_rows(before: jax.Array) -> jax.Array:
     return jnp.pad(before, ((0, 0), (ROWS - before.shape[1], 0), (0, 0)))
 
 
-def _before_gradient(
-    silu: bool, x: jax.Array, w: jax.Array, pos: jax.Array, before: jax.Array, dy: jax.Array
-) -> jax.Array:
-    """Tap j of token t < j reads the input before at t - j."""
-    past = before.shape[1]
-    few = min(past, dy.shape[1])
-    places, d = pos[:, 0, :few, None], dy[:, :few].astype(w.dtype)
-    if silu:
-        stream = jnp.concatenate([before, x[:, :few]], 1).astype(w.dtype)
-        earlier = ((j, stream[:, past - j : past - j + few]) for j in range(1, past + 1))
-        d = d * _slope(_sum(w, places, stream[:, past:], earlier))
-    found = jnp.zeros((dy.shape[0], past, dy.shape[2]), w.dtype)
-    for j in range(1, past + 1):
-        count = min(j, few)
-        seen = jnp.where(places[:, :count] >= j, d[:, :count] * w[past - j], 0)
-        found = found.at[:, past - j : past - j + count].add(seen)
-    return found
-
-
-def _sum(w: jax.Array, place: jax.Array, now: jax.Array, earlier: Iterable[tuple[int, jax.Array]]) -> jax.Array:
-    """Taps and bias of tokens, given their inputs and, by distance, those before them."""
-    taps = w.shape[0] - 1
-    total = now * w[taps - 1 : taps, :] + w[taps:, :]
-    for j, tap in earlier:
-        total = total + jnp.where(place >= j, tap, 0) * w[taps - 1 - j : taps - j, :]
-    return total
-
-
-def _slope(z: jax.Array) -> jax.Array:
-    """The derivative of silu."""
-    s = jax.nn.sigmoid(z)
-    return s * (1 + z * (1 - s))
-
-
 class _Specs:
     """Blocks of the arrays of a convolution, their neighbours, and the grid: batch, channels, time."""
 
     def __init__(self, x: jax.Array, w: jax.Array, pos: jax.Array) -> None:
-        batch, self.time, self.channels = x.shape
-        self.batch, self.taps = batch, w.shape[0] - 1
-        block, width = min(TIME, up(self.time, ROWS)), min(CHANNELS, up(self.channels, LANES))
+        batch, self.time, channels = x.shape
+        self.taps = w.shape[0] - 1
+        block, width = min(TIME, up(self.time, ROWS)), min(CHANNELS, up(channels, LANES))
         blocks, groups = up(self.time, block) // block, up(self.time, ROWS) // ROWS
-        self.grid, self.width = (batch, up(self.channels, width) // width, blocks), width
+        self.grid, self.width = (batch, up(channels, width) // width, blocks), width
         self.lanes, shared = pos.shape[2] // blocks, pos.shape[0] == 1
         self.near = near = min(LANES, self.lanes)  # tokens after a block whose positions it sees
         per, parts = block // ROWS, self.lanes // near
@@ -160,13 +125,6 @@ class _Specs:
         last = blocks * parts - 1
         self.pos_later = pl.BlockSpec((1, 1, near), lambda b, c, t: (row(b), 0, jnp.minimum((t + 1) * parts, last)))
 
-    def cost(self, steps: int, silu: bool, moved: int) -> pl.CostEstimate:
-        """`steps` operations for each tap of each element, and an exponential if there is an activation."""
-        elements = self.batch * self.time * self.channels
-        return pl.CostEstimate(
-            flops=steps * self.taps * elements, transcendentals=silu * elements, bytes_accessed=moved
-        )
-
 
 def _forward_kernel(
     time: int, silu: bool, x: Ref, earlier: Ref, before: Ref, w: Ref, pos: Ref, y: Ref, place: Ref
@@ -178,7 +136,7 @@ def _forward_kernel(
     def tokens(i: jax.Array, previous: jax.Array) -> jax.Array:
         at, _ = group(i, left, place.shape[1])
         now: jax.Array = x[0, at, :].astype(acc)
-        total = _sum(w[...], place[at, :], now, _earlier(previous, now, taps))
+        total = weighted(w[...], place[at, :], now, _earlier(previous, now, taps))
         y[0, at, :] = (total * jax.nn.sigmoid(total) if silu else total).astype(y.dtype)
         return now
 
@@ -218,7 +176,7 @@ def _backward_kernel(
         """The derivative by the sum of taps and bias."""
         if not silu:
             return d
-        return jnp.where(live, d * _slope(_sum(w[...], where, now, _earlier(previous, now, taps))), 0)
+        return jnp.where(live, d * slope(weighted(w[...], where, now, _earlier(previous, now, taps))), 0)
 
     def tokens(i: jax.Array, carried: Arrays) -> Arrays:
         d_next, place_next, *sums = carried

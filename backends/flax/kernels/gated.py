@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
-from kernels.selective_scan import selective_scan
-from kernels.selective_tpu import selective_scan_tpu
+from kernels.selective_scan import fused, selective_scan
 from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, machine, read
 
 __all__ = ["Gates", "gated_scan", "gated_selective_scan"]
@@ -69,8 +68,9 @@ def gated_selective_scan(
     x, w = _wide(x, w)
     shape = x[0].shape
     h0 = None if pos.ndim == 1 else state
-    if machine(impl, shape[1]) == "tpu":
-        o, last = selective_scan_tpu(gates, x, w, A, B, C, pos, h0, interpret=interpret)
+    kernel = fused(impl, shape[1], A.shape[-1])
+    if kernel is not None:
+        o, last = kernel(gates, x, w, A, B, C, pos, h0, interpret=interpret)
         return o, None if state is None else last
     acc = accumulator(*x, *w)
     first = (pos == 0).reshape((-1, shape[1]) + (1,) * (len(shape) - 2))

@@ -5,12 +5,12 @@ before each such block.
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+from kernels.blocks_gpu import Ref, Refs, Token, lanes_of, load, store, tokens_of
 from kernels.tiles import (
     Arrays,
     Gates,
@@ -30,8 +30,6 @@ from kernels.tiles import (
 
 STEPS = 8  # tokens of a block
 CHANNELS = 32  # of a program: one for each lane of its only warp
-Ref = Any  # an array in the memory of the machine
-Refs = tuple[Ref, ...]
 
 
 def gated_scan_gpu(
@@ -126,19 +124,19 @@ _run.defvjp(_save, _backward)
 def _forward_kernel(
     gates: Gates, time: int, channels: int, x: Refs, w: Refs, first: Ref, h0: Ref, y: Ref, last: Ref, start: Ref
 ) -> None:
-    lanes, acc = _lanes(channels), last.dtype
-    weights = tuple(_load(z, lanes) for z in w)
+    lanes, acc = lanes_of(channels, CHANNELS), last.dtype
+    weights = tuple(load(z, lanes) for z in w)
 
     def block(n: jax.Array, h: jax.Array) -> jax.Array:
-        _store(start.at[n], h, lanes)
-        for token in _tokens(n, time, lanes, x, first, acc):
+        store(start.at[n], h, lanes)
+        for token in tokens_of(n, STEPS, time, lanes, x, first, acc):
             a, u = _gates(gates, token, weights)
             h = a * h + u
-            _store(y.at[token.t], read(gates, h, token.x, weights), lanes & token.live)
+            store(y.at[token.t], read(gates, h, token.x, weights), lanes & token.live)
         return h
 
-    h = jax.lax.fori_loop(0, start.shape[0], block, _load(h0, lanes))
-    _store(last, h, lanes)
+    h = jax.lax.fori_loop(0, start.shape[0], block, load(h0, lanes))
+    store(last, h, lanes)
 
 
 def _backward_kernel(
@@ -155,15 +153,15 @@ def _backward_kernel(
     dw: Refs,
     dh0: Ref,
 ) -> None:
-    lanes, acc, blocks = _lanes(channels), dh0.dtype, start.shape[0]
-    weights = tuple(_load(z, lanes) for z in w)
+    lanes, acc, blocks = lanes_of(channels, CHANNELS), dh0.dtype, start.shape[0]
+    weights = tuple(load(z, lanes) for z in w)
 
     def block(i: jax.Array, carried: Arrays) -> Arrays:
         e, *sums = carried
         n = blocks - 1 - i
-        tokens = _tokens(n, time, lanes, x, first, acc)
-        gradients = [_load(dy.at[token.t], lanes & token.live).astype(acc) for token in tokens]
-        decays, before = [], [_load(start.at[n], lanes)]
+        tokens = tokens_of(n, STEPS, time, lanes, x, first, acc)
+        gradients = [load(dy.at[token.t], lanes & token.live).astype(acc) for token in tokens]
+        decays, before = [], [load(start.at[n], lanes)]
         for token in tokens:
             a, u = _gates(gates, token, weights)
             decays.append(a)
@@ -176,52 +174,18 @@ def _backward_kernel(
             da, du = jnp.where(token.live & ~token.first, g * h, 0), jnp.where(token.live, g, 0)
             dxs, dws = gates.gates_grad(token.x, weights, token.first, da, du)
             for z, value in zip(dx, added(dxs, dxs_read), strict=True):
-                _store(z.at[token.t], jnp.broadcast_to(value, lanes.shape), lanes & token.live)
+                store(z.at[token.t], jnp.broadcast_to(value, lanes.shape), lanes & token.live)
             shares = added(dws, dws_read)
             sums = [z + jnp.where(token.live, value, 0) for z, value in zip(sums, shares, strict=True)]
         return e, *sums
 
     zero = jnp.zeros(lanes.shape, acc)
-    e, *sums = jax.lax.fori_loop(0, blocks, block, (_load(dlast, lanes), *(zero for _ in w)))
+    e, *sums = jax.lax.fori_loop(0, blocks, block, (load(dlast, lanes), *(zero for _ in w)))
     for z, value in zip((dh0, *dw), (e, *sums), strict=True):
-        _store(z, value, lanes)
+        store(z, value, lanes)
 
 
-class _Token(NamedTuple):
-    """A token of a block: its place, whether there is one, its inputs, and whether it starts a document."""
-
-    t: jax.Array
-    live: jax.Array
-    x: Arrays
-    first: jax.Array
-
-
-def _tokens(n: jax.Array, time: int, lanes: jax.Array, x: Refs, first: Ref, acc: jnp.dtype) -> list[_Token]:
-    """The tokens of block n, all read before any is computed with."""
-
-    def token(t: jax.Array) -> _Token:
-        live = jnp.broadcast_to(t < time, lanes.shape)
-        fresh = jnp.broadcast_to(first[t] != 0, lanes.shape)
-        return _Token(t, live, tuple(_load(z.at[t], lanes & live).astype(acc) for z in x), fresh)
-
-    return [token(n * STEPS + k) for k in range(STEPS)]
-
-
-def _gates(gates: Gates, token: _Token, w: Arrays) -> tuple[jax.Array, jax.Array]:
+def _gates(gates: Gates, token: Token, w: Arrays) -> tuple[jax.Array, jax.Array]:
     """Decay and input; what is no token decays by nothing and adds nothing, so that the state survives."""
     a, u = gates.gates(token.x, w, token.first)
     return jnp.where(token.live, jnp.where(token.first, 0, a), 1), jnp.where(token.live, u, 0)
-
-
-def _lanes(channels: int) -> jax.Array:
-    """Which of the channels of this program there are."""
-    return pl.program_id(1) * CHANNELS + jnp.arange(CHANNELS, dtype=jnp.int32) < channels
-
-
-def _load(ref: Ref, mask: jax.Array) -> jax.Array:
-    value: jax.Array = plgpu.load(ref, mask=mask, other=0)
-    return value
-
-
-def _store(ref: Ref, value: jax.Array, mask: jax.Array) -> None:
-    plgpu.store(ref, value.astype(ref.dtype), mask=mask)

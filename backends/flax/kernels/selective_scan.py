@@ -4,8 +4,11 @@ The state [B, N, C] exists for the present token and at the start of every STEPS
 states in between again. Time is walked in place, with the channels innermost.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from kernels.selective_gpu import MOST, selective_scan_gpu
 from kernels.selective_tpu import selective_scan_tpu
 from kernels.tiles import Gates, Machine, machine
 
@@ -36,9 +39,10 @@ def selective_scan(
     least single precision; returns y [B, T, C] in the dtype of x and the last h unrounded (None without a state).
     impl, interpret: for tests, the kernel of another machine.
     """
-    if machine(impl, x.shape[1]) == "tpu":
+    kernel = fused(impl, x.shape[1], A.shape[1])
+    if kernel is not None:
         before = None if pos.ndim == 1 else state
-        y, last = selective_scan_tpu(GIVEN, (x, dt), (), A, B, C, pos, before, interpret=interpret)
+        y, last = kernel(GIVEN, (x, dt), (), A, B, C, pos, before, interpret=interpret)
         return y, None if state is None else last
     acc = jnp.promote_types(jnp.result_type(dt, A, x, B, C), jnp.float32)
     if state is None or pos.ndim == 1:
@@ -49,6 +53,17 @@ def selective_scan(
     tokens = tuple(z.astype(acc) for z in (dt, x, B, C))
     y, h = _scan(A.astype(acc).T, tokens, keep, h)
     return y.astype(x.dtype), None if state is None else h.swapaxes(1, 2)
+
+
+def fused(impl: Machine | None, time: int, states: int) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+    """The kernel for so many tokens and states of a channel, if there is one."""
+    match machine(impl, time):
+        case "tpu":
+            return selective_scan_tpu
+        case "gpu" if states <= MOST:
+            return selective_scan_gpu
+        case _:
+            return None
 
 
 @jax.custom_vjp

@@ -22,6 +22,7 @@ from kernels.tiles import (
     first_tokens,
     flat,
     gates_cost,
+    selective_cost,
     traffic,
     up,
 )
@@ -121,14 +122,6 @@ class _Specs:
         self.part = pl.BlockSpec((1, 1, states, lanes), lambda b, c, t: (b, c, 0, at(t)))
         self.first = pl.BlockSpec((1, 1, block), lambda b, c, t: (0 if shared else b, 0, at(t)))
 
-    def cost(self, gates: pl.CostEstimate, steps: int, elements: int) -> pl.CostEstimate:
-        """That of the gates, and `steps` operations and an exponential for each state of each token."""
-        return pl.CostEstimate(
-            flops=gates.flops + steps * elements * self.states,
-            transcendentals=gates.transcendentals + elements * self.states,
-            bytes_accessed=gates.bytes_accessed,
-        )
-
 
 def _forward(
     gates: Gates,
@@ -158,7 +151,7 @@ def _forward(
             pltpu.VMEM((specs.states, specs.width), acc),
         ],
         compiler_params=ORDER,
-        cost_estimate=specs.cost(gates_cost(gates.gates, x, w, moved), 7, x[0].size),
+        cost_estimate=selective_cost(gates_cost(gates.gates, x, w, moved), 7, x[0].size, specs.states),
         interpret=interpret,
         name="selective_scan",
     )(x, w, A, BC, first, h0)
@@ -199,7 +192,7 @@ def _backward(
             pltpu.VMEM((specs.states, specs.width), acc),
         ],
         compiler_params=ORDER,
-        cost_estimate=specs.cost(gates_cost(again_and_back(gates), x, w, moved), 25, x[0].size),
+        cost_estimate=selective_cost(gates_cost(again_and_back(gates), x, w, moved), 25, x[0].size, specs.states),
         interpret=interpret,
         name="selective_scan_gradient",
     )(x, w, A, BC, first, starts, do, dlast)

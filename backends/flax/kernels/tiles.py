@@ -110,6 +110,15 @@ def gates_cost(
     )
 
 
+def selective_cost(gates: pl.CostEstimate, steps: int, elements: int, states: int) -> pl.CostEstimate:
+    """That of the gates, and `steps` operations and an exponential for each state of each element."""
+    return pl.CostEstimate(
+        flops=gates.flops + steps * elements * states,
+        transcendentals=gates.transcendentals + elements * states,
+        bytes_accessed=gates.bytes_accessed,
+    )
+
+
 def traffic(*arrays: jax.Array | jax.ShapeDtypeStruct) -> int:
     """Bytes of all these arrays."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))

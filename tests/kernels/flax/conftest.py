@@ -17,9 +17,17 @@ FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 NAMES = (
     "attention",
     "blocks_tpu",
+    "chunked_gpu",
+    "chunked_key_gpu",
+    "chunked_key_tpu",
     "chunked_scan",
     "chunked_tpu",
+    "chunks_gpu",
+    "composed",
+    "composed_tiles",
+    "composed_tpu",
     "conv",
+    "conv_gpu",
     "conv_tpu",
     "gated",
     "gated_gpu",
@@ -29,8 +37,10 @@ NAMES = (
     "pairs",
     "prev",
     "scan",
+    "selective_gpu",
     "selective_scan",
     "selective_tpu",
+    "selective_walk_gpu",
     "selective_walk_tpu",
 )
 Tree = Any

@@ -35,7 +35,7 @@ def pulled() -> Callable[..., tuple[Tree, Tree]]:
     return run
 
 
-SMALL = {"TIME": 8, "ROWS": 2, "CHANNELS": 128, "STEPS": 2, "MOST": 3}
+SMALL = {"TIME": 8, "ROWS": 2, "CHANNELS": 128, "STEPS": 2, "BLOCK": 4, "MOST": 3}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.kernels.pallas.equations import DIAGONAL, mamba, mamba_grad, mamba_out, mamba_out_grad
+from tests.kernels.pallas.mixes import LOW_RANK, RANK, STATIC
 
 CALLS = {"tpu": "@tpu_custom_call", "gpu": "@__gpu$xla.gpu.triton"}
 PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}
@@ -59,7 +60,7 @@ def diagonal(kernels, name, impl, size, dtype, sharding=None):
     return there_and_back(run, tuple(x), tuple(w), of(jnp.float32, batch, channels))
 
 
-def selective(kernels, size, dtype, sharding=None):
+def selective(kernels, size, dtype, sharding=None, impl="tpu"):
     (batch, time, channels), states = size, 16
 
     def of(dtype, *shape):
@@ -68,25 +69,25 @@ def selective(kernels, size, dtype, sharding=None):
     def run(x, w, A, B, C, h):
         gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl="tpu")
+        return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl=impl)
 
     x, w, A = (of(dtype, *size),) * 3, (of(jnp.float32, channels),) * 2, of(jnp.float32, channels, states)
     read = of(dtype, batch, time, states)
     return there_and_back(run, x, w, A, read, read, of(jnp.float32, batch, channels, states))
 
 
-def convolution(kernels, size, dtype, sharding=None):
+def convolution(kernels, size, dtype, sharding=None, impl="tpu"):
     batch, time, channels = size
 
     def run(x, w, state, bias):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, silu=True, impl="tpu")
+        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, silu=True, impl=impl)
 
     shapes = size, (4, channels), (batch, 3, channels), (channels,)
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
 
 
-def chunked(kernels, size, dtype, sharding=None):
+def chunked(kernels, size, dtype, sharding=None, impl="tpu", per_key=False):
     """Heads of 64 share keys of 128, or as much of that as there are channels."""
     (batch, time, channels), key = size, 128
     heads, dim = max(channels // 64, 1), min(channels, 64)
@@ -96,10 +97,35 @@ def chunked(kernels, size, dtype, sharding=None):
 
     def run(log_a, k, v, q, S):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.chunked_scan.chunked_scan(log_a, k, v, q, pos, S, impl="tpu")
+        scan = kernels.chunked_scan.chunked_key_scan if per_key else kernels.chunked_scan.chunked_scan
+        return scan(log_a, k, v, q, pos, S, impl=impl)
 
     keys, values = of(dtype, time, 1, 1, key), of(dtype, time, 1, heads, dim)
-    return there_and_back(run, of(jnp.float32, time, 1, heads), keys, values, keys, of(jnp.float32, 1, heads, key, dim))
+    decays = of(jnp.float32, time, 1, heads, *((key,) if per_key else ()))
+    return there_and_back(run, decays, keys, values, keys, of(jnp.float32, 1, heads, key, dim))
+
+
+def chunked_key(kernels, size, dtype, sharding=None, impl="tpu"):
+    return chunked(kernels, size, dtype, sharding, impl, per_key=True)
+
+
+def composed(kernels, size, dtype, sharding=None):
+    """Heads of 64, or one of what there is, composed by tokens before the softmax and by weights behind it."""
+    (batch, time, channels), module = size, kernels.composed
+    heads, dim = max(channels // 64, 1), min(channels, 64)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(q, k, v, tokens, weights):
+        return module.composed_attention(
+            None, module.Composed(LOW_RANK, STATIC), q, k, v, kernels.pairs.Keys(jnp.arange(time), time),
+            tokens=tokens, weights=weights, scale=0.1, before=255, impl="tpu",
+        )  # fmt: skip
+
+    q, factors, gate = (of(dtype, batch, time, *axes) for axes in [(heads, dim), (RANK, heads), (heads,)])
+    tokens = (factors, factors, gate) * 2 + (of(dtype, batch, time, 1),)
+    return there_and_back(run, q, q, q, tokens, (of(jnp.float32, heads, heads), of(jnp.float32, heads)))
 
 
 @pytest.mark.parametrize(
@@ -112,10 +138,17 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
 def test_a_kernel_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
-    assert lowered.as_text().count(CALLS["tpu"]) == 2
+    assert lowered.as_text().count(CALLS["tpu"]) == (3 if traced is composed else 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
+def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
+    lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count(CALLS["gpu"]) == 2
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("rg_lru", "float32"), ("gated_hgrn", "bfloat16")])
@@ -127,6 +160,6 @@ def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
 def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
     assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()

@@ -1,4 +1,4 @@
-"""The selective scan of a TPU, with gates and without, interpreted, against the array code and loops in NumPy."""
+"""The selective scans of a TPU and a GPU, interpreted, against the array code and loops in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ def drawn(rng, batch, time, channels, states):
     return x, w, A, normal(batch, time, states), normal(batch, time, states), normal(batch, channels, states)
 
 
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
 @pytest.mark.parametrize(("time", "channels"), [(37, 21), (8, 150)], ids=["odd", "whole block"])
-def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels):
+def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels, impl):
     gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
     arrays = drawn(rng, 2, time, channels, 3)
     pos = positions(2, time)
@@ -36,10 +37,11 @@ def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels):
     wanted = pulled(op("xla"), *arrays)
     x, w, *rest = jax.tree.map(np.asarray, arrays)
     close(wanted[0], mamba_plain(*x, *w, *rest[:3], pos, rest[3]), 1e-9, 1e-12)
-    close(pulled(op("tpu"), *arrays), wanted, 1e-9, 1e-11)
+    close(pulled(op(impl), *arrays), wanted, 1e-9, 1e-11)
 
 
-def test_whole_documents_without_gates(kernels, pulled, rng):
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_whole_documents_without_gates(kernels, pulled, rng, impl):
     """pos [T]: the state is not read, and nothing stands around the scan."""
     (x, dt, _), _, A, B, C, h = drawn(rng, 2, 11, 5, 2)
 
@@ -51,4 +53,4 @@ def test_whole_documents_without_gates(kernels, pulled, rng):
         return run
 
     arrays = (jnp.exp(dt), A, x, B, C)
-    close(pulled(op("tpu"), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)
+    close(pulled(op(impl), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)

@@ -1,0 +1,60 @@
+"""Masked tiles in the memory of a GPU, for kernels through Pallas and Triton: axes of tiles are powers of two."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from kernels.tiles import Arrays
+
+Ref = Any  # an array in the memory of the machine
+Refs = tuple[Ref, ...]
+
+
+def power(size: int, least: int = 1) -> int:
+    """The least power of two that is not below `size`, nor below `least`."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
+def load(ref: Ref, mask: jax.Array) -> jax.Array:
+    """What a reference has where the mask is true, else 0."""
+    value: jax.Array = plgpu.load(ref, mask=mask, other=0)
+    return value
+
+
+def store(ref: Ref, value: jax.Array, mask: jax.Array) -> None:
+    """Writes in the dtype of the reference where the mask is true."""
+    plgpu.store(ref, value.astype(ref.dtype), mask=mask)
+
+
+def tile(ref: Ref, rows: jax.Array, lanes: jax.Array, mask: jax.Array) -> jax.Array:
+    """The tile [rows, lanes] of a reference [T, C] at these places, 0 where the mask is false."""
+    return load(ref.at[rows[:, None], lanes[None, :]], mask)
+
+
+def lanes_of(channels: int, width: int) -> jax.Array:
+    """Which of the `width` channels of a program there are; the grid is batch and channels."""
+    return pl.program_id(1) * width + jnp.arange(width, dtype=jnp.int32) < channels
+
+
+class Token(NamedTuple):
+    """A token of a block, on the lanes of a program: its place, whether there is one, inputs, whether it starts."""
+
+    t: jax.Array
+    live: jax.Array
+    x: Arrays
+    first: jax.Array
+
+
+def tokens_of(
+    n: jax.Array, steps: int, time: int, lanes: jax.Array, x: Refs, first: Ref, acc: jnp.dtype
+) -> list[Token]:
+    """The tokens of block n, all read before any is computed with."""
+
+    def token(t: jax.Array) -> Token:
+        live = jnp.broadcast_to(t < time, lanes.shape)
+        fresh = jnp.broadcast_to(first[t] != 0, lanes.shape)
+        return Token(t, live, tuple(load(z.at[t], lanes & live).astype(acc) for z in x), fresh)
+
+    return [token(n * steps + k) for k in range(steps)]
