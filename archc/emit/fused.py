@@ -3,13 +3,13 @@ swallow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from archc.elaborate.call import Call, Program
 from archc.emit.calls import way_to
-from archc.emit.units import Units, own_values
+from archc.emit.units import Unit, Units, own_values
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.scans import FusedScan, fused_scans
@@ -31,7 +31,7 @@ class Fused:
     line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, with the axes
     that it sums, `spans` how far the keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the
     scans and `convs` the convolutions that run with the equations around them, by what their kernel gives back,
-    `composed` the sums over keys that run with their heads composed, `plain` why others do not."""
+    `composed` the sums over keys that run with their heads composed, `plain` why others, and scans, do not."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -70,14 +70,16 @@ def find(program: Program, units: Units) -> Fused:
             absorbed |= _decay_chain(each, users)
     for found in attention.values():
         absorbed |= _between(found)
-    gated = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
+    regions: dict[Call, Region] = {}
+    _regions(program.root, program.root.region, regions)
+    fused = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
+    other = _other_numbers(fused, units, regions)
+    gated = {v: f for v, f in fused.items() if v not in other}
     for scan in gated.values():
         absorbed |= scan.computed
     convs = fused_convs(graph, absorbed)
     for conv in convs.values():
         absorbed |= conv.computed
-    regions: dict[Call, Region] = {}
-    _regions(program.root, program.root.region, regions)
     matrices = {
         w: v.attrs["over"]
         for v in live_values(graph)
@@ -88,7 +90,7 @@ def find(program: Program, units: Units) -> Fused:
     composed, plain = _composed(graph, units, regions)
     return Fused(
         attention, reads, frozenset(absorbed), regions, matrices, reach(graph), norms(graph), gated, convs, composed,
-        plain,
+        plain | other,
     )  # fmt: skip
 
 
@@ -111,6 +113,25 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
     return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
 
 
+def _other_numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> dict[Value, str]:
+    """The scans whose equations cannot be in a kernel, for they differ among the calls of a unit, and why."""
+    out: dict[Value, str] = {}
+    for unit, alike in _alike(fused, units, regions):
+        if len({fused[v].signature for v in alike}) > 1:
+            out |= dict.fromkeys(alike, f"calls of '{unit.first.name}' have other numbers in its equations")
+    return out
+
+
+def _alike(
+    found: Mapping[Value, object], units: Units, regions: Mapping[Call, Region]
+) -> Iterator[tuple[Unit, tuple[Value, ...]]]:
+    """What was found and shares its text: the values of all calls of a unit, one by one."""
+    for unit in units.order:
+        values = [[v for v in regions[c].values if v in found and v in own_values(c)] for c in unit.calls]
+        for alike in zip(*values, strict=False):
+            yield unit, alike
+
+
 def _composed(
     graph: Graph, units: Units, regions: Mapping[Call, Region]
 ) -> tuple[dict[Value, Composition], dict[Value, str]]:
@@ -121,17 +142,15 @@ def _composed(
     found = compositions(graph)
     composed = {v: c for v, c in found.items() if isinstance(c, Composition)}
     plain = {v: reason for v, reason in found.items() if isinstance(reason, str)}
-    for unit in units.order:
-        programs = [[v for v in regions[c].values if v in found and v in own_values(c)] for c in unit.calls]
-        for alike in zip(*programs, strict=False):
-            reason = ""
-            if len({composed[v].signature if v in composed else None for v in alike}) > 1:
-                reason = f"calls of '{unit.first.name}' mix heads in different sizes or with different numbers"
-            elif alike[0] in composed and not _in_reach(composed[alike[0]], unit.first):
-                reason = "it reads weights of a shared fn that is handed to another"
-            if reason:
-                plain |= dict.fromkeys(alike, reason)
-                composed = {v: c for v, c in composed.items() if v not in alike}
+    for unit, alike in _alike(found, units, regions):
+        reason = ""
+        if len({composed[v].signature if v in composed else None for v in alike}) > 1:
+            reason = f"calls of '{unit.first.name}' mix heads in different sizes or with different numbers"
+        elif alike[0] in composed and not _in_reach(composed[alike[0]], unit.first):
+            reason = "it reads weights of a shared fn that is handed to another"
+        if reason:
+            plain |= dict.fromkeys(alike, reason)
+            composed = {v: c for v, c in composed.items() if v not in alike}
     return composed, plain
 
 

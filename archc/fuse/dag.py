@@ -101,6 +101,20 @@ def ordered(outputs: Iterable[Node]) -> list[Node]:
     return list(out)
 
 
+def written(outputs: Iterable[Node], leaves: Iterable[Node] = ()) -> tuple[object, ...]:
+    """Equal for outputs that are the same functions, with the same numbers, of leaves of the same names; of `leaves`
+    in this order, whatever they are called.
+
+    >>> x, y = (new_nodes().leaf(name) for name in "xy")
+    >>> written([x * x]) == written([y * y]), written([x * 2], [x]) == written([y * 2], [y])
+    (False, True)
+    """
+    order = ordered(outputs)
+    place = {node: i for i, node in enumerate(order)}
+    known = {node: i for i, node in enumerate(leaves)}
+    return tuple((n.op, n.value, known.get(n, n.name), tuple(place[a] for a in n.args)) for n in order)
+
+
 def depends(outputs: Iterable[Node], leaves: Iterable[Node]) -> set[Node]:
     """The nodes below the outputs that are functions of the leaves, the leaves included."""
     out = set(leaves)

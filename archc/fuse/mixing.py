@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from archc.fuse.dag import SPECIAL, Equations, ordered
+from archc.fuse.dag import SPECIAL, Equations, written
 from archc.fuse.planes import HEADS, KEYS, MATRIX, PAIR, QUERIES, Planes, Room
 from archc.fuse.regions import own_name
 from archc.ir.graph import Axis, Value
@@ -79,10 +79,7 @@ class Mixing:
     @property
     def signature(self) -> tuple[object, ...]:
         """Equal for two mixings that are the same functions of the same planes, whatever these are."""
-        order = ordered([self.result])
-        place = {node: i for i, node in enumerate(order)}
-        leaf = {node: i for i, node in enumerate(self.leaves.values())}
-        nodes = tuple((n.op, n.value, leaf.get(n), tuple(place[a] for a in n.args)) for n in order)
+        nodes = written([self.result], self.leaves.values())
         return nodes, tuple(a.size for a in self.heads), tuple((h.side, h.room, len(h.indices)) for h in self.handed)
 
     def equations(self, handed: Sequence[Handed]) -> Equations:

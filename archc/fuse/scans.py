@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from archc.fuse.behind import End, behind
-from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes, ordered
+from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes, ordered, written
 from archc.fuse.regions import Builder, Group, Kernel, Placed, border, factor, fuses, leaf_names, placed
 from archc.fuse.traffic import Traffic, traffic
 from archc.ir.graph import Graph, Kind, Region, Value
@@ -75,6 +75,11 @@ class FusedScan:
     def outputs(self) -> tuple[str, str]:
         """What the two outputs of the gates are called."""
         return ("a", "u") if self.kind == "diagonal" else ("dt", "v")
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """Equal for two scans that one kernel runs with the same numbers in it."""
+        return tuple(e and (written(e.outputs, (*e.x, *e.w)), len(e.x), len(e.w)) for e in (self.gates, self.out))
 
     @property
     def gates_grad(self) -> Equations | None:

@@ -61,7 +61,8 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     if fused.gates is None:
         yield f"its equations are not fused, since {fused.reason}"
     elif fused.traffic is not None:
-        yield f"its equations are operations of their own; fused: {_bytes(fused.traffic)}"
+        why = f", since {emitted.plain[fused.result]}" if fused.result in emitted.plain else ""
+        yield f"its equations are operations of their own{why}; fused: {_bytes(fused.traffic)}"
 
 
 def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
