@@ -69,21 +69,30 @@ def report_unused(definition: Definition, frame: Frame, outputs: tuple[str, ...]
     if frame.shelf.diagnostics:
         return
     scope = frame.scope
-    inits = read_in(s for s in definition.body if isinstance(s, ast.Init))
-    read = scope.used | inits | set(outputs)
+    elsewhere = read_in(s for s in definition.body if isinstance(s, ast.Init)) | _read_in_idle_blocks(definition, frame)
+    read = scope.used | elsewhere | set(outputs)
     for param in definition.params:
         key = param.name.text
         sized = param.pattern is not None and any(a.text in scope.used for a in param.pattern.axes)
         if key not in read and not sized and not key.startswith("_"):
             _nothing_uses(f"parameter '{key}' of '{definition.name.text}'", param, frame)
     for ident in scope.unread.values():
-        if ident.text not in inits and ident.text not in outputs:
+        if ident.text not in elsewhere and ident.text not in outputs:
             _nothing_uses(f"'{ident.text}'", ident, frame)
     for statement in definition.body:
         if isinstance(statement, ast.FnDef | ast.BlockDef | ast.Shared) and statement.name.text not in read:
             bound = scope.names.get(statement.name.text)
             if isinstance(bound, Function | BlockUse | SharedFunction):
                 _nothing_uses(f"'{statement.name.text}'", statement.name, frame)
+
+
+def _read_in_idle_blocks(definition: Definition, frame: Frame) -> frozenset[str]:
+    """What blocks would read that are listed but run at no layer at this size, such as `[mamba * 32, attention]`."""
+    running = {layer.block for stack in frame.call.stacks.values() for layer in stack.layers}
+    blocks = [s for s in definition.body if isinstance(s, ast.BlockDef) and s.name.text not in running]
+    body = [statement for block in blocks for statement in block.body]
+    axes = {n.axis.name for n in statements.nodes(body, inner=True) if isinstance(n, ast.AxisDecl)}
+    return read_in(body) | axes
 
 
 def _nothing_uses(what: str, node: ast.Node, frame: Frame) -> None:

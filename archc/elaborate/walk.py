@@ -147,7 +147,7 @@ def binary(node: ast.Binary, left: Bound, right: Bound, frame: Frame) -> Bound:
     """Arithmetic on numbers is exact; on values it joins axes by name."""
     if isinstance(left, BlockUse) and node.op == "*":
         times = frame.whole(right, node.right, "a repetition")
-        if times < 1:
+        if times < 0:
             frame.fail("E233", f"a block repeated {times} times", node.right)
         return Repeated(left, times)
     if isinstance(left, Num) and isinstance(right, Num) and node.op in ARITHMETIC:

@@ -133,7 +133,8 @@ class Body:
             case ast.Call():
                 positional = [a.value for a in node.args if a.name is None and isinstance(a.value, ast.Expr)]
                 named = [a.value for a in node.args if a.name is not None and isinstance(a.value, ast.Expr)]
-                found = (positional or named)[index] if index < len(positional or named) else None
+                place = index + (node.callee.text == "clip" and value.op == "minimum")  # clip is both: its last bound
+                found = (positional or named)[place] if place < len(positional or named) else None
             case _:
                 found = None
         return found if found is not None and isinstance(self.call.facts.get(found), Num) else None
@@ -189,9 +190,13 @@ class Body:
 
     @property
     def like(self) -> Code:
-        """A value that has the compute type, or, of a fn that is given none, an argument in single precision."""
-        if isinstance(self.call.definition, ast.BlockDef):
+        """A value that has the compute type, or, of a fn that is given none, an argument in single precision; of a fn
+        that is given nothing but numbers the positions, which say only on which device it runs.
+        """
+        if isinstance(self.call.definition, ast.BlockDef) and (self._narrow or not self._narrow_weights):
             return Code("x" if "x" in self._narrow or not self._narrow else self._narrow[0])
+        if isinstance(self.call.definition, ast.BlockDef):
+            return self.dialect.weight(attribute(self._narrow_weights[0]))
         given = [(p.name.text, self.call.arguments.get(p.name.text)) for p in self.call.definition.params]
         real = [(n, v) for n, v in given if isinstance(v, Value) and v.type.dtype == "real" and v.op != "mask"]
         narrow = [(python_name(name), value) for name, value in real if not value.type.wide]
@@ -200,6 +205,8 @@ class Body:
             return Code(kept[0] if kept else narrow[0][0])
         if real and not self.call.instance.weights:
             return Code(python_name(real[0][0]))
+        if not self.call.instance.weights:
+            return Code("pos")
         return self.dialect.weight(attribute(next(iter(self.call.instance.weights))))
 
     @property
@@ -207,6 +214,12 @@ class Body:
         """The names that stand for tokens in the compute type by now."""
         tokens = [(v, n) for v, n in self.names.items() if v.kind is Kind.TOKEN and v.type.dtype == "real"]
         return [name for value, name in tokens if not value.type.wide]
+
+    @property
+    def _narrow_weights(self) -> list[str]:
+        """The weights of this very call that are in the compute type."""
+        weights = self.call.instance.weights
+        return [name for name, weight in weights.items() if weight.attrs["path"] not in self.fp32]
 
     def kernel(self, name: str) -> str:
         """Uses a function of a kernel file; gives back its name."""

@@ -65,6 +65,12 @@ def own_values(call: Call) -> list[Value]:
     return [v for v, node in call.nodes.items() if not (isinstance(node, ast.Call) and node in call.calls)]
 
 
+def is_bare(call: Call) -> bool:
+    """Whether a call has no array of real numbers at hand, neither as an argument nor as a weight."""
+    given = [bound for bound in call.arguments.values() if isinstance(bound, Value)]
+    return not call.weights and all(bound.type.dtype != "real" for bound in given)
+
+
 def _ops(call: Call) -> set[str]:
     found = {v.op for v in own_values(call)}
     if any(isinstance(b, Value) and b.op == "pos" for b in call.facts.values()):
@@ -136,7 +142,7 @@ class _Grouping:
         )
         has_state = stateful and (bool(ops & TIME_OPS) or isinstance(call.definition, ast.ModelDef))
         has_state = has_state or any(u.has_state for u in below)
-        needs_pos = bool(ops & POSITION_OPS) or any(u.needs_pos for u in below)
+        needs_pos = bool(ops & POSITION_OPS) or any(u.needs_pos for u in below) or ("index" in ops and is_bare(call))
         return Unit(self._name(call, is_class), call, [], is_class, has_state, needs_pos, takes_rows)
 
     def _name(self, call: Call, is_class: bool) -> str:

@@ -120,6 +120,7 @@ def _move_silent_lines(text: str, random: Random) -> str:
         rest = [x for x in lines if x not in silent]
         heads = [i for i, x in enumerate(rest) if x.startswith(("fn ", "model "))]
         for line in silent:
-            rest.insert(heads[-1] + 1, line)
+            opened = next(i for i, x in enumerate(rest) if i >= heads[-1] and x.endswith("{"))
+            rest.insert(opened + 1, line)
         out.append("\n".join(rest))
     return "\n}\n".join(out)

@@ -30,6 +30,7 @@ def pattern(entries: str, depth: int) -> str:
     [
         ("[a, a, b]", 7, "aabaaba"),  # a partial period is cut
         ("[a * 3, b]", 8, "aaabaaab"),
+        ("[a * 0, b]", 2, "bb"),
         ("[a, at(0, 3): b]", 5, "baaba"),
         ("[a, first(2): b]", 4, "bbaa"),
         ("[a, last(1): b, first(1): c]", 4, "caab"),
@@ -54,6 +55,11 @@ def test_equal_blocks_are_elaborated_once_and_other_arguments_again() -> None:
     assert len(stack.distinct) == 2
     assert stack.calls[0] is stack.calls[1] is stack.calls[3]
     assert stack.period == 3
+
+
+def test_a_block_that_no_layer_runs_at_this_size_still_reads_what_it_reads() -> None:
+    found = model("n = 3\nblock a { x = x * n }\nblock b { x = x * 2 }\nx = stack(x, 2, [b * 2, a])")
+    assert [layer.block for layer in stack_of(found).layers] == ["b", "b"]
 
 
 def test_masks_with_equal_windows_are_equal_arguments() -> None:
