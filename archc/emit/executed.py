@@ -18,7 +18,8 @@ from archc.ir.graph import Kind, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention
-from archc.passes.flops import needs_gradient
+from archc.passes.gradients import needs_gradient
+from archc.passes.keyed import same_for_every_query
 from archc.passes.scans import ScanClass, inside
 
 
@@ -59,9 +60,12 @@ class Heads:
 
 @dataclass(frozen=True)
 class Rows:
-    """How many pairs of query and key a pair program computes, and whether once more in the backward pass."""
+    """How many pairs of query and key a pair program computes, and whether once more in the backward pass; `keys`: how
+    many keys its blocks of queries see.
+    """
 
     pairs: int
+    keys: int
     again: bool
 
 
@@ -91,7 +95,7 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
     The body of a loop runs once more in the backward pass. Sums of products of complex numbers are element-wise work.
     """
     graph, fused = program.graph, find(program, group(program))
-    moving = needs_gradient(graph)
+    moving, once = needs_gradient(graph), same_for_every_query(graph)
     skipped = _swallowed(fused)
     loops = [v for region, _ in graph.regions() for v in region.values if v.op == "loop"]
     bodies = {loop.attrs["body"] for loop in loops}
@@ -101,7 +105,7 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
         one = Matrix()
         for value in region.values:
             if value in region.live and value not in skipped:
-                one += _value(value, fused, kernels, time, moving)
+                one += _value(value, fused, kernels, time, moving, value in once)
                 if region in bodies:
                     one += _again(value, time, constant)
         whole += one * len(prefixes)
@@ -131,7 +135,7 @@ def _again(value: Value, time: int, constant: set[Value]) -> Matrix:
     return Matrix(0, -matrix * sum(v in constant for v in value.operands), matrix * time)
 
 
-def _value(value: Value, fused: Fused, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:
+def _value(value: Value, fused: Fused, kernels: Kernels, time: int, moving: set[Value], once: bool) -> Matrix:
     if value in fused.reads:
         return _scan(fused.reads[value], kernels, time, moving)
     if value in fused.attention:
@@ -151,7 +155,7 @@ def _value(value: Value, fused: Fused, kernels: Kernels, time: int, moving: set[
             if span is None:
                 return Matrix()
             rows = kernels.rows(time, span)
-            forward = work.matrix * rows.pairs
+            forward = work.matrix * (rows.keys if once else rows.pairs)
             last = value.kind is Kind.TOKEN  # nothing needs the result of the sum over keys again
             return Matrix(forward, sides * forward, forward if rows.again and sides and not last else 0)
 

@@ -13,7 +13,7 @@ from archc.emit.units import Units, own_values
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.ir.graph import Graph, Kind, Region, Value
+from archc.ir.graph import Graph, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
@@ -78,10 +78,12 @@ def find(program: Program, units: Units) -> Fused:
         absorbed |= conv.computed
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
-    contracted = [v for v in live_values(graph) if v.op == "contract" and "made" in v.attrs and len(v.operands) == 2]
-    of_pairs = {w for v in contracted if v.kind is Kind.PAIR for w in v.operands[1:]}  # these keep their axes apart
     matrices = {
-        w: v.attrs["over"] for v in contracted for w in v.operands[1:] if w.op == "weight" and w not in of_pairs
+        w: v.attrs["over"]
+        for v in live_values(graph)
+        if v.op == "contract" and "made" in v.attrs
+        for w in v.operands[1:]
+        if w.op == "weight" and len(v.operands) == 2
     }
     composed, plain = _composed(graph, units, regions)
     return Fused(

@@ -2,7 +2,8 @@
 
 Conventions: see `archc.ops.cost` for the ops; the head is counted, look-ups are not. Backward, a matrix product costs
 once more for every operand that needs a gradient (none for frozen weights), all other work twice the forward work;
-recomputation is not counted. What a fused scan computes on the way to its state and out of it is its own work, not
+recomputation is not counted. What is the same for every query is computed once a key, of all tokens before the one that
+is decoded. What a fused scan computes on the way to its state and out of it is its own work, not
 the matrix units'.
 """
 
@@ -14,13 +15,14 @@ from functools import cached_property, partial
 from typing import Any
 
 from archc.ir.calls import call_of, callee, depth
-from archc.ir.graph import Graph, Kind, Region, Value, regions_of
+from archc.ir.graph import Graph, Kind, Value
 from archc.ops.cost import Work
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.caches import reach
+from archc.passes.gradients import needs_gradient
+from archc.passes.keyed import same_for_every_query
 from archc.passes.scans import classify, inside
-from archc.passes.weights import weight_names
 from archc.passes.workload import Pairs, Workload
 
 
@@ -126,6 +128,7 @@ class Flops:
 def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops:
     """Counts a workload. `pairs` replaces the convention for the pairs of a sequence (see `Workload.pairs`)."""
     spans = reach(graph)
+    once = same_for_every_query(graph) if workload.mode != "decode" else set[Value]()
     count = workload.pairs if pairs is None or workload.mode == "decode" else partial(pairs, workload.time)
     fused: set[Value] = set()
     for found in classify(graph).values():
@@ -139,7 +142,8 @@ def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops
         for value in region.values:
             if value in region.live and value not in region.params:
                 work = OPS[value.op].flops(value)
-                forward = _times(work, _count(value, work, workload, spans, count), value in fused)
+                times = workload.tokens if value in once else _count(value, work, workload, spans, count)
+                forward = _times(work, times, value in fused)
                 call = call_of(value, level)
                 name = "" if call is None else callee(call)
                 parts[name] = parts.get(name, Part()) + Part(forward, _backward(value, forward, moving))
@@ -174,23 +178,3 @@ def _backward(value: Value, forward: Cost, moving: set[Value]) -> Cost:
         return Cost()
     sides = sum(v in moving for v in value.operands)
     return Cost(forward.matrix * sides, forward.vector * 2, forward.scan * 2)
-
-
-def needs_gradient(graph: Graph) -> set[Value]:
-    """The values through which a gradient flows to a trained weight."""
-    held = {name for name, weight in graph.named_weights().items() if weight.frozen}
-    trained = {value for value, names in weight_names(graph).items() if not held.issuperset(names)}
-    moving: set[Value] = set()
-    _moving(graph.main, moving, trained)
-    return moving
-
-
-def _moving(region: Region, moving: set[Value], trained: set[Value]) -> None:
-    moving.update(region.params)
-    for value in region.values:
-        inner = regions_of(value)
-        for each in inner:
-            _moving(each, moving, trained)
-        whole = value.type.dtype in ("int", "bool")
-        if value in trained or bool(inner) or (not whole and any(v in moving for v in value.operands)):
-            moving.add(value)

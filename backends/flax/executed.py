@@ -36,15 +36,17 @@ class FlaxKernels:
     def rows(self, time: int, support: Support) -> Rows:
         """T x T pairs of a short sequence, else blocks of queries of one size with as many keys each."""
         if time <= QUERIES:
-            return Rows(time * time, again=False)
+            return Rows(time * time, time, again=False)
         back, ahead = support.back, support.ahead
-        pairs = 0
+        pairs = seen = 0
         for first, end in _parts(time, QUERIES, back == inf and ahead != inf):
             stop = time if ahead == inf else min(time, end + int(ahead))
             block = min(QUERIES, end - first)
             keys = stop if back == inf or ahead == inf else min(stop, int(back) - 1 + block + int(ahead))
-            pairs += -(-(end - first) // block) * block * keys
-        return Rows(pairs, again=True)
+            blocks = -(-(end - first) // block)
+            pairs += blocks * block * keys
+            seen += blocks * keys
+        return Rows(pairs, seen, again=True)
 
     def selective(self, time: int, channels: int, states: int) -> Matrix:
         """Nothing: its read-out is a sum."""

@@ -33,13 +33,14 @@ class TorchKernels:
 
     def rows(self, time: int, support: Support) -> Rows:
         """Blocks of queries against every key between the first that one of them sees and the last."""
-        pairs = 0
+        pairs = keys = 0
         for first in range(0, time, QUERIES):
             end = min(first + QUERIES, time)
             start = 0 if support.back == inf else max(0, first - int(support.back) + 1)
             stop = time if support.ahead == inf else min(time, end + int(support.ahead))
             pairs += (end - first) * (stop - start)
-        return Rows(pairs, again=True)
+            keys += stop - start
+        return Rows(pairs, keys, again=True)
 
     def selective(self, time: int, channels: int, states: int) -> Matrix:
         """The read-out is a product; backwards there are those of the queries, of the keys and of the input."""
