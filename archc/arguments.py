@@ -88,7 +88,8 @@ def _generate(command: _Parser) -> None:
 
 
 def _specs(command: _Parser) -> None:
-    """No arguments."""
+    what = "the page of docs/gallery.md: every spec as it is written, its sizes, what they cost, a picture"
+    command.add_argument("--gallery", action="store_true", help=what)
 
 
 def _fmt(command: _Parser) -> None:

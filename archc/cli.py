@@ -111,9 +111,14 @@ def _generate(arguments: Namespace) -> int:
 
 
 def _specs(arguments: Namespace) -> int:
-    from archc.reports.listing import listing
+    if arguments.gallery:
+        from archc.reports.gallery import gallery
 
-    print(listing())
+        print(gallery(), end="")
+    else:
+        from archc.reports.listing import listing
+
+        print(listing())
     return 0
 
 

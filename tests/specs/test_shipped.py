@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from archc.diagnostics import Source
+from archc.diagnostics import ArchError, Source
 from archc.elaborate import Library, Program, elaborate, load
 from archc.elaborate.library import standard_files
 from archc.ops.table import OPS
 from archc.passes.params import Params, params
+from archc.passes.support import check_causal
 from archc.resources import paths, read
 from archc.text import ast
 from archc.text.format import format
@@ -188,6 +189,18 @@ def test_every_fn_of_the_standard_library_is_documented() -> None:
 def test_a_spec_is_in_canonical_form(path: str) -> None:
     text = read("specs", path)
     assert format(Source(path, text)) == text
+
+
+def test_a_linformer_is_refused_where_it_must_not_look_ahead() -> None:
+    text = read("specs", "linformer.arch").replace("encoder linformer", "model linformer")
+    graph = elaborate(load(Source("linformer.arch", text), None)).graph
+    with pytest.raises(ArchError) as caught:
+        check_causal(graph)
+    first, second = caught.value.diagnostics
+    assert first.code == second.code == "E502"
+    assert first.message == "not causal: a sum over time sees the whole sequence"
+    assert first.span is not None
+    assert first.span.text == "sum(x @ W_k[heads dim] * A[length rank](pos), over = time)"
 
 
 # --- initial values ----------------------------------------------------------------------------------
