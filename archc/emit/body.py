@@ -236,11 +236,14 @@ class Body:
             del self.names[other]
         self.names[value] = name
 
-    def hoist(self, value: Value, text: str, state: str, name: str = "") -> Code:
-        """Puts an op that crosses time on a line of its own; gives back the name of its value."""
-        name = self.temporary(value, name or state)
-        stored = f'new["{state}"]'
-        self.line(f"{name}, {stored} = {text}" if self.unit.has_state else f"{name}, _ = {text}", value)
+    def hoist(self, value: Value, text: str, state: str | None, name: str = "") -> Code:
+        """Puts an op that crosses time on a line of its own; gives back the name of its value.
+
+        `state`: where its part of the state is kept, if anywhere.
+        """
+        name = self.temporary(value, name or str(state))
+        stored = f'new["{state}"]' if state is not None and self.unit.has_state else "_"
+        self.line(f"{name}, {stored} = {text}", value)
         self.bind(value, name)
         return Code(name)
 

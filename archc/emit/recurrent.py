@@ -6,6 +6,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
 from archc.emit.kernels import SCANS
 from archc.emit.layout import reindex, transposed
+from archc.emit.lent import lender
 from archc.emit.placed import sequence, whole
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
 from archc.passes.matrix_scans import bonus_sides, split_decay
@@ -32,8 +33,10 @@ def _conv(body: Body, value: Value) -> Code:
 
 def _prev(body: Body, value: Value) -> Code:
     state = body.local_state(value)
-    text = f"{body.kernel('prev')}({whole(body, value.operands[0]).text}, pos, {body.old(state)})"
-    return body.hoist(value, text, state)
+    source = lender(value, body.call, body.fused)
+    old = body.old(state if source is None else body.local_state(source))
+    text = f"{body.kernel('prev')}({whole(body, value.operands[0]).text}, pos, {old})"
+    return body.hoist(value, text, state if source is None else None, state)
 
 
 def _scan(body: Body, value: Value) -> Code:

@@ -10,6 +10,7 @@ from archc.emit.body import Body
 from archc.emit.bundles import bundle
 from archc.emit.calls import module_name, state_name
 from archc.emit.code import Code, infix
+from archc.emit.lent import lender
 from archc.emit.lifted import lifted, pair_values, program_ends, program_state
 from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
@@ -66,7 +67,8 @@ def _of_function(outer: Body, inner: Body, below: Call) -> list[tuple[str, str]]
     region: Region = inner.fused.regions[below]
     out = []
     for value in region.values:
-        if value in below.nodes and value in region.live and value.op in ("prev", "conv", "scan", "maxscan"):
+        crosses = value.op in ("prev", "conv", "scan", "maxscan") and lender(value, below, inner.fused) is None
+        if value in below.nodes and value in region.live and crosses:
             path = below.instance.path
             key = str(value.attrs["state"]).removeprefix(path + ".")
             shape = [_size(outer, Axis(below.renamed.get(a.name, a.name), a.size)) for a in value.type.axes]
@@ -82,6 +84,8 @@ def _entry(body: Body, value: Value) -> tuple[str, str] | None:
         return body.local_state(found.scan), _scan_state(body, found)
     swallowed = value in body.fused.absorbed and value not in body.fused.remembered
     if swallowed or value.op not in ("conv", "prev", "scan", "maxscan"):
+        return None
+    if lender(value, body.call, body.fused) is not None:
         return None
     return body.local_state(value), _plain(body, value, _shape(body, value.type.axes))
 

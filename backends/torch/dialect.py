@@ -123,8 +123,8 @@ class TorchDialect:
         return method(value, "cumsum", str(axis))
 
     def argmax(self, value: Code, axis: int) -> Code:
-        """Index of the largest."""
-        return method(value, "argmax", str(axis))
+        """Index of the largest, in the four bytes in which whole numbers are remembered."""
+        return method(method(value, "argmax", str(axis)), "to", "torch.int32")
 
     def top(self, value: Code, k: Code, axis: int) -> Code:
         """True at the k largest."""
@@ -209,7 +209,7 @@ class TorchDialect:
             "dtype": "dtype",
             "wide": "torch.promote_types(dtype, torch.float32)",
             "complex": "torch.promote_types(dtype, torch.complex64)",
-            "int": "torch.int64",
+            "int": "torch.int32",
             "bool": "torch.bool",
         }[how]
         return call("torch.zeros", *(s.text for s in sizes), dtype=kind, device="device")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from archc.passes.caches import caches
 from archc.passes.params import params
 from archc.specs_index import program, shipped
 from tests.parity.models import (
@@ -32,6 +33,7 @@ from tests.parity.models import (
     torch_inputs,
     torch_model,
 )
+from tests.specs.test_closed_forms import TOTALS
 
 VALUES, GRADIENTS = 1e-5, 1e-4
 MODELS = [name for name in shipped() if tiny(name).graph.kind == "model"]
@@ -154,7 +156,10 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
+OTHERS = {spec.partition(":")[0]: (spec, total) for spec, total in TOTALS.items()}  # one size of each of the others
+
+
+@pytest.mark.parametrize(("name", "total"), [*PUBLISHED.items(), *OTHERS.values()])
 def test_published_sizes_are_reached_by_the_real_weights_without_allocating_them(name: str, total: int) -> None:
     found = program(name)
     with torch.device("meta"):
@@ -172,6 +177,23 @@ def test_the_state_of_recurrentgemma_2b_has_the_bytes_that_the_report_derives() 
     blank: Any = blank_flax_model(emitted(found, "flax"))
     state = nnx.eval_shape(lambda: blank.init_state(1, 8192, jnp.bfloat16))
     assert bytes_by_kind([(key, x.size * x.dtype.itemsize) for key, x in leaves(state["layers"])]) == wanted
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_real_state_has_the_bytes_that_the_report_derives(name: str) -> None:
+    found = tiny(name)
+    wanted = sum(int(cache.bytes(50)) for cache in caches(found.graph))
+    with torch.device("meta"):
+        state = emitted(found, "torch").Model().init_state(1, 50, torch.bfloat16)
+    assert sum(x.nbytes for _, x in leaves(without_count(state))) == wanted
+    blank: Any = blank_flax_model(emitted(found, "flax"))
+    arrays = nnx.eval_shape(lambda: blank.init_state(1, 50, jnp.bfloat16))
+    assert sum(x.size * x.dtype.itemsize for _, x in leaves(without_count(arrays))) == wanted
+
+
+def without_count(state: dict[str, Any]) -> dict[str, Any]:
+    """A state without the number of tokens seen."""
+    return {name: part for name, part in state.items() if name != "pos"}
 
 
 def trained(model: nnx.Module) -> int:
