@@ -64,7 +64,8 @@ def run(node: ast.Call, frame: Frame) -> Bound:
         for i, (block, (region, _)) in enumerate(zip(plan.blocks, built, strict=True))
     )
     stack = frame.add("stack", tuple(values), node, {"layers": layers})
-    frame.call.stacks[node] = Stack(node, stack, labels, layers, tuple(c for _, c in built), plan.period)
+    calls = tuple(call for _, call in built)
+    frame.call.stacks[node] = Stack(node, stack, labels, layers, calls, _period(calls, plan.period))
     outs: tuple[Bound, ...] = tuple(
         frame.add("stack_out", (stack,), node, {"index": i}, label=labels[i]) for i in range(len(values))
     )
@@ -123,6 +124,12 @@ def make_plan(entries: ast.ListExpr, count: int, frame: Frame) -> Plan:
                 frame.fail("E237", message, each.node.where, Note("first here", first.node.where.span))
             chosen[index] = (each.entry, each.node.value.span)
     return Plan(tuple(b for b, _ in chosen), tuple(p for _, p in chosen), len(flat))
+
+
+def _period(calls: tuple[Call, ...], listed: int) -> int:
+    """After how many layers they repeat: after the list, or sooner where the depth cuts it (`[mamba * 32, local]`)."""
+    periods = (p for p in range(1, listed) if all(call is calls[i % p] for i, call in enumerate(calls)))
+    return next(periods, listed)
 
 
 def _block(entry: ast.Expr, frame: Frame) -> BlockUse | Repeated:

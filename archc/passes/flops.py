@@ -2,15 +2,16 @@
 
 Conventions: see `archc.ops.cost` for the ops; the head is counted, look-ups are not. Backward, a matrix product costs
 once more for every operand that needs a gradient (none for frozen weights), all other work twice the forward work;
-recomputation is not counted. What is the same for every query is computed once a key, of all tokens before the one that
-is decoded. What a fused scan computes on the way to its state and out of it is its own work, not
-the matrix units'.
+recomputation is not counted. What is the same for every query is computed once a key (of all tokens before the one that
+is decoded), an expert only where its gate is not zero. What a fused scan computes on the way to its state and out of it
+is its own work, not the matrix units'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from archc.ops.cost import Work
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.caches import reach
+from archc.passes.chosen import shares
 from archc.passes.gradients import needs_gradient
 from archc.passes.keyed import same_for_every_query
 from archc.passes.scans import classify, inside
@@ -128,6 +130,7 @@ class Flops:
 def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops:
     """Counts a workload. `pairs` replaces the convention for the pairs of a sequence (see `Workload.pairs`)."""
     spans = reach(graph)
+    spared = shares(graph)
     once = same_for_every_query(graph) if workload.mode != "decode" else set[Value]()
     count = workload.pairs if pairs is None or workload.mode == "decode" else partial(pairs, workload.time)
     fused: set[Value] = set()
@@ -141,7 +144,7 @@ def flops(graph: Graph, workload: Workload, pairs: Pairs | None = None) -> Flops
         parts: dict[str, Part] = {}
         for value in region.values:
             if value in region.live and value not in region.params:
-                work = OPS[value.op].flops(value)
+                work = _needed(OPS[value.op].flops(value), spared.get(value))
                 times = workload.tokens if value in once else _count(value, work, workload, spans, count)
                 forward = _times(work, times, value in fused)
                 call = call_of(value, level)
@@ -165,6 +168,14 @@ def _count(value: Value, work: Work, workload: Workload, spans: dict[Value, Supp
         case Kind.PAIR:
             span = next((spans[v] for v in (value, *value.operands) if v in spans), None)
             return 0 if span is None else workload.batch * pairs(span)
+
+
+def _needed(work: Work, share: Fraction | None) -> Work:
+    """The part of the work that is needed; it is a whole number, since the experts are an axis of what is computed."""
+    if share is None:
+        return work
+    matrix, vector, scan = (int(part * share) for part in (work.matrix, work.vector, work.scan))
+    return Work(work.per, matrix, vector, scan)
 
 
 def _times(work: Work, times: Any, fused: bool) -> Cost:

@@ -60,6 +60,7 @@ def test_equal_blocks_are_elaborated_once_and_other_arguments_again() -> None:
 def test_a_block_that_no_layer_runs_at_this_size_still_reads_what_it_reads() -> None:
     found = model("n = 3\nblock a { x = x * n }\nblock b { x = x * 2 }\nx = stack(x, 2, [b * 2, a])")
     assert [layer.block for layer in stack_of(found).layers] == ["b", "b"]
+    assert stack_of(found).period == 1  # what is cut off does not count
 
 
 def test_masks_with_equal_windows_are_equal_arguments() -> None:

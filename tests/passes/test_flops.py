@@ -136,3 +136,42 @@ def test_parts_are_the_calls_of_a_block(spec: Callable[..., Graph]) -> None:
     assert parts["swiglu"].forward.matrix == 352_321_536  # 6 * width * hidden
     assert parts["attention"].forward.matrix == 83_886_080 + 4 * 4096
     assert parts[""].forward.matrix == 0
+
+
+def test_experts_whose_gate_is_zero_cost_nothing(spec: Callable[..., Graph]) -> None:
+    found = flops(spec("mixtral"), Workload(time=1, mode="forward")).rows[1].parts["moe"].forward
+    width, hidden, experts, active = 4096, 14_336, 8, 2
+    # the router, three matrices and the weighted sum of the chosen experts
+    assert found.matrix == 2 * width * experts + active * (2 * 3 * width * hidden + 2 * width)
+
+
+def test_experts_that_something_else_reads_are_counted_in_full(model: Callable[[str], Graph]) -> None:
+    text = """
+    model m(width = 4, vocab = 11, experts = 3) {{
+        x = E[vocab width](tokens)
+        p = softmax(x @ R[experts], over = experts)
+        g = where(top(p, 1, over = experts), p, 0)
+        h = x @ W[experts width']
+        x = x + dot(g, h, over = experts){more}
+        logits = x @ U[width -> vocab]
+    }}
+    """
+    router, head, product, weighted = 2 * 4 * 3, 2 * 4 * 11, 2 * 4 * 3 * 4, 2 * 3 * 4
+    spared = flops(model(text.format(more="")), Workload(time=1, mode="forward")).forward.matrix
+    assert spared == router + head + (product + weighted) // 3
+    read = flops(model(text.format(more=" + sum(h, over = experts)")), Workload(time=1, mode="forward")).forward.matrix
+    assert read == router + head + product + weighted // 3
+
+
+def test_what_is_the_same_for_every_query_is_computed_once_a_key(spec: Callable[..., Graph]) -> None:
+    """Keys and values made of a remembered latent: in a sequence once a token, for a decoded token of every latent."""
+    width, rank = 2048, 512
+    graph = spec("low_rank")
+    made = 2 * 2 * rank * width  # keys and values of one token
+    rest = 2 * (3 * rank * width + width * width)
+    one = flops(graph, Workload(time=1, mode="forward")).rows[1].parts["latent_attention"].forward.matrix
+    assert one == made + rest + 4 * width
+    many = flops(graph, Workload(time=100, mode="forward")).rows[1].parts["latent_attention"].forward.matrix
+    assert many == 100 * (made + rest) + 100 * 100 * 4 * width
+    decoded = flops(graph, Workload(context=100, mode="decode")).rows[1].parts["latent_attention"].forward.matrix
+    assert decoded == rest + 100 * (made + 4 * width)
