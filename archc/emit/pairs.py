@@ -81,7 +81,7 @@ def _letters(body: Body, value: Value, result: str) -> Code:
         specs, codes = [], []
         for operand in value.operands:
             specs.append(("..." if operand.kind is Kind.PAIR else "") + spell(operand.names))
-            code = body.matched(body.render(operand), operand, value)
+            code = body.matched(axis_by_axis(body, operand, body.render(operand)), operand, value)
             codes.append(body.dialect.move_axes(code, "(-2, -1)", "(1, 2)") if operand.kind is Kind.PAIR else code)
         out = body.dialect.einsum(f"{','.join(specs)}->...{spell(value.names)}", *codes)
         return body.dialect.move_axes(out, "(1, 2)", "(-2, -1)")
