@@ -7,23 +7,20 @@ spec: sums over all earlier tokens where the spec has a scan, and the reverse.
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from archc.diagnostics import Source
-from archc.elaborate import elaborate, load
 from archc.ir.graph import Graph
 from archc.passes.params import params
 from archc.reference import Reference, random_weights
-from archc.resources import read
 from archc.specs_index import program
 from tests.equations import attentions, classics, hybrids, recurrences
 from tests.equations.attentions import Compose, composed, gates, static, uncomposed
 from tests.equations.plain import Array, Weights
+from tests.equations.variations import BILINEAR, DYNAMIC, varied
 
 Equations = Callable[[Weights, NDArray[np.int64]], Array]
 LENGTH = 11
@@ -82,20 +79,11 @@ def test_a_spec_means_what_its_paper_says(name: str) -> None:
 # --- variations: one line of a spec, written otherwise -----------------------------------------------
 
 
-def varied(name: str, line: str, other: str, **settings: int) -> Graph:
-    """The tiny graph of a spec with one line changed."""
-    text = read("specs", f"{name}.arch")
-    assert text.count(line) == 1
-    exact = {setting: Fraction(value) for setting, value in settings.items()}
-    return elaborate(load(Source(f"{name}.arch", text.replace(line, other)), None), None, "tiny", exact).graph
-
-
 def test_a_bilinear_s4d_is_one_line_away() -> None:
-    graph = varied("s4d", "ssm(layer_norm(x), state)", "ssm(layer_norm(x), state, discretise = bilinear)")
+    graph = varied("s4d", *BILINEAR).graph
     require_equal(graph, partial(recurrences.s4d, bilinear=True))
 
 
-DYNAMIC = "dc_attention(rms_norm(x), heads, mask)"
 ABLATIONS: dict[str, tuple[str, Compose, Compose, Callable[[int, int], int]]] = {
     # line, before and after the softmax, weights of the composition in a layer of width D with N heads (rank 2)
     "static only": ("before = static, after = static", static("static"), static("static_2"), lambda D, N: 2 * N * N),
@@ -129,7 +117,9 @@ ABLATIONS: dict[str, tuple[str, Compose, Compose, Callable[[int, int], int]]] = 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_of_dcformer_is_one_line_away(name: str) -> None:
     line, pre, post, count = ABLATIONS[name]
-    graph = varied("dcformer", DYNAMIC, f"dc_attention(rms_norm(x), heads, mask, {line})", depth=2, hidden=16, window=4)
+    graph = varied(
+        "dcformer", DYNAMIC, f"dc_attention(rms_norm(x), heads, mask, {line})", depth=2, hidden=16, window=4
+    ).graph
     width, heads = 128, 4
     plain = 2 * (4 * width**2 + 2 * (width // heads) + 3 * width * 16 + 2 * width) + width + 2 * 256 * width
     assert params(graph).total == plain + 2 * count(width, heads)
@@ -137,7 +127,9 @@ def test_an_ablation_of_dcformer_is_one_line_away(name: str) -> None:
 
 
 def test_a_rank_of_dcformer_is_one_number() -> None:
-    graph = varied("dcformer", "fn compose(a[heads], x[width], rank = 2)", "fn compose(a[heads], x[width], rank = 3)")
+    graph = varied(
+        "dcformer", "fn compose(a[heads], x[width], rank = 2)", "fn compose(a[heads], x[width], rank = 3)"
+    ).graph
     pre, post = composed("compose"), composed("compose_2")
     require_equal(graph, partial(attentions.dcformer, n=32, pattern="lg", pre=pre, post=post))
 

@@ -1,0 +1,26 @@
+"""Specs with one line written otherwise: PyTorch, Flax and the reference agree on each of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from archc.elaborate import Program
+from tests.equations.test_equations import ABLATIONS
+from tests.equations.variations import BILINEAR, DYNAMIC, varied
+from tests.parity.agreement import check_bfloat16, check_flax, check_torch
+
+
+def check(program: Program) -> None:
+    check_torch(program)
+    check_bfloat16(program)
+    check_flax(program)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_of_composed_heads(name: str) -> None:
+    other = f"dc_attention(rms_norm(x), heads, mask, {ABLATIONS[name][0]})"
+    check(varied("dcformer", DYNAMIC, other, width=32, depth=2, hidden=16, window=4, vocab=97))
+
+
+def test_a_bilinear_state_space() -> None:
+    check(varied("s4d", *BILINEAR, width=16))
