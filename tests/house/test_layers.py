@@ -28,6 +28,7 @@ LAYERS = (
     ("emit",),
     ("backends",),
     ("specs_index", "formatting"),
+    ("exchange",),
     ("reports",),
     ("api", "loading"),
     ("arguments",),
