@@ -82,6 +82,8 @@ def matched(found: Mapping[str, Tensor], moves: Sequence[Move], family: Family) 
 def present(name: str, family: Family) -> str:
     """The name of a tensor as the library writes it today."""
     for old, new in family.aliases.items():
+        if old.endswith(".") and name.startswith(old):
+            return new + name.removeprefix(old)
         if name == old or name.endswith(f".{old}"):
             return name.removesuffix(old) + new
     return name

@@ -52,8 +52,8 @@ CODES: dict[str, Code] = {
     ),
     "E708": Code(
         "weights are missing",
-        "Every weight of the spec comes from a tensor; none is invented. A folder with only the body of a model, or with\n"
-        "another head, lacks some.",
+        "Every weight of the spec comes from a tensor; none is invented. A folder with the body of a model alone,\n"
+        "or another head, lacks some.",
         "",
         "",
     ),

@@ -117,7 +117,7 @@ def _fields(
         if not is_expression(field)
     }
     if family.blocks is not None:
-        kinds = {block: kind for kind, block in family.blocks.kinds.items()}
+        kinds = {block: kind for kind, block in reversed(family.blocks.kinds.items())}
         fields[family.blocks.field] = [kinds[block] for block in _blocks(graph)]
     fields.update({name: value for name, value in family.must.items() if not is_expression(value)})
     fields.update({name: value for variant in chosen for name, value in variant.when.items()})

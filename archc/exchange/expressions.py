@@ -83,8 +83,9 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
 }
-_FUNCTIONS: Mapping[str, Callable[[Number], Number]] = {
+_FUNCTIONS: Mapping[str, Callable[[Any], Number]] = {
     "ceil": math.ceil,
+    "count": len,
     "sqrt": lambda x: Fraction(math.sqrt(x)),
     "bfloat16": _bfloat16,
 }

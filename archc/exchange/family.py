@@ -9,10 +9,12 @@
     [must]                     field = the only value that the spec can say, where that is not the default
     [renamed]                  older name of a field, or of a group of fields = the present one
     [as_default]               field = a value that stands for its default
-    [blocks]                   field with the list of kinds of layers; kind = block of the spec
+    [blocks]                   field with the list of kinds of layers, and one with a pattern of letters
+    [blocks.kinds], [.letters]   kind = block of the spec, of two with one block the first is written; letter = kind
     [[variants]]               when.FIELD = a value that the spec can say after `replace` and `without` a parameter
     [tensors], [layers.tensors]  rows (see `rows`); [layers] has the prefix of the layers' names too
-    [aliases], [copies]        other names; tensors that repeat another one
+    [aliases], [copies]        other names, or ends of names, or, with a point behind them, beginnings; tensors that
+                               repeat another one
 
 A field that no size and no expression reads must have the value under [must], else its default: whatever a spec cannot
 say is refused, and so is every field that is in no table.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -46,10 +48,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The field that lists the kinds of layers, and the block of the spec that each kind is."""
+    """The field that lists the kinds of layers, and the block of the spec that each kind is.
+
+    `pattern`: the field that has them as letters, if there is one; `letters` the kind that each is.
+    """
 
     field: str
     kinds: Mapping[str, str]
+    pattern: str = ""
+    letters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def _family(name: str) -> Family:
         frozenset(data.get("free", ())),
         data.get("renamed", {}),
         data.get("as_default", {}),
-        Blocks(blocks["field"], {k: v for k, v in blocks.items() if k != "field"}) if blocks else None,
+        Blocks(**blocks) if blocks else None,
         tuple(map(_variant, data.get("variants", ()))),
         tuple(read_row(*row) for row in data["tensors"].items()),
         tuple(read_row(*row) for row in layers["tensors"].items()),

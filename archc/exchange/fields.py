@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from archc.diagnostics import ArchError, Diagnostic, Note, Source, Span, closest, error
 from archc.exchange.expressions import is_expression, value_of
 from archc.exchange.family import Family, Variant, families
+from archc.exchange.letters import kinds
 from archc.exchange.located import Located, read_json
 
 
@@ -47,14 +48,14 @@ def read_config(source: Source) -> Config:
     found = read_json(source)
     assert found.members is not None
     named = found.members.get("model_type")
-    kinds = sorted({f.model_type for f in families()})
+    known = sorted({f.model_type for f in families()})
     if named is None:
-        raise error("E703", f"'{source.name}' has no 'model_type'", help=f"archc knows {', '.join(kinds)}")
+        raise error("E703", f"'{source.name}' has no 'model_type'", help=f"archc knows {', '.join(known)}")
     candidates = [f for f in families() if f.model_type == named.value]
     if not candidates:
-        near = closest(str(named.value), kinds)
+        near = closest(str(named.value), known)
         what = f"no spec is known for the model type {_shown(named.value)}" + (f"; {near}" if near else "")
-        raise error("E703", what, named.span, help=f"archc knows {', '.join(kinds)}")
+        raise error("E703", what, named.span, help=f"archc knows {', '.join(known)}")
     failures: list[list[Diagnostic]] = []
     for family in candidates:
         given = _given(found.members, family)
@@ -101,6 +102,11 @@ def _given(members: Mapping[str, Located], family: Family) -> _Given:
     problems: list[Diagnostic] = []
     for written, each in _flat(members, family):
         name = _present(written, family)
+        if family.blocks is not None and name == family.blocks.pattern:
+            name, each, unknown = family.blocks.field, *_as_kinds(each, family)
+            problems += unknown
+            if unknown:
+                continue
         if name not in family.fields:
             if name not in family.free and name != "model_type":
                 problems.append(_unknown(written, each.span, family))
@@ -112,6 +118,15 @@ def _given(members: Mapping[str, Located], family: Family) -> _Given:
         else:
             values[name] = each
     return _Given(values, tuple(problems))
+
+
+def _as_kinds(given: Located, family: Family) -> tuple[Located, tuple[Diagnostic, ...]]:
+    """A pattern of letters as the list of kinds that it means."""
+    start = Span(given.span.source, given.span.end - 1 - len(str(given.value)), given.span.end - 1)
+    try:
+        return replace(given, value=list(kinds(start, family))), ()
+    except ArchError as wrong:
+        return given, wrong.diagnostics
 
 
 def _flat(members: Mapping[str, Located], family: Family) -> Iterator[tuple[str, Located]]:

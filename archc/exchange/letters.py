@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from archc.diagnostics import ArchError, Diagnostic, Source, Span, error
 from archc.exchange.family import Family, families
 from archc.exchange.spec_text import spec_text
 
-_PARTS = "| "
+BETWEEN = "| "
 """What may stand between letters and says nothing about layers."""
 
 
@@ -18,26 +19,27 @@ def pattern_spec(pattern: str) -> str:
     Raises `ArchError` E715 with every letter that is none, or for a pattern without layers.
     """
     family = next(f for f in families() if f.blocks is not None and f.blocks.letters)
-    return spec_text(family.name, {"depth": Fraction(len(blocks(pattern, family)))}, (), blocks(pattern, family))
+    assert family.blocks is not None
+    found = [family.blocks.kinds[kind] for kind in kinds(Span(Source("<pattern>", pattern), 0, len(pattern)), family)]
+    return spec_text(family.name, {"depth": Fraction(len(found))}, (), found)
 
 
-def blocks(pattern: str, family: Family) -> tuple[str, ...]:
-    """The blocks of a pattern, by their names in the spec of the family."""
+def kinds(pattern: Span, family: Family) -> tuple[str, ...]:
+    """The kinds of layers that the letters of a text mean. Raises `ArchError` E715."""
     assert family.blocks is not None
     letters = family.blocks.letters
-    known = ", ".join(f"{letter} {block}" for letter, block in letters.items())
-    source = Source("<pattern>", pattern)
-    wrong = [i for i, letter in enumerate(pattern) if letter not in letters and letter not in _PARTS]
-    problems = [Diagnostic("E715", _unknown(pattern[i], letters), Span(source, i, i + 1), help=known) for i in wrong]
+    known = ", ".join(f"{letter} {family.blocks.kinds[kind]}" for letter, kind in letters.items())
+    problems = [Diagnostic("E715", text, span, help=f"letters: {known}") for text, span in _unknown(pattern, letters)]
     if problems:
         raise ArchError(problems)
-    found = tuple(letters[letter] for letter in pattern if letter in letters)
+    found = tuple(letters[letter] for letter in pattern.text if letter in letters)
     if not found:
-        raise error("E715", "a pattern without layers", help=f"letters: {known}")
+        raise error("E715", "a pattern without layers", pattern, help=f"letters: {known}")
     return found
 
 
-def _unknown(letter: str, letters: object) -> str:
-    assert isinstance(letters, dict)
-    other = letter.swapcase()
-    return f"no layer is written '{letter}'" + (f"; did you mean '{other}'?" if other in letters else "")
+def _unknown(pattern: Span, letters: Mapping[str, str]) -> Iterator[tuple[str, Span]]:
+    for i, letter in enumerate(pattern.text, pattern.start):
+        if letter not in letters and letter not in BETWEEN:
+            near = f"; did you mean '{letter.swapcase()}'?" if letter.swapcase() in letters else ""
+            yield f"no layer is written '{letter}'{near}", Span(pattern.source, i, i + 1)
