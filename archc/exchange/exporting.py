@@ -18,10 +18,10 @@ from archc.exchange.fields import size, variants, with_defaults
 from archc.exchange.rows import Move, moves
 from archc.exchange.run import CONFIG, WEIGHTS, fill, is_run, weights
 from archc.exchange.safetensors import Bits, Element, Tensor, Writer
-from archc.exchange.spec_text import spec_text
+from archc.exchange.spec_text import period, spec_text
 from archc.ir.graph import Graph, Layer
 from archc.ir.show import as_json
-from archc.specs_index import MODEL, program
+from archc.specs_index import MODEL, find, library, program
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ def export_run(run: Path, out: Path, *, force: bool = False) -> None:
 def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
     """The family whose spec, at the sizes of the model, is this very graph. `ArchError` E713 if there is none."""
     problems: list[Diagnostic] = []
-    for family in families():
+    named = sorted(families(), key=lambda family: family.name != graph.name)  # two may be one model at some sizes
+    for family in named:
+        if not settings.keys() <= _parameters(family):
+            continue
         for chosen in _subsets(family.variants):
             direct = {name: text for name, text in family.sizes.items() if name in settings}
             if not direct or not _same(graph, family, settings, chosen):
@@ -71,6 +74,11 @@ def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
         raise ArchError(problems[:1])
     help = "archc exports models that are a spec of its own at other sizes; equations may not differ"
     raise error("E713", f"no model of transformers is known to compute '{graph.name}'", help=help)
+
+
+def _parameters(family: Family) -> frozenset[str]:
+    """The parameters of the shipped spec."""
+    return frozenset(p.name.text for p in library(find(family.name)).model(None).params)
 
 
 def _subsets(given: tuple[Variant, ...]) -> Iterator[tuple[Variant, ...]]:
@@ -118,7 +126,8 @@ def _fields(
     }
     if family.blocks is not None:
         kinds = {block: kind for kind, block in reversed(family.blocks.kinds.items())}
-        fields[family.blocks.field] = [kinds[block] for block in _blocks(graph)]
+        layers = [kinds[block] for block in _blocks(graph)]
+        fields[family.blocks.field] = list(period(layers)) if family.blocks.repeats else layers
     fields.update({name: value for name, value in family.must.items() if not is_expression(value)})
     fields.update({name: value for variant in chosen for name, value in variant.when.items()})
     computed = {name: value for name, value in family.must.items() if is_expression(value)}
@@ -141,14 +150,14 @@ def config_text(found: Found, before: Path, have: Mapping[str, Tensor]) -> str:
     """The config.json: the fields, over those that change nothing of the config before."""
     family = found.family
     out: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type}
-    if before.is_file():
-        given = json.loads(before.read_text("utf-8"))
-        out |= {name: value for name, value in given.items() if name in family.free}
-    else:
+    given = json.loads(before.read_text("utf-8")) if before.is_file() else {}
+    out |= {name: value for name, value in given.items() if name in family.free}
+    if not given:
         kinds = {tensor.element for tensor in have.values()}
         out["dtype"] = _DTYPES[min(kinds, key=list(_DTYPES).index)]
     for name, value in found.fields.items():
-        if name in family.common and value == family.fields[name]:
+        usual = name in family.common and value == family.fields[name] and name not in given
+        if usual or name in out:
             continue
         group, dot, inner = name.partition(".")
         written = _written(value, family.fields[name])

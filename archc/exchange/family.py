@@ -50,11 +50,13 @@ class Variant:
 class Blocks:
     """The field that lists the kinds of layers, and the block of the spec that each kind is.
 
-    `pattern`: the field that has them as letters, if there is one; `letters` the kind that each is.
+    `repeats`: the list is repeated to fill the depth, and cut. `pattern`: the field that has them as letters, if there
+    is one; `letters` the kind that each is.
     """
 
     field: str
     kinds: Mapping[str, str]
+    repeats: bool = False
     pattern: str = ""
     letters: Mapping[str, str] = field(default_factory=dict)
 

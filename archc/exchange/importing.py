@@ -55,7 +55,7 @@ def import_run(folder: Path, out: Path, *, force: bool = False) -> Imported:
     found = matched(tensors(folder), plan, imported.family)
 
     def write(into: Path) -> None:
-        _convert(plan, found, stored_shapes(checked), into / WEIGHTS)
+        convert(plan, found, stored_shapes(checked), into / WEIGHTS)
         (into / CONFIG).write_text(imported.config, encoding="utf-8")
         (into / MODEL).write_text(imported.text, encoding="utf-8")
 
@@ -63,7 +63,7 @@ def import_run(folder: Path, out: Path, *, force: bool = False) -> Imported:
     return imported
 
 
-def _convert(
+def convert(
     plan: tuple[Move, ...], found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], file: Path
 ) -> None:
     """One pass over their tensors; of each, only what is being moved is in memory."""

@@ -45,6 +45,7 @@ def _stretched() -> Family:
         num_attention_heads=3,
         intermediate_size=80,
         tie_word_embeddings=True,
+        max_position_embeddings=131_072,
         rope_parameters={
             "rope_type": "llama3",
             "rope_theta": 500_000.0,
@@ -97,6 +98,26 @@ def _mamba2(groups: int) -> Family:
     return Family(transformers.Mamba2ForCausalLM, config)
 
 
+def _nemotron_h() -> Family:
+    """The shortest step is so long that it is often taken."""
+    config = transformers.NemotronHConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        layers_block_type=["linear_attention", "mlp", "full_attention", "linear_attention"],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        intermediate_size=48,
+        mamba_num_heads=8,
+        mamba_head_dim=8,
+        ssm_state_size=16,
+        n_groups=2,
+        chunk_size=8,
+        time_step_min=0.3,
+    )
+    return Family(transformers.NemotronHForCausalLM, config)
+
+
 def _pythia() -> Family:
     config = transformers.GPTNeoXConfig(
         vocab_size=VOCAB, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=192
@@ -133,6 +154,7 @@ DECODERS = {
     "falcon-mamba": _falcon_mamba(),
     "mamba-2 with one group": _mamba2(groups=1),
     "mamba-2 with groups": _mamba2(groups=3),
+    "nemotron-h": _nemotron_h(),
     "pythia": _pythia(),
     "rwkv-4": _rwkv(),
 }
