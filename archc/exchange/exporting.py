@@ -93,10 +93,10 @@ def _same(graph: Graph, family: Family, settings: Mapping[str, Fraction], chosen
         other = program(text).graph
     except ArchError:
         return False
-    return _equations(other) == _equations(graph)
+    return equations(other) == equations(graph)
 
 
-def _equations(graph: Graph) -> dict[str, Any]:
+def equations(graph: Graph) -> dict[str, Any]:
     """A graph as data, without the names that its author gave to values and blocks."""
     data = {key: value for key, value in as_json(graph).items() if key != "name"}
     for region in data["regions"]:
@@ -125,7 +125,7 @@ def _fields(
         if not is_expression(field)
     }
     if family.blocks is not None:
-        kinds = {block: kind for kind, block in reversed(family.blocks.kinds.items())}
+        kinds = {block: kind for kind, block in reversed(tuple(family.blocks.kinds.items()))}
         layers = [kinds[block] for block in _blocks(graph)]
         fields[family.blocks.field] = list(period(layers)) if family.blocks.repeats else layers
     fields.update({name: value for name, value in family.must.items() if not is_expression(value)})

@@ -22,9 +22,10 @@ say is refused, and so is every field that is in no table.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -58,7 +59,7 @@ class Blocks:
     kinds: Mapping[str, str]
     repeats: bool = False
     pattern: str = ""
-    letters: Mapping[str, str] = field(default_factory=dict)
+    letters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from archc.exchange.family import Family, Variant, families
 from archc.exchange.letters import kinds
 from archc.exchange.located import Located, read_json
 
+_BY_DEFAULT = (Note("by default: the config does not have it"),)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -60,6 +62,8 @@ def read_config(source: Source) -> Config:
     for family in candidates:
         given = _given(found.members, family)
         problems = [*given.problems, *_of_other_kinds(given.values, family)]
+        if not any(problem.code == "E715" for problem in problems):
+            problems += _wrong_layers(given.values, family)
         if not problems or all(p.code == "E704" for p in problems):
             fields = with_defaults({name: each.value for name, each in given.values.items()}, family)
             problems += _not_said(fields, given.values, family, candidates)
@@ -158,8 +162,7 @@ def _is_default(value: Any, name: str, family: Family) -> bool:
 
 
 def _unknown(name: str, span: Span, family: Family) -> Diagnostic:
-    known = [*family.fields, *family.free, *family.renamed]
-    near = closest(name, known)
+    near = closest(name, [*family.fields, *family.renamed])
     what = f"it is not known what '{name}' changes in a model of the type '{family.model_type}'"
     return Diagnostic("E704", what + (f"; {near}" if near else ""), span)
 
@@ -171,10 +174,6 @@ def _of_other_kinds(values: Mapping[str, Located], family: Family) -> Iterator[D
         if any(value == allowed for allowed in family.allowed(name)) or any(
             value == variant.when.get(name, ...) for variant in family.variants
         ):
-            continue
-        blocks = family.blocks
-        if blocks is not None and name == blocks.field:
-            yield from _wrong_blocks(name, each, blocks.kinds)
             continue
         whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
         wanted, fits = {
@@ -190,16 +189,22 @@ def _of_other_kinds(values: Mapping[str, Located], family: Family) -> Iterator[D
             yield Diagnostic("E706", f"'{name}' is {_shown(value)}, not {wanted}", each.span)
 
 
-def _wrong_blocks(name: str, given: Located, kinds: Mapping[str, str]) -> Iterator[Diagnostic]:
-    known = ", ".join(kinds)
-    if not isinstance(given.value, list) or not given.value:
-        yield Diagnostic("E707", f"'{name}' lists no layers", given.span, help=f"kinds of layers: {known}")
+def _wrong_layers(values: Mapping[str, Located], family: Family) -> Iterator[Diagnostic]:
+    """What is wrong with the list of the kinds of layers, that of the default included."""
+    if family.blocks is None:
         return
-    for kind in dict.fromkeys(map(str, given.value)):
+    name, kinds = family.blocks.field, family.blocks.kinds
+    given = values.get(name)
+    value, span = (given.value, given.span) if given is not None else (family.fields[name], None)
+    help = f"kinds of layers: {', '.join(kinds)}"
+    if not isinstance(value, list) or not value:
+        yield Diagnostic("E707", f"'{name}' lists no layers", span, help=help)
+        return
+    for kind in dict.fromkeys(map(str, value)):
         if kind not in kinds:
             near = closest(kind, kinds)
             what = f"'{name}' holds the unknown kind '{kind}'" + (f"; {near}" if near else "")
-            yield Diagnostic("E707", what, given.span, help=f"kinds of layers: {known}")
+            yield Diagnostic("E707", what, span, _BY_DEFAULT if given is None else (), help)
 
 
 def _not_said(
@@ -216,7 +221,7 @@ def _not_said(
         origin = next((each for each in family.allowed(name) if is_expression(each)), None)
         notes = [Note(f"{known} is {origin.removeprefix('= ')}")] if origin is not None else []
         if name not in given:
-            notes.append(Note("by default: the config does not have it"))
+            notes += _BY_DEFAULT
         yield Diagnostic("E705", what, given[name].span if name in given else None, tuple(notes))
 
 

@@ -39,22 +39,43 @@ def spec_text(
 def _used(text: str) -> str:
     """The text without blocks, fns and parameters that nothing reads: where a kind of layer has none, its own go."""
     while True:
-        try:
-            elaborate(library(find(text)))
-            return text
-        except ArchError as found:
-            unread = {d.span.start for d in found.diagnostics if d.code == "E111" and d.span is not None}
         file = parse(Source("spec", text))
+        models = [item for item in file.items if isinstance(item, ast.ModelDef)]
+        unread = _unread(text)
         cuts: list[Change] = []
         for node in file.walk():
             match node:
-                case ast.BlockDef() | ast.FnDef() if node.name.span.start in unread:
+                case ast.BlockDef() if node.name.span.start in unread:
                     cuts.append((_line(node.span), ""))
                 case ast.Param() if node.span.start in unread:
                     cuts.append(((node.span.start, _behind(text, node.span)), ""))
-        if not cuts:  # what else is wrong is said where the text is checked
-            return text
+        if not cuts:
+            fns = {item.name.text: item for item in file.items if isinstance(item, ast.FnDef)}
+            called = _called(models, fns)
+            return _changed(text, [(_with_comments(fn.span), "") for name, fn in fns.items() if name not in called])
         text = _changed(text, cuts)
+
+
+def _unread(text: str) -> set[int]:
+    """Where what nothing reads is declared; what else is wrong is said where the text is checked."""
+    try:
+        elaborate(library(find(text)))
+    except ArchError as found:
+        return {d.span.start for d in found.diagnostics if d.code == "E111" and d.span is not None}
+    return set()
+
+
+def _called(todo: Sequence[ast.Node], fns: Mapping[str, ast.FnDef]) -> set[str]:
+    """Those of the fns that some declarations call, directly or not."""
+    found: set[str] = set()
+    nodes = list(todo)
+    while nodes:
+        for node in nodes.pop().walk():
+            name = node.callee.text if isinstance(node, ast.Call) else node.text if isinstance(node, ast.Name) else ""
+            if name in fns and name not in found:
+                found.add(name)
+                nodes.append(fns[name])
+    return found
 
 
 # --- one file ----------------------------------------------------------------------------------------
@@ -64,35 +85,30 @@ def _alone(shelf: Library, model: ast.ModelDef) -> str:
     """The text of a spec without its sizes, the fns of its imports that it needs behind it."""
     text = shelf.source.text
     cuts = [(_line(item.span), "") for item in (*shelf.main.imports, *_sizes(model))]
-    return "\n\n".join([_changed(text, cuts).strip(), *_needed(shelf, model)]) + "\n"
+    return "\n\n".join([_changed(text, cuts).strip(), *_needed(shelf)]) + "\n"
 
 
 def _sizes(model: ast.ModelDef) -> Iterator[ast.SizeDecl]:
     return (s for s in model.body if isinstance(s, ast.SizeDecl))
 
 
-def _needed(shelf: Library, model: ast.ModelDef) -> list[str]:
-    """The fns of imported files that the model calls, directly or not, in the order of the files."""
+def _needed(shelf: Library) -> list[str]:
+    """The fns of imported files that the file calls, directly or not, in the order of the files."""
     own = {item.name.text for item in shelf.main.items}
-    others = {item.name.text: item for file in shelf.files for item in file.items if isinstance(item, ast.FnDef)}
-    wanted: set[str] = set()
-    todo: list[ast.Node] = list(shelf.main.items)
-    while todo:
-        for node in todo.pop().walk():
-            called = node.callee.text if isinstance(node, ast.Call) else node.text if isinstance(node, ast.Name) else ""
-            if called in others and called not in own | wanted:
-                wanted.add(called)
-                todo.append(others[called])
-    return [_with_comments(others[name].span) for name in others if name in wanted]
+    fns = {item.name.text: item for file in shelf.files for item in file.items if isinstance(item, ast.FnDef)}
+    others = {name: fn for name, fn in fns.items() if name not in own}
+    wanted = _called(shelf.main.items, others)
+    places = {name: _with_comments(fn.span) for name, fn in others.items() if name in wanted}
+    return [others[name].span.source.text[start:end] for name, (start, end) in places.items()]
 
 
-def _with_comments(span: Span) -> str:
-    """A declaration and the comment lines above it."""
-    lines = span.source.text[: span.start].splitlines()
-    above: list[str] = []
+def _with_comments(span: Span) -> tuple[int, int]:
+    """The offsets of a declaration and the comment lines above it."""
+    lines = span.source.text[: span.start].splitlines(keepends=True)
+    start = span.start
     while lines and lines[-1].startswith("#"):
-        above.insert(0, lines.pop())
-    return "\n".join([*above, span.text])
+        start -= len(lines.pop())
+    return start, span.end
 
 
 def _varied(text: str, variant: Variant) -> str:
