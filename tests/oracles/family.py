@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,15 +21,11 @@ from archc.exchange.spec_text import spec_text
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A model of transformers at some sizes; `window`: how many tokens a query sees in some layer, 0: all.
-
-    `settings`: parameters of the spec that have other values than the config says.
-    """
+    """A model of transformers at some sizes; `window`: how many tokens a query sees in some layer, 0: all."""
 
     model: type[PreTrainedModel]
     config: PretrainedConfig
     window: int = 0
-    settings: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def read(self) -> Config:
@@ -52,7 +48,7 @@ class Family:
 
     def ours(self, theirs: nn.Module, **settings: float) -> nn.Module:
         """Our emitted model with their weights."""
-        model = archc.load(self.spec, backend="torch", **{**self.settings, **settings}).eval()
+        model = archc.load(self.spec, backend="torch", **settings).eval()
         model.load_state_dict(self.moved(dict(theirs.named_parameters())), strict=True)
         return model
 
