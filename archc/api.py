@@ -128,7 +128,7 @@ def _weights(spec: Spec, settings: Settings) -> Mapping[str, Tensor] | None:
     text = os.fspath(spec)
     if "{" in text or text in shipped() or not is_run(Path(text)):
         return None
-    return weights(Path(text), program(spec, settings))
+    return weights(Path(text), program(spec, settings).graph)
 
 
 def import_hf(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, force: bool = False) -> str:

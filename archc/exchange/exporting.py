@@ -44,7 +44,7 @@ def export_run(run: Path, out: Path, *, force: bool = False) -> None:
     found = find_family(checked.graph, {name: Fraction(n.value) for name, n in checked.settings.items()})
     family = found.family
     plan = moves(checked.graph, family.outer, family.layers, family.prefix)
-    have = weights(run, checked)
+    have = weights(run, checked.graph)
     config = config_text(found, run / CONFIG, have)
 
     def write(into: Path) -> None:

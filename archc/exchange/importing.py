@@ -50,12 +50,12 @@ def import_run(folder: Path, out: Path, *, force: bool = False) -> Imported:
     if not folder.is_dir():
         raise error("E701", f"'{folder}' is no folder; weights are read from one", help="or write a spec: -o NAME.arch")
     imported = read_spec(folder)
-    checked = program(imported.text)
-    plan = moves(checked.graph, imported.family.outer, imported.family.layers, imported.family.prefix)
+    graph = program(imported.text).graph
+    plan = moves(graph, imported.family.outer, imported.family.layers, imported.family.prefix)
     found = matched(tensors(folder), plan, imported.family)
 
     def write(into: Path) -> None:
-        convert(plan, found, stored_shapes(checked), into / WEIGHTS)
+        convert(plan, found, stored_shapes(graph), into / WEIGHTS)
         (into / CONFIG).write_text(imported.config, encoding="utf-8")
         (into / MODEL).write_text(imported.text, encoding="utf-8")
 

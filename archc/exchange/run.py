@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from archc.diagnostics import ArchError, Diagnostic, error
-from archc.elaborate import Program
 from archc.emit.initial import stored_shapes
 from archc.exchange.safetensors import Tensor, read_header
+from archc.ir.graph import Graph
 from archc.specs_index import MODEL
 
 WEIGHTS = "weights.safetensors"
@@ -22,10 +22,10 @@ def is_run(folder: Path) -> bool:
     return (folder / MODEL).is_file() and (folder / WEIGHTS).is_file()
 
 
-def weights(folder: Path, program: Program) -> dict[str, Tensor]:
+def weights(folder: Path, graph: Graph) -> dict[str, Tensor]:
     """The weights of a model by name, exactly its own. `ArchError` E711 where the file does not fit the spec."""
     found = read_header(folder / WEIGHTS)
-    wanted = stored_shapes(program)
+    wanted = stored_shapes(graph)
     problems = []
     for name in [*wanted, *(n for n in found if n not in wanted)]:
         have, want = (found[name].shape if name in found else None), wanted.get(name)

@@ -219,7 +219,7 @@ def test_a_number_that_transformers_fixes_is_named(tmp_path: Path) -> None:
     text = spec_text("recurrentgemma", {name: Fraction(n) for name, n in sizes.items()})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.arch").write_text(text)
-    stored = stored_shapes(program(text))
+    stored = stored_shapes(program(text).graph)
     Writer(tmp_path / "run" / "weights.safetensors", {name: ("F32", shape) for name, shape in stored.items()})
     found = exported(tmp_path / "run")
     assert found.startswith("error[E713]: 'scale' is 8.94427190999916; transformers computes 8.9375 there")

@@ -152,7 +152,7 @@ def test_no_second_copy_is_in_memory(tmp_path: Path) -> None:
     Writer(tmp_path / "theirs", {move.theirs: ("F32", move.shape) for move in plan})
     total, largest = (tmp_path / "theirs").stat().st_size, 4 * 4 * width**2
     tracemalloc.start()
-    convert(plan, read_header(tmp_path / "theirs"), stored_shapes(checked), tmp_path / "ours")
+    convert(plan, read_header(tmp_path / "theirs"), stored_shapes(checked.graph), tmp_path / "ours")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * largest < total / 4

@@ -56,12 +56,12 @@ class Family:
         """Their tensors, or the gradients of these, under our names and in our shapes."""
         family = self.read.family
         named = {present(name, family): tensor.detach().numpy() for name, tensor in theirs.items()}
-        program = archc.check(self.spec)
-        plan = moves(program.graph, family.outer, family.layers, family.prefix)
+        graph = archc.check(self.spec).graph
+        plan = moves(graph, family.outer, family.layers, family.prefix)
         assert named.keys() == {move.theirs for move in plan}
         whole = [each for move in plan for each in move.to_ours(named[move.theirs])]
         assert all(piece.at is None for piece, _ in whole)
-        shapes = stored_shapes(program)
+        shapes = stored_shapes(graph)
         return {piece.ours: torch.from_numpy(part.reshape(shapes[piece.ours])) for piece, part in whole}
 
 
