@@ -7,7 +7,9 @@ is an array of unsigned integers as wide as its elements, so that no format lose
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -82,6 +84,8 @@ class Writer:
         with file.open("wb") as stream:
             stream.write(struct.pack("<Q", len(text)) + text)
             stream.truncate(8 + len(text) + end)
+            if sys.platform == "linux" and end:  # a full disk is an OSError here, and would be a signal while mapped
+                os.posix_fallocate(stream.fileno(), 0, 8 + len(text) + end)
         self._tensors = read_header(file)
 
     def place(self, name: str) -> Bits:
