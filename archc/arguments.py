@@ -87,6 +87,24 @@ def _generate(command: _Parser) -> None:
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
 
 
+def _import(command: _Parser) -> None:
+    command.add_argument("what", choices=("hf", "pattern"), help="a model of transformers, or letters for layers")
+    what = "a folder with config.json and safetensors, or a config.json; or letters, such as 'M-M*-'"
+    command.add_argument("source", metavar="SOURCE", help=what)
+    what = "NAME.arch for the spec alone [printed], or a folder for model.arch and its weights"
+    command.add_argument("-o", "--out", type=Path, metavar="OUT", help=what)
+    _force(command)
+    _format(command)
+
+
+def _export(command: _Parser) -> None:
+    command.add_argument("what", choices=("hf",), help="for transformers")
+    command.add_argument("run", type=Path, metavar="RUN", help="a folder with model.arch and weights.safetensors")
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    _force(command)
+    _format(command)
+
+
 def _specs(command: _Parser) -> None:
     what = "the page of docs/gallery.md: every spec as it is written, its sizes, what they cost, a picture"
     command.add_argument("--gallery", action="store_true", help=what)
@@ -116,6 +134,10 @@ def _project(command: _Parser) -> None:
     _settings(command)
     what = "tokens in a training sequence [256, or as many as the model has positions for]"
     command.add_argument("--context", type=_positive, metavar="N", help=what)
+    _force(command)
+
+
+def _force(command: _Parser) -> None:
     what = "overwrite files in the way; no other file is touched"
     command.add_argument("--force", action="store_true", help=what)
 
@@ -154,6 +176,8 @@ _COMMANDS = {
     "compile": ("write a project folder that trains and generates, whole or not at all", _compile),
     "train": ("compile into a run folder and train there; other options go to its train.py", _train),
     "generate": ("continue text with a trained model; other options go to its generate.py", _generate),
+    "import": ("write the spec of another library's model, and its weights in archc's names", _import),
+    "export": ("write a model and its weights for another library", _export),
     "specs": ("list the specs that come with archc, their sizes and what they are", _specs),
     "fmt": ("format spec files in place", _fmt),
     "graph": ("draw the graph of a spec", _graph),

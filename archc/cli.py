@@ -110,6 +110,31 @@ def _generate(arguments: Namespace) -> int:
     return generate(arguments.run, arguments.rest)
 
 
+def _import(arguments: Namespace) -> int:
+    from archc.api import import_hf, import_pattern
+
+    if arguments.what == "hf" and arguments.out is not None and arguments.out.suffix != ".arch":
+        import_hf(arguments.source, arguments.out, force=arguments.force)
+        print(f"model and weights in {arguments.out}")
+        return 0
+    text = import_hf(arguments.source) if arguments.what == "hf" else import_pattern(arguments.source)
+    if arguments.out is None:
+        print(text, end="")
+        return 0
+    if arguments.out.exists() and not arguments.force:
+        raise error("E605", f"'{arguments.out}' is there already", help="choose another name, or add --force")
+    arguments.out.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _export(arguments: Namespace) -> int:
+    from archc.api import export_hf
+
+    export_hf(arguments.run, arguments.out, force=arguments.force)
+    print(f"config.json and model.safetensors in {arguments.out}")
+    return 0
+
+
 def _specs(arguments: Namespace) -> int:
     if arguments.gallery:
         from archc.reports.gallery import gallery
@@ -152,6 +177,8 @@ COMMANDS: dict[str, Command] = {
     "compile": _compile,
     "train": _train,
     "generate": _generate,
+    "import": _import,
+    "export": _export,
     "specs": _specs,
     "fmt": _fmt,
     "graph": _graph,

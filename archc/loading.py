@@ -6,7 +6,7 @@ import atexit
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,26 +16,70 @@ from typing import Any, Literal
 
 from archc.emit.artifact import Artifact
 from archc.emit.write import write
+from archc.exchange.safetensors import Tensor
 
 _number = itertools.count()
 
 
-def instantiate(artifacts: Sequence[Artifact], backend: Literal["torch", "flax"], seed: int) -> Any:
-    """The `Model` of a project with its initial weights drawn from the seed; global random state stays as it was."""
-    module = import_project(artifacts)
+def instantiate(
+    artifacts: Sequence[Artifact],
+    backend: Literal["torch", "flax"],
+    seed: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Any:
+    """The `Model` of a project with its initial weights drawn from the seed; global random state stays as it was.
+
+    `weights`, by their names in checkpoints, are taken instead: each is read once and converted to the type that the
+    model has.
+    """
     if backend == "torch":
         import torch
 
+        (module,) = import_project(artifacts, "model")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return module.Model()
+            model = module.Model()
+        if weights is not None:
+            _fill_torch(model, weights)
+        return model
     from flax import nnx
 
-    return module.Model(rngs=nnx.Rngs(seed))
+    if weights is None:
+        (module,) = import_project(artifacts, "model")
+        return module.Model(rngs=nnx.Rngs(seed))
+    module, stacks = import_project(artifacts, "model", "stacks")
+    model = module.Model(rngs=nnx.Rngs(seed))
+    _fill_flax(model, stacks, weights)
+    return model
 
 
-def import_project(artifacts: Sequence[Artifact]) -> ModuleType:
-    """Imports `model.py` of a project and all it imports from the project; each call makes modules of its own.
+def _fill_torch(model: Any, weights: Mapping[str, Tensor]) -> None:
+    import torch
+
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    state = model.state_dict()
+    for name, tensor in weights.items():
+        bits = tensor.read()
+        whole = torch.from_numpy(bits.view(f"<i{bits.itemsize}").copy())
+        state[name].copy_(whole.view(kinds[tensor.element]))
+
+
+def _fill_flax(model: Any, stacks: ModuleType, weights: Mapping[str, Tensor]) -> None:
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+    filled = {}
+    for path, value in stacks.parameters(model).items():
+        parts = [weights[name] for name in stacks.names_of(path)]
+        arrays = [np.asarray(part.read()).view(kinds[part.element]) for part in parts]
+        filled[path] = jnp.asarray(np.stack(arrays) if stacks.is_stacked(path) else arrays[0], value.dtype)
+    nnx.update(model, stacks.as_state(filled))
+
+
+def import_project(artifacts: Sequence[Artifact], *names: str) -> tuple[ModuleType, ...]:
+    """Imports files of a project and all they import from the project; each call makes modules of its own.
 
     The files import one another by plain names (`from kernels.scan import scan`). While they are imported those names
     stand for them; then they get names of their own, and what stood there before is back. The files stay until the
@@ -45,9 +89,9 @@ def import_project(artifacts: Sequence[Artifact]) -> ModuleType:
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     folder = scratch / "project"
     write(artifacts, folder)
-    names = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
-    with _alone(folder, names, f"archc_loaded_{next(_number)}"):
-        return import_module("model")
+    own = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
+    with _alone(folder, own, f"archc_loaded_{next(_number)}"):
+        return tuple(map(import_module, names))
 
 
 @contextmanager

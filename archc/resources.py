@@ -17,9 +17,13 @@ def read(folder: Folder, path: str) -> str:
     return files(f"archc.{folder}").joinpath(*path.split("/")).read_text(encoding="utf-8")
 
 
-def paths(folder: Folder) -> tuple[str, ...]:
-    """The relative paths of every grammar, spec or template, sorted; what else lies in the folder is left out."""
-    return tuple(sorted(p for p in _walk(files(f"archc.{folder}"), "") if p.endswith(_SUFFIX[folder])))
+def paths(folder: Folder, suffix: str = "") -> tuple[str, ...]:
+    """The relative paths of every grammar, spec or template, sorted; what else lies in the folder is left out.
+
+    With a suffix, those of the files that end so instead.
+    """
+    ending = suffix or _SUFFIX[folder]
+    return tuple(sorted(p for p in _walk(files(f"archc.{folder}"), "") if p.endswith(ending)))
 
 
 def _walk(folder: Traversable, prefix: str) -> Iterator[str]:

@@ -18,6 +18,9 @@ from archc.resources import paths, read
 Setting = int | float | Fraction
 Settings = Mapping[str, Setting]
 
+MODEL = "model.arch"
+"""The spec of a folder that has its weights beside it."""
+
 _SIZE = re.compile(r":([0-9A-Za-z][\w.\-]*)$")
 _MODEL = re.compile(r"#([A-Za-z_]\w*)$")
 _NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d+)?([eE][+-]?\d{1,3})?(/\d[\d_]*)?")
@@ -36,14 +39,16 @@ class Target:
 def find(spec: str | os.PathLike[str]) -> Target:
     """The target of a shipped name, a path or the text of a spec (any string with a `{`).
 
-    Names and paths may end in `#model` and `:size`. Raises `ArchError`: E601 for an unknown name, E602 for a missing
-    file, E603 for one that cannot be read as text.
+    Names and paths may end in `#model` and `:size`. A path may lead to a folder with a `model.arch`. Raises
+    `ArchError`: E601 for an unknown name, E602 for a missing file, E603 for one that cannot be read as text.
     """
     text = os.fspath(spec)
     if "{" in text:
         return Target(Source("<text>", text), None, None, None)
     name, size = _cut(text, _SIZE)
     name, model = _cut(name, _MODEL)
+    if name not in shipped() and (Path(name) / MODEL).is_file():
+        name = str(Path(name) / MODEL)
     if name.endswith(".arch") or "/" in name or os.sep in name:
         return Target(read_source(name), Path(name).parent, model, size)
     if name not in shipped():

@@ -64,8 +64,8 @@ def models(name: str, size: Any) -> tuple[Any, Any]:
     from tests.parity.models import flax_shapes, is_stacked, names_of
 
     found = family(name, size)
-    theirs = archc.load(found.spec, backend="torch", **found.settings)
-    ours = archc.load(found.spec, backend="flax", **found.settings)
+    theirs = archc.load(found.spec, backend="torch")
+    ours = archc.load(found.spec, backend="flax")
     weights = {key: value.numpy() for key, value in theirs.state_dict().items()}
     flat = []
     for path in flax_shapes(ours):

@@ -82,7 +82,7 @@ def measure(name: str, side: str, args: argparse.Namespace) -> float:
     torch.set_num_threads(args.threads)
     found = subjects.family(name, subjects.Size(args.width, args.depth, args.vocab))
     if side == "archc":
-        model = archc.load(found.spec, backend="torch", **found.settings)
+        model = archc.load(found.spec, backend="torch")
         logits: Callable[[torch.Tensor], torch.Tensor] = model
     else:
         if side == "mambapy":

@@ -15,9 +15,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from benchmarks.measure import Clock, Run, seconds
-from tests.oracles.families import llama, recurrentgemma
+from tests.oracles.families import llama, mamba, recurrentgemma
 from tests.oracles.family import Family
-from tests.oracles.mambas import mamba
 
 HEAD = 64
 NAMES = ("recurrentgemma", "mamba", "llama")

@@ -101,7 +101,7 @@ class Body:
         if weight is None:
             return None
         code = self.render(weight)
-        if norm.input.type.wide and weight.attrs["path"] not in self.fp32:
+        if norm.input.type.wide and weight.attrs.get("path") not in self.fp32:
             self.kernel("fp32")
             return Code(f"fp32({code.text})")
         return code

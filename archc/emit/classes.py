@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
@@ -37,7 +38,8 @@ class Classes(ABC):
 
     def method(self, text: ClassText, name: str, arguments: Sequence[str], lines: Sequence[str]) -> list[str]:
         """A method that may go on from a state."""
-        body = ["old, new = state or {}, {}"] if "state=None" in arguments else []
+        reads_old = any(re.search(r"\bold\b", line) for line in lines)  # a layer may be without a state among others
+        body = ["old, new = state or {}, {}" if reads_old else "new = {}"] if "state=None" in arguments else []
         return indented([f"def {name}({', '.join(['self', *arguments])}):", *indented([*body, *lines])])
 
     def methods(self, text: ClassText) -> list[str]:

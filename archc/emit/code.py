@@ -16,11 +16,15 @@ _BINARY = {
 
 @dataclass(frozen=True)
 class Code:
-    """An expression, the level of its outermost operator, and the operator itself if it takes two values."""
+    """An expression, the level of its outermost operator, and the operator itself if it takes two values.
+
+    `plain`: a number of Python, though perhaps only a name of one.
+    """
 
     text: str
     level: int = ATOM
     op: str = ""
+    plain: bool = False
 
     def at(self, level: int) -> str:
         """The text, in parentheses if it binds less tightly than `level`."""

@@ -80,18 +80,22 @@ def find(program: Program, units: Units) -> Fused:
     convs = fused_convs(graph, absorbed)
     for conv in convs.values():
         absorbed |= conv.computed
-    matrices = {
+    composed, plain = _composed(graph, units, regions)
+    return Fused(
+        attention, reads, frozenset(absorbed), regions, contracted_weights(graph), reach(graph), norms(graph), gated,
+        convs, composed, plain | other,
+    )  # fmt: skip
+
+
+def contracted_weights(graph: Graph) -> dict[Value, tuple[str, ...]]:
+    """The weights that `@` contracts, with the axes that go: they are stored as matrices."""
+    return {
         w: v.attrs["over"]
         for v in live_values(graph)
         if v.op == "contract" and "made" in v.attrs
         for w in v.operands[1:]
         if w.op == "weight" and len(v.operands) == 2
     }
-    composed, plain = _composed(graph, units, regions)
-    return Fused(
-        attention, reads, frozenset(absorbed), regions, matrices, reach(graph), norms(graph), gated, convs, composed,
-        plain | other,
-    )  # fmt: skip
 
 
 def _runs_whole(found: Attention) -> bool:

@@ -7,9 +7,11 @@ from math import prod
 from archc.elaborate.bound import Num
 from archc.emit.body import Body
 from archc.emit.code import Code, call, infix
+from archc.emit.fused import contracted_weights
 from archc.emit.layout import reindex
 from archc.emit.numbers import literal
-from archc.ir.graph import Axis, Value, Weight
+from archc.ir.graph import Axis, Graph, Value, Weight
+from archc.passes.weights import weight_names
 from archc.text import ast
 
 
@@ -109,3 +111,14 @@ def stored_shape(value: Value, weight: Weight, matrix: bool) -> tuple[int, ...]:
     inner = [a.size for a in axes if a.name in weight.contracted]
     made = [a.size for a in axes if a.name not in weight.contracted]
     return (prod(inner), prod(made))
+
+
+def stored_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight in a checkpoint, by full name: that of the emitted modules of both backends.
+
+    Axes stay in the order of the weight; those of a matrix are merged.
+    """
+    matrices = contracted_weights(graph)
+    weights = graph.named_weights()
+    names = {name: value for value, names in weight_names(graph).items() for name in names}
+    return {n: stored_shape(names[n], weight, names[n] in matrices) for n, weight in weights.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
 from archc.emit.gated import gated
@@ -51,7 +53,10 @@ def _neg(body: Body, value: Value) -> Code:
 
 
 def _two(body: Body, value: Value) -> Code:
-    return body.dialect.two(value.op, body.aligned(value, 0), body.aligned(value, 1))
+    left, right = (
+        replace(body.aligned(value, index), plain=not isinstance(arg, Value)) for index, arg in enumerate(value.args)
+    )
+    return body.dialect.two(value.op, left, right)
 
 
 def _complex(body: Body, value: Value) -> Code:

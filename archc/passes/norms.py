@@ -6,15 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from archc.ir.graph import Graph, Operand, Region, Value
+from archc.ir.graph import Graph, Kind, Operand, Region, Value
 
 
 @dataclass(frozen=True, eq=False)
 class Norm:
     """`(x - centre) / sqrt(mean((x - centre)^2) + eps) * scale + shift` over the last axes of x.
 
-    `centre` is the mean for a layer norm and 0 for an RMS norm; `scale` and `shift` have exactly those axes, or are
-    None. `total` is the sum of the mean square and eps, `inside` every value that the norm computes on the way.
+    `centre` is the mean for a layer norm and 0 for an RMS norm; `scale` and `shift` are weights, or made of weights
+    alone, with exactly those axes, or None. `total` is the sum of the mean square and eps, `inside` every value that
+    the norm computes on the way.
     """
 
     kind: Literal["rms", "layer"]
@@ -58,7 +59,9 @@ def _extended(value: Value, found: dict[Value, Norm], region: Region) -> Norm | 
     if value.op == "narrow":
         return grown
     weight = next((v for v in value.operands if v is not inner.output), None)
-    plain = weight is not None and weight.op == "weight" and weight.names == inner.over and len(value.operands) == 2
+    plain = (
+        weight is not None and weight.kind is Kind.WEIGHT and weight.names == inner.over and len(value.operands) == 2
+    )
     if not plain or inner.output.op == "narrow":
         return None
     if value.op == "mul" and inner.scale is None and inner.shift is None:

@@ -1,8 +1,9 @@
-"""All diagnostics by code: those of specs, of the proof of causality, and of the commands themselves."""
+"""All diagnostics by code: those of specs, of the proof of causality, of the commands, of import and export."""
 
 from __future__ import annotations
 
 from archc.elaborate.codes import CODES as MEANING
+from archc.exchange.codes import CODES as EXCHANGE
 from archc.text.codes import CODES as SYNTAX
 from archc.text.codes import Code
 
@@ -105,4 +106,4 @@ COMMANDS: dict[str, Code] = {
     ),
 }
 
-CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS
+CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS | EXCHANGE

@@ -62,7 +62,7 @@ class TorchDialect:
 
     def two(self, name: str, left: Code, right: Code) -> Code:
         """`minimum`, `maximum`, `complex`; one of the two may be a number."""
-        numbers = [c.number is not None for c in (left, right)]
+        numbers = [c.plain or c.number is not None for c in (left, right)]
         if name != "complex" and any(numbers):
             value, number = (right, left) if numbers[0] else (left, right)
             return method(value, "clamp", **{"min" if name == "maximum" else "max": number})

@@ -67,6 +67,14 @@ MISTAKES = {
     "graph small.arch -o small.png": "error[E611]: cannot draw '.png' files",
     "graph small.arch -o nowhere/small.svg": "error[E607]: cannot read or write 'nowhere/small.svg': no such file",
     "fmt wrong.arch nothing.arch": "error[E602]: no file 'nothing.arch'",
+    "import hf nowhere": "error[E701]: no config 'nowhere'",
+    "import hf thesis -o out": "error[E701]: no config 'thesis/config.json'",
+    "import hf latin.arch": "error[E702]: 'latin.arch' is not UTF-8 text",
+    "import pattern M-X": "<pattern>:1:3: error[E715]: no layer is written 'X'",
+    "import pattern M-M -o small.arch": "error[E605]: 'small.arch' is there already",
+    "import gguf model": "error: argument what: invalid choice: 'gguf'",
+    "export hf run -o out": "error[E714]: 'run' has no model.arch and weights.safetensors",
+    "export hf run": "error: the following arguments are required: -o/--out",
     "explain E999": "error[E610]: no diagnostic has the code 'E999'",
     "chekc griffin": "error: argument COMMAND: invalid choice: 'chekc'",
     "check --fromat json griffin": "error: unknown argument '--fromat'; did you mean '--format'?",
@@ -97,6 +105,20 @@ def test_check_sums_up_what_is_right(folder: Path, archc: Run) -> None:
     assert "OK other\n  40 parameters" in done.stdout
     assert "6 layers: (recurrent x 2, local) x 2" in done.stdout
     assert archc("check", "small.arch", "--format", "json").stdout == "[]\n"
+
+
+def test_a_config_becomes_a_spec(folder: Path, archc: Run) -> None:
+    (folder / "config.json").write_text('{"model_type": "mistral", "num_hidden_layers": 3, "sliding_window": null}')
+    printed = archc("import", "hf", "config.json").stdout
+    assert "depth = 3" in printed
+    assert archc("import", "hf", "config.json", "-o", "mine.arch").returncode == 0
+    assert (folder / "mine.arch").read_text() == printed
+    assert "OK mistral" in archc("check", "mine.arch").stdout
+
+
+def test_a_pattern_becomes_a_spec(folder: Path, archc: Run) -> None:
+    assert archc("import", "pattern", "M-M*-", "-o", "hybrid.arch").returncode == 0
+    assert "5 layers: mamba, mlp, mamba, attention, mlp" in archc("check", "hybrid.arch").stdout
 
 
 def test_settings_change_what_is_reported(folder: Path, archc: Run) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
     ("emit",),
     ("backends",),
     ("specs_index", "formatting"),
+    ("exchange",),
     ("reports",),
     ("api", "loading"),
     ("arguments",),
@@ -91,7 +92,7 @@ def test_a_kernel_imports_its_framework_and_other_kernels_only(path: Path) -> No
 
 
 def test_the_compiler_imports_no_framework() -> None:
-    """Checking, reporting, drawing and compiling for both backends leave torch and jax alone."""
+    """Checking, reporting, drawing, compiling for both backends, import and export leave torch and jax alone."""
     program = """
 import sys
 import archc
@@ -101,6 +102,8 @@ program = archc.check("griffin:tiny")
 tables(archc.report("griffin:tiny"))
 draw(program.graph, ".svg")
 archc.compile("griffin:tiny", backend="torch")
+archc.import_pattern("M-*")
+import archc.exchange.importing, archc.exchange.exporting
 found = {name.partition(".")[0] for name in sys.modules} & {"torch", "jax", "flax", "transformers"}
 assert not found, found
 """

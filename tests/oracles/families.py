@@ -1,221 +1,162 @@
-"""The tables: which tensor of a model of transformers is which of ours, at small sizes."""
+"""Models of transformers at small sizes, as configs: what they are in archc is the business of `archc.exchange`."""
 
 from __future__ import annotations
 
 import transformers
 
-from tests.oracles.family import Family, Move, Rows, layer_norm, linear, one_more, same, taps, turned
-from tests.oracles.mambas import falcon_mamba, mamba, mamba2
+from tests.oracles.family import Family
 
 VOCAB = 61
 
 
 def recurrentgemma(width: int, depth: int = 4, vocab: int = VOCAB, heads: int = 4, window: int = 6) -> Family:
-    """Theirs rounds sqrt(width) to bfloat16: the same number only where that is exact, as 8 for 64."""
-    mlp = {
-        **linear("geglu_affine.W_gate", "geglu_affine.b_gate", "mlp_block.gate_proj"),
-        **linear("geglu_affine.W_up", "geglu_affine.b_up", "mlp_block.up_proj"),
-        **linear("geglu_affine.W_down", "geglu_affine.b_down", "mlp_block.down_proj"),
-        "rms_norm.scale": ("temporal_pre_norm.weight", one_more),
-        "rms_norm_2.scale": ("channel_pre_norm.weight", one_more),
-    }
-    recurrent = {
-        **linear("rg_lru.W_y", "rg_lru.b_y", "temporal_block.linear_y"),
-        **linear("rg_lru.W_x", "rg_lru.b_x", "temporal_block.linear_x"),
-        **linear("rg_lru.W_out", "rg_lru.b_out", "temporal_block.linear_out"),
-        "rg_lru.w_conv": ("temporal_block.conv_1d.weight", taps),
-        "rg_lru.b_conv": ("temporal_block.conv_1d.bias", same),
-        "rg_lru.W_r": ("temporal_block.rg_lru.recurrent_gate_weight", same),
-        "rg_lru.b_r": ("temporal_block.rg_lru.recurrent_gate_bias", same),
-        "rg_lru.W_i": ("temporal_block.rg_lru.input_gate_weight", same),
-        "rg_lru.b_i": ("temporal_block.rg_lru.input_gate_bias", same),
-        "rg_lru.lambda_": ("temporal_block.rg_lru.recurrent_param", same),
-    }
-    local = {
-        "local_mqa.W_q": ("temporal_block.q_proj.weight", turned),
-        "local_mqa.W_k": ("temporal_block.k_proj.weight", turned),
-        "local_mqa.W_v": ("temporal_block.v_proj.weight", turned),
-        **linear("local_mqa.W_o", "local_mqa.b_o", "temporal_block.o_proj"),
-    }
-    return Family(
-        spec="recurrentgemma:tiny",
-        settings={"width": width, "depth": depth, "vocab": vocab, "heads": heads, "window": window},
-        model=transformers.RecurrentGemmaForCausalLM,
-        config=transformers.RecurrentGemmaConfig(
-            vocab_size=vocab,
-            hidden_size=width,
-            num_hidden_layers=depth,
-            intermediate_size=2 * 3 * width,  # theirs is halved inside of the module
-            num_attention_heads=heads,
-            num_key_value_heads=1,
-            attention_window_size=window,
-        ),
-        outer={"E": ("model.embed_tokens.weight", same), "rms_norm.scale": ("model.final_norm.weight", one_more)},
-        layers=({**recurrent, **mlp}, {**recurrent, **mlp}, {**local, **mlp}),
-        prefix="model.layers",
-        window=window,
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        intermediate_size=2 * 3 * width,  # theirs is halved inside of the module
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        attention_window_size=window,
     )
-
-
-_LLAMA: Rows = {
-    "rms_norm.scale": ("input_layernorm.weight", same),
-    "rms_norm_2.scale": ("post_attention_layernorm.weight", same),
-    "attention.W_q": ("self_attn.q_proj.weight", turned),
-    "attention.W_k": ("self_attn.k_proj.weight", turned),
-    "attention.W_v": ("self_attn.v_proj.weight", turned),
-    "attention.W_o": ("self_attn.o_proj.weight", turned),
-    "swiglu.W_gate": ("mlp.gate_proj.weight", turned),
-    "swiglu.W_up": ("mlp.up_proj.weight", turned),
-    "swiglu.W_down": ("mlp.down_proj.weight", turned),
-}
-_LLAMA_OUTER: Rows = {
-    "E": ("model.embed_tokens.weight", same),
-    "rms_norm.scale": ("model.norm.weight", same),
-    "U": ("lm_head.weight", turned),
-}
+    return Family(transformers.RecurrentGemmaForCausalLM, config, window)
 
 
 def llama(kv: int, width: int = 48, depth: int = 2, vocab: int = VOCAB, heads: int = 6, hidden: int = 80) -> Family:
-    return Family(
-        spec="llama:tiny",
-        settings={
-            "width": width,
-            "depth": depth,
-            "vocab": vocab,
-            "heads": heads,
-            "kv": kv,
-            "hidden": hidden,
-            "base": 777,
+    config = transformers.LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        intermediate_size=hidden,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 777.0},
+    )
+    return Family(transformers.LlamaForCausalLM, config)
+
+
+def _stretched() -> Family:
+    """Llama 3.2: tied, and some rotations slower. Of 8 pairs 2 keep their speed, 2 lie between, 4 are slower."""
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=80,
+        tie_word_embeddings=True,
+        max_position_embeddings=131_072,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
         },
-        model=transformers.LlamaForCausalLM,
-        config=transformers.LlamaConfig(
-            vocab_size=vocab,
-            hidden_size=width,
-            num_hidden_layers=depth,
-            num_attention_heads=heads,
-            num_key_value_heads=kv,
-            intermediate_size=hidden,
-            rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 777.0},
-        ),
-        outer=_LLAMA_OUTER,
-        layers=(_LLAMA,),
-        prefix="model.layers",
     )
+    return Family(transformers.LlamaForCausalLM, config)
 
 
-def _mistral() -> Family:
-    window = 6
-    return Family(
-        spec="mistral:tiny",
-        settings={"width": 48, "depth": 2, "vocab": VOCAB, "heads": 6, "kv": 2, "hidden": 80, "window": window},
-        model=transformers.MistralForCausalLM,
-        config=transformers.MistralConfig(
-            vocab_size=VOCAB,
-            hidden_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            intermediate_size=80,
-            rms_norm_eps=1e-5,
-            sliding_window=window,
-        ),
-        outer=_LLAMA_OUTER,
-        layers=(_LLAMA,),
-        prefix="model.layers",
-        window=window,
+def mistral(window: int | None) -> Family:
+    config = transformers.MistralConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        intermediate_size=80,
+        sliding_window=window,
     )
+    return Family(transformers.MistralForCausalLM, config, window or 0)
+
+
+def mamba(vocab: int = VOCAB, width: int = 40, depth: int = 2, state: int = 8) -> Family:
+    config = transformers.MambaConfig(vocab_size=vocab, hidden_size=width, num_hidden_layers=depth, state_size=state)
+    return Family(transformers.MambaForCausalLM, config)
+
+
+def _falcon_mamba() -> Family:
+    config = transformers.FalconMambaConfig(
+        vocab_size=VOCAB, hidden_size=40, num_hidden_layers=2, state_size=8, tie_word_embeddings=False
+    )
+    return Family(transformers.FalconMambaForCausalLM, config)
+
+
+def _mamba2(groups: int) -> Family:
+    config = transformers.Mamba2Config(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        state_size=16,
+        num_heads=12,
+        head_dim=8,
+        n_groups=groups,
+        chunk_size=8,
+        tie_word_embeddings=groups == 1,
+    )
+    return Family(transformers.Mamba2ForCausalLM, config)
+
+
+def _nemotron_h() -> Family:
+    """The shortest step is so long that it is often taken."""
+    config = transformers.NemotronHConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        layers_block_type=["linear_attention", "mlp", "full_attention", "linear_attention"],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        intermediate_size=48,
+        mamba_num_heads=8,
+        mamba_head_dim=8,
+        ssm_state_size=16,
+        n_groups=2,
+        chunk_size=8,
+        time_step_min=0.3,
+    )
+    return Family(transformers.NemotronHForCausalLM, config)
 
 
 def _pythia() -> Family:
-    """Theirs has q, k and v of each head side by side."""
-    width, heads = 48, 3
-
-    def part(which: int) -> Move:
-        return lambda w: w.unflatten(0, (heads, 3, width // heads))[:, which].flatten(0, 1)
-
-    rows: Rows = {
-        **layer_norm("layer_norm", "input_layernorm"),
-        **layer_norm("layer_norm_2", "post_attention_layernorm"),
-        **linear("affine_attention.W_q", "affine_attention.b_q", "attention.query_key_value", part(0)),
-        **linear("affine_attention.W_k", "affine_attention.b_k", "attention.query_key_value", part(1)),
-        **linear("affine_attention.W_v", "affine_attention.b_v", "attention.query_key_value", part(2)),
-        **linear("affine_attention.W_o", "affine_attention.b_o", "attention.dense"),
-        **linear("affine_mlp.W_in", "affine_mlp.b_in", "mlp.dense_h_to_4h"),
-        **linear("affine_mlp.W_out", "affine_mlp.b_out", "mlp.dense_4h_to_h"),
-    }
-    return Family(
-        spec="pythia:tiny",
-        settings={"width": width, "depth": 2, "vocab": VOCAB, "heads": heads},
-        model=transformers.GPTNeoXForCausalLM,
-        config=transformers.GPTNeoXConfig(
-            vocab_size=VOCAB,
-            hidden_size=width,
-            num_hidden_layers=2,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-        ),
-        outer={
-            "E": ("gpt_neox.embed_in.weight", same),
-            "U": ("lm_head.weight", turned),
-            **layer_norm("layer_norm", "gpt_neox.final_layer_norm"),
-        },
-        layers=(rows,),
-        prefix="gpt_neox.layers",
+    config = transformers.GPTNeoXConfig(
+        vocab_size=VOCAB, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=192
     )
+    return Family(transformers.GPTNeoXForCausalLM, config)
+
+
+def _rwkv() -> Family:
+    """Theirs halves its stream every so many layers when it does not train; the norms' eps would be another."""
+    config = transformers.RwkvConfig(vocab_size=VOCAB, hidden_size=48, num_hidden_layers=2, rescale_every=0)
+    return Family(transformers.RwkvForCausalLM, config)
 
 
 def _bert() -> Family:
-    width, heads = 48, 3
-    own, out = "attention.self", "attention.output"
-    rows: Rows = {
-        **linear("full_attention.W_q", "full_attention.b_q", f"{own}.query"),
-        **linear("full_attention.W_k", "full_attention.b_k", f"{own}.key"),
-        **linear("full_attention.W_v", "full_attention.b_v", f"{own}.value"),
-        **linear("full_attention.W_o", "full_attention.b_o", f"{out}.dense"),
-        **layer_norm("layer_norm", f"{out}.LayerNorm"),
-        **linear("mlp.W_in", "mlp.b_in", "intermediate.dense"),
-        **linear("mlp.W_out", "mlp.b_out", "output.dense"),
-        **layer_norm("layer_norm_2", "output.LayerNorm"),
-    }
-    return Family(
-        spec="bert:tiny",
-        settings={"width": width, "depth": 2, "vocab": VOCAB, "heads": heads, "length": 32},
-        model=transformers.BertForPreTraining,
-        config=transformers.BertConfig(
-            vocab_size=VOCAB,
-            hidden_size=width,
-            num_hidden_layers=2,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-            max_position_embeddings=32,
-        ),
-        outer={
-            "E": ("bert.embeddings.word_embeddings.weight", same),
-            "P": ("bert.embeddings.position_embeddings.weight", same),
-            "S": ("bert.embeddings.token_type_embeddings.weight", same),
-            **layer_norm("layer_norm", "bert.embeddings.LayerNorm"),
-            **linear("W_h", "b_h", "cls.predictions.transform.dense"),
-            **layer_norm("layer_norm_2", "cls.predictions.transform.LayerNorm"),
-            "b_logits": ("cls.predictions.bias", same),
-            **linear("W_pool", "b_pool", "bert.pooler.dense"),
-            **linear("W_next", "b_next", "cls.seq_relationship"),
-        },
-        layers=(rows,),
-        prefix="bert.encoder.layer",
+    config = transformers.BertConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=192,
+        max_position_embeddings=32,
     )
+    return Family(transformers.BertForPreTraining, config)
 
 
 DECODERS = {
     "recurrentgemma": recurrentgemma(width=64),
     "llama with a key head per query head": llama(kv=6),
     "llama with grouped heads": llama(kv=2),
-    "mistral": _mistral(),
-    "mamba": mamba(VOCAB),
-    "falcon-mamba": falcon_mamba(VOCAB),
-    "mamba-2 with one group": mamba2(VOCAB, groups=1),
-    "mamba-2 with groups": mamba2(VOCAB, groups=3),
+    "llama 3.2": _stretched(),
+    "mistral": mistral(window=6),
+    "mistral without a window": mistral(window=None),
+    "mamba": mamba(),
+    "falcon-mamba": _falcon_mamba(),
+    "mamba-2 with one group": _mamba2(groups=1),
+    "mamba-2 with groups": _mamba2(groups=3),
+    "nemotron-h": _nemotron_h(),
     "pythia": _pythia(),
+    "rwkv-4": _rwkv(),
 }
 """By name, those that have logits for the next token."""
 

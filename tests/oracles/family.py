@@ -1,49 +1,41 @@
-"""A model of transformers and the spec that should equal it, joined by a table of their weights.
-
-A row `name of ours: (name of theirs, f)` says that ours is `f(theirs)`, in ours' shape. Every f is affine (a transpose,
-a slice, `1 + w`), so that gradients map by the same table.
-"""
+"""A model of transformers and the spec that should equal it, made of its config by the data beside the spec."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 import archc
+from archc.diagnostics import Source
+from archc.emit.initial import stored_shapes
+from archc.exchange.checkpoint import present
+from archc.exchange.fields import Config, read_config
+from archc.exchange.rows import moves
+from archc.exchange.spec_text import spec_text
 
-Move = Callable[[Tensor], Tensor]
-Rows = Mapping[str, tuple[str, Move]]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
-    """A spec with settings and the model of transformers that it should equal.
+    """A model of transformers at some sizes; `window`: how many tokens a query sees in some layer, 0: all."""
 
-    `layers`: rows for each layer, by its place in the pattern of blocks; `prefix`: what stands before the number of a
-    layer in their names. `window`: how many tokens a query sees in some layer; 0: all.
-    """
-
-    spec: str
-    settings: Mapping[str, int]
     model: type[PreTrainedModel]
     config: PretrainedConfig
-    outer: Rows
-    layers: tuple[Rows, ...]
-    prefix: str
     window: int = 0
 
-    @property
-    def rows(self) -> Rows:
-        """Every row, with full names."""
-        rows = dict(self.outer)
-        for i in range(self.config.num_hidden_layers):
-            for ours, (theirs, move) in self.layers[i % len(self.layers)].items():
-                rows[f"layers.{i}.{ours}"] = (f"{self.prefix}.{i}.{theirs}", move)
-        return rows
+    @cached_property
+    def read(self) -> Config:
+        """What the config says, as it would be read from a file."""
+        return read_config(Source("config.json", self.config.to_json_string(use_diff=False)))
+
+    @cached_property
+    def spec(self) -> str:
+        """The text of the spec."""
+        return spec_text(self.read.family.name, self.read.sizes, self.read.variants, self.read.blocks)
 
     def theirs(self) -> PreTrainedModel:
         """Their model in single precision, every parameter drawn anew: none is left at zero or one."""
@@ -54,21 +46,23 @@ class Family:
                 weight.copy_(_drawn(name, weight, draw))
         return model
 
-    def ours(self, theirs: nn.Module, **settings: int) -> nn.Module:
+    def ours(self, theirs: nn.Module, **settings: float) -> nn.Module:
         """Our emitted model with their weights."""
-        model = archc.load(self.spec, backend="torch", **{**self.settings, **settings}).eval()
-        model.load_state_dict(self.moved(dict(theirs.named_parameters()), dict(model.named_parameters())), strict=True)
+        model = archc.load(self.spec, backend="torch", **settings).eval()
+        model.load_state_dict(self.moved(dict(theirs.named_parameters())), strict=True)
         return model
 
-    def moved(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors under our names and in our shapes."""
-        return {name: move(theirs[of]).detach().reshape(ours[name].shape) for name, (of, move) in self.rows.items()}
-
-    def gradients(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their gradients as ours: the linear part of every row."""
-        zeros = {name: torch.zeros_like(g) for name, g in theirs.items()}
-        moved, at_zero = self.moved(theirs, ours), self.moved(zeros, ours)
-        return {name: moved[name] - at_zero[name] for name in moved}
+    def moved(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Their tensors, or the gradients of these, under our names and in our shapes."""
+        family = self.read.family
+        named = {present(name, family): tensor.detach().numpy() for name, tensor in theirs.items()}
+        graph = archc.check(self.spec).graph
+        plan = moves(graph, family.outer, family.layers, family.prefix)
+        assert named.keys() == {move.theirs for move in plan}
+        whole = [each for move in plan for each in move.to_ours(named[move.theirs])]
+        assert all(piece.at is None for piece, _ in whole)
+        shapes = stored_shapes(graph)
+        return {piece.ours: torch.from_numpy(part.reshape(shapes[piece.ours])) for piece, part in whole}
 
 
 def _drawn(name: str, weight: Tensor, draw: torch.Generator) -> Tensor:
@@ -78,41 +72,6 @@ def _drawn(name: str, weight: Tensor, draw: torch.Generator) -> Tensor:
         return torch.empty_like(weight).uniform_(-4, 0, generator=draw)
     if weight.dim() == 1 or "A_log" in name:
         return torch.empty_like(weight).normal_(0.2, 0.5, generator=draw)
-    if "embed" in name or "lm_head" in name:
+    if "embed" in name or "head" in name:
         return torch.empty_like(weight).normal_(0, 1, generator=draw)
     return torch.empty_like(weight).normal_(0, weight[0].numel() ** -0.5, generator=draw)
-
-
-def same(w: Tensor) -> Tensor:
-    """Biases, scales and tables."""
-    return w
-
-
-def turned(w: Tensor) -> Tensor:
-    """A matrix [out, in] as [in, out]."""
-    return w.T
-
-
-def taps(w: Tensor) -> Tensor:
-    """A depthwise convolution [channels, 1, taps] as [taps, channels]; in both the last tap weighs the present."""
-    return w[:, 0].T
-
-
-def one_more(w: Tensor) -> Tensor:
-    """RecurrentGemma's norms multiply by 1 + w; ours by the scale itself."""
-    return 1 + w
-
-
-def cut(sizes: tuple[int, ...], which: int, move: Move) -> Move:
-    """One of several weights that lie side by side on their first axis."""
-    return lambda w: move(w.split(sizes)[which])
-
-
-def linear(matrix: str, bias: str, theirs: str, move: Move = same) -> Rows:
-    """The rows of a matrix [out, in] and its bias [out]; `move` takes its part of the axis that comes out."""
-    return {matrix: (f"{theirs}.weight", lambda w: move(w).T), bias: (f"{theirs}.bias", move)}
-
-
-def layer_norm(ours: str, theirs: str) -> Rows:
-    """The rows of a scale and a shift."""
-    return {f"{ours}.scale": (f"{theirs}.weight", same), f"{ours}.shift": (f"{theirs}.bias", same)}

@@ -36,7 +36,7 @@ SHAPE = re.compile(r"(%[\w.\-]+) = \w+\[([\d,]*)\]")
 @cache
 def model(name: str) -> tuple[Any, Any, Any]:
     """The unrolled model, without its numbers: its structure, its trained weights, all else."""
-    module = import_project(archc.compile(f"{name}:tiny", backend="flax", settings=settings(name)))
+    (module,) = import_project(archc.compile(f"{name}:tiny", backend="flax", settings=settings(name)), "model")
     return nnx.split(nnx.eval_shape(lambda: module.Model(rngs=nnx.Rngs(0), unroll=True)), nnx.Param, ...)
 
 

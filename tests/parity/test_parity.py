@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from archc.emit.initial import stored_shapes
 from archc.passes.caches import caches
 from archc.passes.params import params
 from archc.specs_index import program, shipped
@@ -47,6 +48,12 @@ def test_pytorch_computes_what_the_spec_means(name: str) -> None:
         with torch.no_grad():
             outputs = model(*torch_inputs(found), *(() if pos is None else (torch.tensor(pos),)))
         require_near("torch", found, outputs, pos, VALUES)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_weights_have_the_shapes_that_the_graph_gives_checkpoints(name: str) -> None:
+    stored = torch_model(case(name), torch.float32).state_dict()
+    assert {key: tuple(x.shape) for key, x in stored.items()} == stored_shapes(tiny(name).graph)
 
 
 @pytest.mark.parametrize("name", MODELS)

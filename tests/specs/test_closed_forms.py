@@ -80,6 +80,13 @@ def longformer(L: int, D: int, V: int = 50_265, length: int = 4098) -> int:
     return (V + length + 1 + 2) * D + bert_layers(L, D, 7 * affine(D)) + head
 
 
+def nemotron_h(D: int, F: int, V: int) -> int:
+    """24 Mamba-2 layers of 128 heads of 64, 4 of attention (32 query and 8 key heads of 128), 24 MLPs; untied."""
+    inner, mixed = 128 * 64, 128 * 64 + 2 * 8 * 128
+    mamba = D * (inner + mixed + 128) + 5 * mixed + 3 * 128 + inner + inner * D
+    return 24 * mamba + 4 * 2 * D * (32 + 8) * 128 + 24 * 2 * D * F + 52 * D + D + 2 * V * D
+
+
 def mixtral(L: int, D: int, heads: int, F: int, V: int = 32_000, experts: int = 8) -> int:
     attention = 2 * D * D + 2 * D * 8 * (D // heads)
     return L * (attention + experts * (3 * D * F + D) + 2 * D) + D + 2 * V * D
@@ -98,6 +105,7 @@ TOTALS: dict[str, int] = {
     "mistral:zephyr-7b": MISTRAL,
     "mixtral:8x7b": 46_702_792_704,  # the released checkpoint
     "mixtral:8x22b": mixtral(56, 6144, 48, 16_384),
+    "nemotron_h:8b": nemotron_h(4096, 21_504, 131_072),
     "gpt:117m": 116_534_784,  # the released checkpoint
     "transformer:base": 6 * (12 * 512**2 + 9 * 512) + 37_000 * 512,
     "transformer:big": 6 * (12 * 1024**2 + 9 * 1024) + 37_000 * 1024,

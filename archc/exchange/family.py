@@ -1,0 +1,184 @@
+"""How another library writes the model of one spec, as data: `specs/NAME.hf.toml` beside `specs/NAME.arch`.
+
+    model_type, architecture   what the library calls it
+    like                       another file, whose tables this one adds to
+    free                       fields that do not change what a trained model computes
+    ignored                    tensors, by pattern, that hold nothing learned
+    [sizes]                    parameter of the spec = the field, or an expression of fields, that gives it
+    [fields]                   field = its default in the library; an expression begins with =, and so does = none
+    [must]                     field = the only value that the spec can say, where that is not the default
+    [renamed]                  older name of a field, or of a group of fields = the present one
+    [as_default]               field = a value that stands for its default
+    [blocks]                   field with the list of kinds of layers, and one with a pattern of letters
+    [blocks.kinds], [.letters]   kind = block of the spec, of two with one block the first is written; letter = kind
+    [[variants]]               when.FIELD = a value that the spec can say after `replace` and `without` a parameter
+    [tensors], [layers.tensors]  rows (see `rows`); [layers] has the prefix of the layers' names too
+    [aliases], [copies]        other names, or ends of names, or, with a point behind them, beginnings; tensors that
+                               repeat another one
+
+A field that no size and no expression reads must have the value under [must], else its default: whatever a spec cannot
+say is refused, and so is every field that is in no table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+from archc.exchange.expressions import is_expression, names
+from archc.exchange.rows import Row, read_row
+from archc.resources import paths, read
+
+SUFFIX = ".hf.toml"
+_COMMON = "common"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the text of the spec becomes where fields have other values than it can say as it stands."""
+
+    when: Mapping[str, Any]
+    replace: tuple[tuple[str, str], ...] = ()
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The field that lists the kinds of layers, and the block of the spec that each kind is.
+
+    `repeats`: the list is repeated to fill the depth, and cut. `pattern`: the field that has them as letters, if there
+    is one; `letters` the kind that each is.
+    """
+
+    field: str
+    kinds: Mapping[str, str]
+    repeats: bool = False
+    pattern: str = ""
+    letters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The data of one spec; `name` is that of the spec. See the head of this file.
+
+    `common`: the fields that any model of the library may have.
+    """
+
+    name: str
+    model_type: str
+    architecture: str
+    sizes: Mapping[str, str]
+    fields: Mapping[str, Any]
+    must: Mapping[str, Any]
+    free: frozenset[str]
+    renamed: Mapping[str, str]
+    as_default: Mapping[str, Any]
+    blocks: Blocks | None
+    variants: tuple[Variant, ...]
+    outer: tuple[Row, ...]
+    layers: tuple[Row, ...]
+    prefix: str
+    aliases: Mapping[str, str]
+    copies: Mapping[str, str]
+    ignored: tuple[str, ...]
+    common: frozenset[str]
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Fields that are objects whose members are fields: `rope_parameters` of `rope_parameters.rope_theta`."""
+        known = (*self.fields, *self.renamed)
+        return frozenset(name.partition(".")[0] for name in known if "." in name)
+
+    @property
+    def read(self) -> frozenset[str]:
+        """The fields that a size, a block list or an expression of a size or default reads."""
+        texts = [*self.sizes.values(), *(v for v in self.fields.values() if is_expression(v))]
+        found = {name for text in texts for name in (names(text) if is_expression(text) else {text})}
+        return frozenset(found | ({self.blocks.field} if self.blocks else set()))
+
+    def allowed(self, field: str) -> tuple[Any, ...]:
+        """The values that a field may have, an expression among them perhaps; none: any."""
+        if field not in self.must and field in self.read:
+            return ()
+        others = (v.when[field] for v in self.variants if field in v.when)
+        return (self.must.get(field, self.fields[field]), *others)
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family that there is data of, by the name of its spec."""
+    found = (path.removesuffix(SUFFIX) for path in paths("specs", SUFFIX))
+    return tuple(_family(name) for name in found if name != _COMMON)
+
+
+def _family(name: str) -> Family:
+    data = _merged(_read(_COMMON), _whole(name))
+    layers = data["layers"]
+    blocks = data.get("blocks")
+    return Family(
+        name,
+        data["model_type"],
+        data["architecture"],
+        data["sizes"],
+        _exact(data["fields"]),
+        _exact(data.get("must", {})),
+        frozenset(data.get("free", ())),
+        data.get("renamed", {}),
+        data.get("as_default", {}),
+        Blocks(**blocks) if blocks else None,
+        tuple(map(_variant, data.get("variants", ()))),
+        tuple(read_row(*row) for row in data["tensors"].items()),
+        tuple(read_row(*row) for row in layers["tensors"].items()),
+        layers["prefix"],
+        data.get("aliases", {}),
+        data.get("copies", {}),
+        tuple(data.get("ignored", ())),
+        frozenset(_read(_COMMON)["fields"]),
+    )
+
+
+def _whole(name: str) -> dict[str, Any]:
+    """The data of a file over that of the file it is like."""
+    own = _read(name)
+    return _merged(_whole(own["like"]), own) if "like" in own else own
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(read("specs", name + SUFFIX), parse_float=_number)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables member by member, lists one after the other, else what is above."""
+    out = dict(below)
+    for key, value in above.items():
+        match out.get(key), value:
+            case dict() as old, dict() as new:
+                out[key] = _merged(old, new)
+            case list() as old, list() as new if key in ("free", "ignored", "variants"):
+                out[key] = [*old, *new]
+            case _:
+                out[key] = value
+    return out
+
+
+class Real(Fraction):
+    """An exact number of the data that was written with a point or an exponent, and is written so in a config."""
+
+
+def _number(text: str) -> Real | float:
+    return float(text) if text.strip("+-") in ("inf", "nan") else Real(text)
+
+
+def _exact(table: Mapping[str, Any]) -> dict[str, Any]:
+    """`= none` as None; other expressions stay texts."""
+    return {name: None if value == "= none" else value for name, value in table.items()}
+
+
+def _variant(data: Mapping[str, Any]) -> Variant:
+    replace = tuple((old, new) for old, new in data.get("replace", ()))
+    return Variant(_exact(data["when"]), replace, tuple(data.get("without", ())))

@@ -1,0 +1,66 @@
+"""The data beside the specs: every word of it is used, and none is missing."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import pytest
+
+from archc.exchange.expressions import is_expression, names
+from archc.exchange.family import Family, families
+from archc.exchange.fields import with_defaults
+from archc.exchange.rows import Row, moves, read_row
+from archc.exchange.spec_text import spec_text
+from archc.specs_index import program, shipped
+
+FAMILIES = families()
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    found: Family = request.param
+    return found
+
+
+def test_data_stands_beside_a_spec_and_names_all_of_its_sizes(family: Family) -> None:
+    assert family.name in shipped()
+    own = program(f"{family.name}:tiny").settings
+    computed = {name for name in own if name not in family.sizes}
+    assert family.sizes.keys() <= own.keys()
+    assert computed <= {"std", "std_out"}, "parameters that only initial values read"
+
+
+def test_every_field_that_is_read_has_a_default(family: Family) -> None:
+    texts = [*family.sizes.values(), *family.must.values(), *family.fields.values()]
+    read = {name for text in texts if is_expression(text) for name in names(text)} | family.read
+    assert read <= family.fields.keys()
+    assert family.must.keys() <= family.fields.keys()
+    assert with_defaults({}, family).keys() == family.fields.keys()
+    assert {v for v in family.renamed.values() if "." not in v} <= family.fields.keys() | family.groups
+
+
+def test_every_variant_changes_the_text_and_is_a_model_with_tensors(family: Family) -> None:
+    for variant in family.variants:
+        assert variant.when.keys() <= family.fields.keys()
+        found = program(spec_text(family.name, {}, [variant])).graph
+        assert moves(found, family.outer, family.layers, family.prefix)
+
+
+def test_names_that_mean_something_else_mean_a_tensor(family: Family) -> None:
+    graphs = [program(spec_text(family.name, {}, chosen)).graph for chosen in [(), *((v,) for v in family.variants)]]
+    plan = {move.theirs for graph in graphs for move in moves(graph, family.outer, family.layers, family.prefix)}
+    assert set(family.copies.values()) <= plan
+    for new in family.aliases.values():
+        assert any(name.startswith(new) or name.endswith(new) for name in plan)
+    assert not any(fnmatchcase(name, pattern) for name in plan for pattern in family.ignored)
+
+
+@pytest.mark.parametrize("rows", ["nothing.weight = E", "E", "U"])
+def test_a_weight_without_a_row_and_a_row_twice_are_mistakes_of_the_data(rows: str) -> None:
+    family = next(f for f in FAMILIES if f.name == "llama")
+    graph = program("llama:tiny").graph
+    outer: tuple[Row, ...] = (*family.outer, read_row("nothing.weight", "E"))
+    if rows in ("E", "U"):
+        outer = tuple(row for row in family.outer if row.parts[0].ours != rows)
+    with pytest.raises(AssertionError, match="the data and the spec differ"):
+        moves(graph, outer, family.layers, family.prefix)
