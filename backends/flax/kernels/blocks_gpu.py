@@ -1,15 +1,39 @@
 """Masked tiles in the memory of a GPU, for kernels through Pallas and Triton: axes of tiles are powers of two."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from kernels.tiles import Arrays
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from kernels.tiles import Arrays, Gates, Machine, array, machine
 
 Ref = Any  # an array in the memory of the machine
 Refs = tuple[Ref, ...]
+MISSING = frozenset({"erf", "erfc"})  # what Triton has no operation for through Pallas
+
+
+def machine_of(gates: Gates, x: Arrays, w: Arrays, impl: Machine | None) -> Machine:
+    """Whose kernel runs these gates, `machine`; array code where they need what Triton does not have."""
+    chosen = machine(impl, x[0].shape[1])
+    if chosen != "gpu":
+        return chosen
+    one = array((1,), jnp.float32)
+    tokens, weights = tuple(one for _ in x), tuple(one for _ in w)
+    found = set(_operations(jax.make_jaxpr(gates.gates)(tokens, weights, array((1,), jnp.bool)).jaxpr))
+    if gates.out is not None:
+        found |= set(_operations(jax.make_jaxpr(gates.out)(one, tokens, weights).jaxpr))
+    return "xla" if found & MISSING else "gpu"
+
+
+def _operations(jaxpr: Jaxpr) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in equation.params.values():
+            if isinstance(inner, ClosedJaxpr):
+                yield from _operations(inner.jaxpr)
 
 
 def power(size: int, least: int = 1) -> int:

@@ -6,11 +6,12 @@ start are the same everywhere.
 
 import jax
 import jax.numpy as jnp
+from kernels.blocks_gpu import machine_of
 from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
 from kernels.selective_scan import fused, selective_scan
-from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, machine, read
+from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, read
 
 __all__ = ["Gates", "gated_scan", "gated_selective_scan"]
 
@@ -34,7 +35,7 @@ def gated_scan(
     """
     x, w = _wide(x, w)
     h0 = None if pos.ndim == 1 else state
-    chosen = machine(impl, x[0].shape[1])
+    chosen = machine_of(gates, x, w, impl)
     if chosen == "xla":
         first = (pos == 0).reshape((-1, x[0].shape[1]) + (1,) * (x[0].ndim - 2))
         acc = accumulator(*x, *w)
@@ -68,7 +69,7 @@ def gated_selective_scan(
     x, w = _wide(x, w)
     shape = x[0].shape
     h0 = None if pos.ndim == 1 else state
-    kernel = fused(impl, shape[1], A.shape[-1])
+    kernel = fused(machine_of(gates, x, w, impl), shape[1], A.shape[-1])
     if kernel is not None:
         o, last = kernel(gates, x, w, A, B, C, pos, h0, interpret=interpret)
         return o, None if state is None else last

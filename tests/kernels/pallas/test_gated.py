@@ -101,3 +101,16 @@ def test_half_precision_is_computed_in_single(kernels, pulled, rng, impl):
     close(last, exact[0][1], 2e-6, 1e-6)
     close(y.astype(jnp.float64), exact[0][0], 4e-3, 1e-6)
     close(dx[0].astype(jnp.float64), exact[1][0][0], 0.02, 0.02)
+
+
+def test_gates_that_triton_has_no_operation_for_run_as_array_code(kernels, pulled, rng):
+    """A product of erf, inside of a function that JAX calls: the kernel of a GPU would not be lowered."""
+    curve = jax.jit(jax.lax.erf)
+    gates = kernels.gated.Gates(lambda x, w, first: (0.5 + 0.1 * curve(x[0]), x[0]), None)
+    (x, *_), _, h = drawn(rng, DIAGONAL["hgrn"], 2, 5, 3)
+    pos = jnp.asarray(positions(2, 5))
+
+    def op(impl):
+        return lambda x, h: kernels.gated.gated_scan(gates, (x,), (), pos, h, impl=impl)
+
+    close(pulled(op("gpu"), x, h), pulled(op("xla"), x, h), 1e-12, 1e-12)
