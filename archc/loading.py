@@ -35,7 +35,12 @@ def instantiate(artifacts: Sequence[Artifact], backend: Literal["torch", "flax"]
 
 
 def import_project(artifacts: Sequence[Artifact]) -> ModuleType:
-    """Imports `model.py` of a project and all it imports from the project; each call makes modules of its own.
+    """Imports `model.py` of a project and all it imports from the project; each call makes modules of its own."""
+    return import_modules(artifacts)["model"]
+
+
+def import_modules(artifacts: Sequence[Artifact]) -> dict[str, ModuleType]:
+    """`model.py` and all it imports from the project, by the names that they have there ("kernels.scan").
 
     The files import one another by plain names (`from kernels.scan import scan`). While they are imported those names
     stand for them; then they get names of their own, and what stood there before is back. The files stay until the
@@ -47,7 +52,8 @@ def import_project(artifacts: Sequence[Artifact]) -> ModuleType:
     write(artifacts, folder)
     names = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
     with _alone(folder, names, f"archc_loaded_{next(_number)}"):
-        return import_module("model")
+        import_module("model")
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
 
 
 @contextmanager
