@@ -12,188 +12,141 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import triton
+from archc.backends.torch.chips import WARP, Limit, resident
+from archc.backends.torch.rounds import results_of_a_round
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.cache import get_cache_manager
 
-WARP = 32
-REGISTERS = 65536  # of a multiprocessor, on every chip below
-ALLOCATED = 256  # registers come to a warp in such pieces
-RESERVED = 1024  # bytes of shared memory that each program costs beside its own
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_ALIGNED = [["tt.divisibility", 16]]
+MEASURED = "resources.2.json"
+"""What of a kernel is kept beside it in Triton's cache; another name whenever something else is."""
 
 Types = Mapping[str, str | tuple[str, ...]]
 
 
-@dataclass(frozen=True)
-class Chip:
-    """Limits by compute capability: bytes of shared memory for a program and for a multiprocessor, warps, programs."""
-
-    shared: int
-    shared_all: int
-    warps: int
-    programs: int
-
-
-# CUDA C++ Programming Guide 13.0, table of technical specifications per compute capability.
-CHIPS = {
-    80: Chip(166912, 167936, 64, 32),
-    89: Chip(101376, 102400, 48, 24),
-    90: Chip(232448, 233472, 64, 32),
-    100: Chip(232448, 233472, 64, 32),
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Launch:
     """A kernel with all that its machine code depends on.
 
-    types: of the arguments that are passed ("*bf16", "i32", a tuple for a tuple); constants: all others. Arrays are
-    taken to begin at multiples of 16 bytes, and the arguments `aligned` to be multiples of 16. elements: results of one
-    round of the kernel's loop.
+    types: of the arguments that are passed ("*bf16", "i32", a tuple for a tuple); constants: all others. aligned:
+    which of the former are known to be multiples of 16 (addresses in bytes), by place: the index of an argument, and
+    that inside of it if it is a tuple. options: those of the launch, such as `num_warps`; Triton has defaults.
     """
 
     kernel: Any
     types: Types
     constants: Mapping[str, Any]
-    warps: int
-    elements: int
-    aligned: frozenset[str] = frozenset({"C"})
+    aligned: frozenset[tuple[int, ...]]
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the kernel."""
+        return str(self.kernel.__name__)
+
+    @property
+    def source(self) -> ASTSource:
+        """What Triton compiles."""
+        names = self.kernel.arg_names
+        types = {name: self.types.get(name, "constexpr") for name in names}
+        constants = {(names.index(name),): value for name, value in self.constants.items()}
+        return ASTSource(self.kernel, types, constants, dict.fromkeys(sorted(self.aligned), _ALIGNED))
+
+    @property
+    def arguments(self) -> str:
+        """What the code was made for, in words: equations, sizes, switches, types, and what is not given."""
+        given = {n: v for n, v in self.constants.items() if not isinstance(v, triton.language.dtype)}
+        functions = [v.__name__ for v in given.values() if isinstance(v, triton.runtime.jit.JITCallable)]
+        sizes = [f"{n}={v}" for n, v in given.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+        switches = [n for n, v in given.items() if v is True]
+        types: dict[str, list[str]] = {}
+        for name, kind in self.types.items():
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            for each in dict.fromkeys(kinds):
+                count = kinds.count(each)
+                types.setdefault(each, []).append(name if count == 1 else f"{count} {name}")
+        arrays = [f"{kind[1:]}: {' '.join(names)}" for kind, names in types.items() if kind[0] == "*"]
+        without = [n for n, v in given.items() if v is None]
+        parts = [", ".join(functions), " ".join([*sizes, *switches]), "; ".join(arrays)]
+        return "; ".join([p for p in parts if p] + ([f"without {', '.join(without)}"] if without else []))
+
+    @property
+    def key(self) -> str:
+        """Equal for launches with the same machine code."""
+        return f"{self.source.hash()} {sorted(self.options.items())}"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of a thread: registers, bytes of stack (spills), instructions in all and in the loop. Of a program: bytes of
-    shared memory. Of a multiprocessor: programs at a time. Of an element: instructions of the loop, over all threads.
+    """Of a thread: registers, bytes of stack, loads and stores of the loop there (spills), instructions in all and in
+    the loop. Of a program: warps, bytes of shared memory. Of a multiprocessor: programs at a time, and what allows no
+    more. Of an element: instructions of the loop over all threads, None where it is not known what a round of the loop
+    results in.
     """
 
     registers: int
     stack: int
+    spills: int
+    warps: int
     shared: int
     instructions: int
     loop: int
     programs: int
-    per_element: float
+    limit: Limit
+    per_element: float | None
 
 
 def compiled(launch: Launch, arch: int) -> Any:
-    """The kernel for a compute capability (90: Hopper) as Triton's `CompiledKernel`; its `asm` has every stage."""
-    names = launch.kernel.arg_names
-    types = {name: launch.types.get(name, "constexpr") for name in names}
-    constants = {(names.index(name),): value for name, value in launch.constants.items()}
-    source = ASTSource(launch.kernel, types, constants, _alignment(launch, names))
-    options = {"num_warps": launch.warps, "num_stages": 1, "enable_fp_fusion": True}
-    return triton.compile(source, target=GPUTarget("cuda", arch, WARP), options=options)
+    """The kernel for a compute capability (90: Hopper) as Triton's `CompiledKernel`; its `asm` has every stage.
+
+    It is kept in Triton's cache, under the hash of sources, options and target.
+    """
+    options = {"enable_fp_fusion": True, **launch.options}
+    return triton.compile(launch.source, target=GPUTarget("cuda", arch, WARP), options=options)
 
 
 def resources(launch: Launch, arch: int) -> Resources:
-    """Compiles and measures; both results are kept in Triton's cache, under the hash of sources, options and target."""
+    """Compiles and measures; both results are kept in Triton's cache."""
     kernel = compiled(launch, arch)
     cache = get_cache_manager(kernel.hash)
-    kept = cache.get_file("resources.json")
+    kept = cache.get_file(MEASURED)
     if kept is None:
         code = _tool("nvdisasm", "-c", kernel.asm["cubin"])
-        counts = [*_usage(kernel.asm["cubin"]), len(_INSTRUCTION.findall(code)), loop_length(code)]
-        kept = cache.put(json.dumps(counts), "resources.json", binary=False)
-    registers, stack, instructions, loop = json.loads(Path(kept).read_text("utf-8"))
-    shared = kernel.metadata.shared
-    programs = resident(arch, registers, shared, launch.warps)
-    per_element = round(loop * launch.warps * WARP / launch.elements, 1)
-    return Resources(registers, stack, shared, instructions, loop, programs, per_element)
+        loop = largest_loop(code)
+        spills = sum(_SPILL.search(line) is not None for line in loop)
+        counts = [*_usage(kernel.asm["cubin"]), spills, len(_INSTRUCTION.findall(code)), len(loop)]
+        kept = cache.put(json.dumps(counts), MEASURED, binary=False)
+    registers, stack, spills, instructions, length = json.loads(Path(kept).read_text("utf-8"))
+    shared, warps = kernel.metadata.shared, kernel.metadata.num_warps
+    results = results_of_a_round(launch.name, launch.constants)
+    per_element = None if results is None else round(length * warps * WARP / results, 1)
+    room = resident(arch, registers, shared, warps)
+    return Resources(registers, stack, spills, warps, shared, instructions, length, *room, per_element)
 
 
-def resident(arch: int, registers: int, shared: int, warps: int) -> int:
-    """Programs that a multiprocessor holds at a time; 0 if one of them does not fit.
-
-    >>> resident(90, 168, 2048, 4)
-    3
-    """
-    chip = CHIPS[arch]
-    if shared > chip.shared:
-        return 0
-    of_warp = -(-registers * WARP // ALLOCATED) * ALLOCATED
-    by_registers = REGISTERS // of_warp // warps
-    return min(by_registers, chip.shared_all // (shared + RESERVED), chip.warps // warps, chip.programs)
-
-
-def scan_launches(
-    tiles: ModuleType, code: ModuleType, gates: Any, inputs: int, weights: int, arch: int, kind: str = "bf16"
-) -> dict[str, Launch]:
-    """Every pass of a gated scan over packed documents, at the tiles it is started with.
-
-    tiles, code: the project's modules `kernels.gated_tiles` and `kernels.gated_launch`; gates: one of its `Gates`;
-    inputs, weights: how many these have; kind: the type of the inputs.
-    """
-    x = f"*{kind}"
-    shared: Types = {"xs": (x,) * inputs, "ws": ("*fp32",) * weights, "pos": "*i32", "T": "i32", "C": "i32", "L": "i32"}
-    states: Types = {"y": x, "carries": "*fp32", "last": "*fp32"}
-    gradients: Types = {"dxs": (x,) * inputs, "dws": ("*fp32",) * weights, "carries": "*fp32", "leaving": "*fp32"}
-    pieces: Types = {"decays": "*fp32", "ends": "*fp32"}
-    out, out_grad = (gates.read.device, gates.read.grad) if gates.read else (None, None)
-    start = {"starts": None, "OUT": out}
-    end, span = {"D": gates.grad, "OUT_GRAD": out_grad, "ends": None}, {"SPAN": tiles.SPAN}
-    behind = {"OUT_GRAD": out_grad, "states": None}
-    few, many = 0, tiles.MANY
-
-    def launch(kernel: Any, types: Types, constants: Mapping[str, Any], kind: str, programs: int) -> Launch:
-        tile = tiles.tile_of(kind, arch, programs)
-        constants = {"G": gates.device, "ACC": triton.language.float32, **tile.sizes, **constants}
-        return Launch(kernel, {**shared, **types}, constants, tile.warps, tile.tokens * tile.channels)
-
-    return {
-        "forward, few": launch(code.scan_forward, states, {**start, **span}, "forward", few),
-        "forward, many": launch(code.scan_forward, states, {**start, **span}, "forward", many),
-        "one token": launch(code.scan_forward, states, {**start, **span}, "one token", many),
-        "backward": launch(code.scan_backward, {**gradients, "dy": x}, {**end, **span}, "backward", few),
-        "pieces": launch(code.scan_pieces, pieces, {**behind, "dy": None}, "pieces", few),
-        "pieces back": launch(code.scan_pieces, {**pieces, "dy": x}, behind, "pieces", few),
-    }
-
-
-def conv_launches(conv: ModuleType, taps: int, silu: bool, kind: str = "bf16") -> dict[str, Launch]:
-    """The kernels of a causal convolution with a bias; conv: the project's module `kernels.conv_fused`."""
-    x = f"*{kind}"
-    shared: Types = {"x": x, "w": x, "bias": x, "pos": "*i32", "T": "i32", "C": "i32", "L": "i32"}
-    constants = {"PAST": 0, "TAPS": taps, "SILU": silu, **conv.sizes(), "ACC": triton.language.float32}
-    elements = constants["K"] * constants["S"] * constants["BC"]
-    sums: Types = {"dy": x, "dx": x, "dw": "*fp32", "dbias": "*fp32"}
-    return {
-        "forward": Launch(conv.conv_forward, {**shared, "y": x}, constants, conv.WARPS, elements),
-        "backward": Launch(conv.conv_backward, {**shared, **sums}, constants, conv.WARPS, elements),
-    }
-
-
-def loop_length(code: str) -> int:
-    """Instructions of the largest loop in disassembled code, all of it if nothing branches back."""
+def largest_loop(code: str) -> list[str]:
+    """The instructions of the largest loop in disassembled code, all of it if nothing branches back."""
     places: dict[str, int] = {}
-    count, longest = 0, 0
+    lines: list[str] = []
+    longest: list[str] = []
     for line in code.splitlines():
         if label := re.match(r"\s*(\.L_\w+):", line):
-            places[label[1]] = count
+            places[label[1]] = len(lines)
         elif _INSTRUCTION.match(line):
-            count += 1
+            lines.append(line)
             target = re.search(r"BRA.*`\((\.L_\w+)\)", line)
             if target and target[1] in places:
-                longest = max(longest, count - places[target[1]])
-    return longest if longest > 1 else count
+                longest = max(longest, lines[places[target[1]] :], key=len)
+    return longest if len(longest) > 1 else lines
 
 
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+\S.*;", re.MULTILINE)
-
-
-def _alignment(launch: Launch, names: list[str]) -> dict[tuple[int, ...], list[list[Any]]]:
-    places: list[tuple[int, ...]] = []
-    for index, name in enumerate(names):
-        kind = launch.types.get(name, "")
-        if isinstance(kind, tuple):
-            places += [(index, each) for each in range(len(kind))]
-        elif kind.startswith("*") or name in launch.aligned:
-            places.append((index,))
-    return {place: [["tt.divisibility", 16]] for place in places}
+_SPILL = re.compile(r"\b(?:LDL|STL)\b")
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:
