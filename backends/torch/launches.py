@@ -15,6 +15,7 @@ from math import prod
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
+from warnings import catch_warnings
 
 import torch
 from archc.backends.torch.machine_code import Launch
@@ -69,7 +70,8 @@ def launched(modules: Mapping[str, ModuleType], shape: Shape, arch: int, dtype: 
     if "kernels.operators" not in modules:
         return []
     log, model = _Log(arch), modules["model"].Model
-    with _on_a_gpu(log, modules["kernels.operators"]), FakeTensorMode(allow_non_fake_inputs=True):
+    quiet = catch_warnings(action="ignore")  # what the framework says of running the model is for those who run it
+    with quiet, _on_a_gpu(log, modules["kernels.operators"]), FakeTensorMode(allow_non_fake_inputs=True):
         built = model()
         _cast(built, model.FP32, DTYPES[dtype])
         log.names = {unit: name for name, unit in built.named_modules()}
