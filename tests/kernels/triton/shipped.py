@@ -23,7 +23,7 @@ TABLE = Path(__file__).with_name("resources.json")
 ARCHS = (80, 90, 100)
 SETTINGS = {"depth": 4}
 """The published sizes of a spec, in as many layers as the longest pattern of layers has."""
-SHAPES = (Shape(1, 2048), Shape(32, 2048))
+SHAPES = (Shape(1, 512), Shape(32, 512))
 """Few programs, where time is cut into pieces, and many."""
 LEAST_WARPS = 8
 """Of a multiprocessor, so that its four schedulers have two each."""

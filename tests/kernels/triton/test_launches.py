@@ -57,7 +57,7 @@ def test_every_pass_of_every_use_is_noted(modules: Modules) -> None:
     assert found[:4] == [("training", unit, False, name) for name in passes]
     assert sorted(found[4:8]) == [("training", unit, True, name) for name in back]
     assert found[8:12] == [("prefill", unit, False, name) for name in passes]
-    assert found[12:] == [("one token", unit, False, name) for name in ("conv_forward", "scan_forward")]
+    assert found[12:] == [("one token", unit, False, name) for name in ("conv_token", "scan_forward")]
 
 
 def test_launchers_see_the_chip_and_the_shapes(modules: Modules) -> None:
@@ -67,8 +67,8 @@ def test_launchers_see_the_chip_and_the_shapes(modules: Modules) -> None:
     }
     assert "scan_pieces" not in found
     one = found["scan_forward"]
-    assert one.types["xs"] == ("*fp16",) * 3
-    assert one.types["ws"] == ("*fp32", "*fp16", "*fp32")
+    assert one.types["xs"] == ("*fp16",) * 4
+    assert one.types["ws"] == ("*fp32", "*fp16", "*fp16", "*fp32")
     tile = modules["kernels.gated_tiles"].tile_of("one token", 80, 512 * 4)
     assert {name: one.constants[name] for name in tile.sizes} == tile.sizes
 
@@ -80,9 +80,10 @@ def test_nothing_is_left_behind(modules: Modules) -> None:
     assert modules["model"].Model().E.dtype == torch.float32
 
 
-def test_a_model_s_kernels_are_told_as_table_and_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_s_kernels_are_told_as_table_and_data() -> None:
+    names = {"conv_forward", "conv_backward", "conv_token", "scan_forward", "scan_backward"}
     found = kernels("hawk:tiny", "sm_90", {}, batch=1, seq=64, dtype="bf16")
-    assert {row.kernel for row in found.kernels} == {"conv_forward", "conv_backward", "scan_forward", "scan_backward"}
+    assert {row.kernel for row in found.kernels} == names
     text = table(found)
     assert "hawk:tiny for sm_90, 1 x 64 tokens in bf16" in text
     for row in json.loads(json.dumps(found.data))["kernels"]:
