@@ -84,9 +84,9 @@ class Launch:
 @dataclass(frozen=True)
 class Resources:
     """Of a thread: registers, bytes of stack, loads and stores of the loop there (spills), instructions in all and in
-    the loop. Of a program: warps, bytes of shared memory. Of a multiprocessor: programs at a time, and what allows no
-    more. Of an element: instructions of the loop over all threads, None where it is not known what a round of the loop
-    results in.
+    the loop (in all where there is none). Of a program: warps, bytes of shared memory. Of a multiprocessor: programs at
+    a time, and what allows no more. Of an element: instructions of the loop over all threads, None where it is not
+    known what a round of the loop results in.
     """
 
     registers: int
@@ -117,9 +117,9 @@ def resources(launch: Launch, arch: int) -> Resources:
     kept = cache.get_file(MEASURED)
     if kept is None:
         code = _tool("nvdisasm", "-c", kernel.asm["cubin"])
-        loop = largest_loop(code)
+        whole, loop = len(_INSTRUCTION.findall(code)), largest_loop(code)
         spills = sum(_SPILL.search(line) is not None for line in loop)
-        counts = [*_usage(kernel.asm["cubin"]), spills, len(_INSTRUCTION.findall(code)), len(loop)]
+        counts = [*_usage(kernel.asm["cubin"]), spills, whole, len(loop) or whole]
         kept = cache.put(json.dumps(counts), MEASURED, binary=False)
     registers, stack, spills, instructions, length = json.loads(Path(kept).read_text("utf-8"))
     shared, warps = kernel.metadata.shared, kernel.metadata.num_warps
@@ -130,7 +130,7 @@ def resources(launch: Launch, arch: int) -> Resources:
 
 
 def largest_loop(code: str) -> list[str]:
-    """The instructions of the largest loop in disassembled code, all of it if nothing branches back."""
+    """The instructions of the largest loop in disassembled code, none if nothing branches back."""
     places: dict[str, int] = {}
     lines: list[str] = []
     longest: list[str] = []
@@ -142,7 +142,7 @@ def largest_loop(code: str) -> list[str]:
             target = re.search(r"BRA.*`\((\.L_\w+)\)", line)
             if target and target[1] in places:
                 longest = max(longest, lines[places[target[1]] :], key=len)
-    return longest if len(longest) > 1 else lines
+    return longest if len(longest) > 1 else []  # code ends in a branch to itself
 
 
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+\S.*;", re.MULTILINE)
