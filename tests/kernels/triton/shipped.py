@@ -5,7 +5,6 @@ down.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -51,12 +50,6 @@ def launches(spec: str, arch: int) -> dict[str, Launched]:
         first = found.setdefault(label(each), each)
         assert first.launch.key == each.launch.key, label(each)
     return found
-
-
-def with_kernels() -> Iterator[str]:
-    """The shipped specs that start any."""
-    table = recorded()
-    yield from (spec for spec in shipped() if any(row["spec"] == spec for row in table.values()))
 
 
 def recorded() -> dict[str, dict[str, Any]]:

@@ -116,12 +116,13 @@ def test_a_selective_scan_going_back_reads_inputs_for_each_of_its_three_walks() 
 
 
 def test_a_convolution_loads_the_tokens_before_a_segment_again() -> None:
-    """At best 2 bytes in and 2 out; going back 4 in, input and gradient, and 2 out."""
+    """At best 2 bytes in and 2 out; going back 4 in, input and gradient, and 2 out. The bias is in the cache."""
     found = started("griffin", "conv_forward")
     c = found.launch.constants
     halo = (c["K"] + c["TAPS"] - 1) / c["K"]
     got = moved(found, "BC", (1 / (c["K"] * c["S"]),))
     assert got.pop("pos") == 8 / c["BC"]
+    assert got.pop("bias") == 2 / c["S"]
     assert got == {"x": 2 * halo, "Y": 2}
     got = moved(started("griffin", "conv_backward"), "BC", (1 / (c["K"] * c["S"]),))
     assert got.pop("pos") <= 8 * halo / c["BC"]
