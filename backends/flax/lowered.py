@@ -6,15 +6,18 @@ traced is lowered by itself. Where the compiler of TPUs is installed (libtpu) it
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from inspect import signature
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from types import ModuleType
 from typing import Any, Literal
 from unittest.mock import patch
@@ -53,26 +56,27 @@ class Lowered:
 
 def lowered(modules: Mapping[str, ModuleType], machine: Machine, batch: int, time: int, dtype: str) -> list[Lowered]:
     """Every different kernel of the project's model in training, in reading a prompt, and of a token after it."""
-    with TemporaryDirectory() as folder:
-        device = _tpu(folder) if machine == "tpu" and find_spec("libtpu") else None
-        found: dict[str, Lowered] = {}
-        with patch.object(jax, "default_backend", lambda: machine):
-            for use, traced in _runs(modules["model"].Model, batch, time, DTYPES[dtype]):
-                for call in _kernels(traced.jaxpr):
-                    key = f"{call.params['jaxpr']} {call.params['grid_mapping']} {_shapes(call)}"
-                    if key not in found:
-                        found[key] = _lowered(use, call, machine, device, Path(folder))
-        return list(found.values())
+    notes = _notes() if machine == "tpu" and find_spec("libtpu") else None
+    device = None if notes is None else _tpu()
+    found: dict[str, Lowered] = {}
+    with patch.object(jax, "default_backend", lambda: machine):
+        for use, traced in _runs(modules["model"].Model, batch, time, DTYPES[dtype]):
+            for call in _kernels(traced.jaxpr):
+                key = f"{call.params['jaxpr']} {call.params['grid_mapping']} {_shapes(call)}"
+                if key not in found:
+                    found[key] = _lowered(use, call, machine, device, notes)
+    return list(found.values())
 
 
 def _runs(model: Any, batch: int, time: int, dtype: Any) -> Iterator[tuple[str, ClosedJaxpr]]:
     """What the model does, as JAX traces it."""
-    graph, params, rest = nnx.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))), nnx.Param, ...)
+    parts: Any = nnx.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))), nnx.Param, ...)
+    graph, params, rest = parts
     params = _cast(params, model.FP32, dtype)
-    ints = jax.ShapeDtypeStruct((batch, time), jnp.int32)
+    ints = _array((batch, time), jnp.int32)
     inputs = [ints for name in signature(model.__call__).parameters if name not in ("self", "pos")]
 
-    def loss(params: Any, rest: Any, inputs: Any, pos: jax.Array) -> jax.Array:
+    def loss(params: Any, rest: Any, inputs: Any, pos: jax.Array) -> Any:
         return _first(nnx.merge(graph, params, rest)(*inputs, pos=pos)).sum()
 
     yield "training", jax.make_jaxpr(jax.grad(loss))(params, rest, inputs, ints)
@@ -84,8 +88,12 @@ def _runs(model: Any, batch: int, time: int, dtype: Any) -> Iterator[tuple[str, 
         return nnx.merge(graph, params, rest).step(*inputs, state)
 
     for use, count in (("prefill", time), ("one token", 1)):
-        tokens = [jax.ShapeDtypeStruct((batch, count), jnp.int32) for _ in inputs]
+        tokens = [_array((batch, count), jnp.int32) for _ in inputs]
         yield use, jax.make_jaxpr(step)(params, rest, tokens, empty)
+
+
+def _array(shape: tuple[int, ...], dtype: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # type: ignore[no-untyped-call]
 
 
 def _first(outputs: Any) -> Any:
@@ -98,7 +106,7 @@ def _cast(params: Any, wide: Iterable[str], dtype: Any) -> Any:
 
     def cast(path: Any, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = "." + jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-        return x if name.endswith(kept) else jax.ShapeDtypeStruct(x.shape, dtype)
+        return x if name.endswith(kept) else _array(x.shape, dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
@@ -125,40 +133,48 @@ def _shapes(call: Any) -> str:
     return " -> ".join(", ".join(f"{count} {shape}" if count > 1 else shape for shape, count in run) for run in runs)
 
 
-def _lowered(use: str, call: Any, machine: Machine, device: Any, folder: Path) -> Lowered:
+def _lowered(use: str, call: Any, machine: Machine, device: Any, notes: Path | None) -> Lowered:
     name = str(call.params["name"])
     about = use, name, _shapes(call)
 
     def kernel(*arrays: jax.Array) -> Any:
         return call.primitive.bind(*arrays, **call.params)
 
-    arrays = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, sharding=device) for v in call.invars]
+    arrays = [_array(v.aval.shape, v.aval.dtype, device) for v in call.invars]
     traced = jax.jit(kernel).trace(*arrays)
     try:
         text = traced.lower(lowering_platforms=(PLATFORMS[machine],))
     except (NotImplementedError, ValueError, TypeError, jax.errors.JaxRuntimeError) as refusal:
         return Lowered(*about, lowers=False, refused=_sentence(refusal))
-    if device is None:
+    if notes is None:
         return Lowered(*about, lowers=True)
-    for old in folder.iterdir():
+    for old in notes.iterdir():
         old.unlink()
     try:
         text.compile()
     except jax.errors.JaxRuntimeError as refusal:
         return Lowered(*about, lowers=True, compiles=False, refused=_sentence(refusal))
-    return Lowered(*about, True, True, *_counted(folder))
+    return Lowered(*about, True, True, *_counted(notes))
 
 
 def _sentence(refusal: Exception) -> str:
     return str(refusal).strip().splitlines()[0]
 
 
-def _tpu(folder: str) -> SingleDeviceSharding:
-    """A TPU to compile for, whose compiler writes what it does into a folder."""
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it asks the network what machine this is otherwise
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is opened, so others may
+@cache
+def _notes() -> Path:
+    """Where the compiler of TPUs writes what it does: it reads that once in a process, when it is loaded."""
+    folder = mkdtemp(prefix="archc-")
+    atexit.register(rmtree, folder, ignore_errors=True)
     told = os.environ.get("LIBTPU_INIT_ARGS", "")
     os.environ["LIBTPU_INIT_ARGS"] = f"{told} --xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true".strip()
+    return Path(folder)
+
+
+def _tpu() -> SingleDeviceSharding:
+    """A TPU to compile for."""
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it asks the network what machine this is otherwise
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is opened, so others may
     from jax.experimental import topologies
 
     return SingleDeviceSharding(topologies.get_topology_desc(platform="tpu", topology_name=CHIP).devices[0])
