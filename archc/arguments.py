@@ -78,6 +78,19 @@ def _compile(command: _Parser) -> None:
     _format(command)
 
 
+def _kernels(command: _Parser) -> None:
+    _spec(command)
+    _settings(command)
+    what = "sm_80, sm_90 or another GPU's Triton kernels; tpu or cuda: the Pallas kernels of the Flax project"
+    command.add_argument("--target", required=True, help=what)
+    _count(command, "--batch", 8, "sequences at once")
+    _count(command, "--seq", 2048, "tokens in a sequence")
+    what = "the type of computation [bf16]"
+    command.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help=what)
+    command.add_argument("--json", action="store_true", help="everything as JSON")
+    _format(command)
+
+
 def _train(command: _Parser) -> None:
     _project(command)
     command.add_argument("-o", "--out", type=Path, metavar="RUN", help="the run folder [runs/SPEC-SIZE-BACKEND]")
@@ -174,6 +187,7 @@ _COMMANDS = {
     "check": ("check specs: everything that is wrong, or a summary", _check),
     "report": ("report parameters, work, caches, scans, attention and memory", _report),
     "compile": ("write a project folder that trains and generates, whole or not at all", _compile),
+    "kernels": ("compile the kernels of a spec without their device: registers, memory, what limits them", _kernels),
     "train": ("compile into a run folder and train there; other options go to its train.py", _train),
     "generate": ("continue text with a trained model; other options go to its generate.py", _generate),
     "import": ("write the spec of another library's model, and its weights in archc's names", _import),

@@ -89,6 +89,23 @@ def _compile(arguments: Namespace) -> int:
     return 0
 
 
+def _kernels(arguments: Namespace) -> int:
+    from archc.offline import kernels
+    from archc.reports.compiled import table
+    from archc.specs_index import parse_settings
+
+    found = kernels(
+        arguments.spec,
+        arguments.target,
+        parse_settings(arguments.set),
+        batch=arguments.batch,
+        seq=arguments.seq,
+        dtype=arguments.dtype,
+    )
+    print(json.dumps(found.data, indent=2) if arguments.json else table(found))
+    return 0
+
+
 def _train(arguments: Namespace) -> int:
     from archc.runs import train
     from archc.specs_index import parse_settings
@@ -175,6 +192,7 @@ COMMANDS: dict[str, Command] = {
     "check": _check,
     "report": _report,
     "compile": _compile,
+    "kernels": _kernels,
     "train": _train,
     "generate": _generate,
     "import": _import,

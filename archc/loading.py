@@ -35,7 +35,7 @@ def instantiate(
     if backend == "torch":
         import torch
 
-        (module,) = import_project(artifacts, "model")
+        module = import_project(artifacts, "model")["model"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = module.Model()
@@ -45,11 +45,10 @@ def instantiate(
     from flax import nnx
 
     if weights is None:
-        (module,) = import_project(artifacts, "model")
-        return module.Model(rngs=nnx.Rngs(seed))
-    module, stacks = import_project(artifacts, "model", "stacks")
-    model = module.Model(rngs=nnx.Rngs(seed))
-    _fill_flax(model, stacks, weights)
+        return import_project(artifacts, "model")["model"].Model(rngs=nnx.Rngs(seed))
+    modules = import_project(artifacts, "model", "stacks")
+    model = modules["model"].Model(rngs=nnx.Rngs(seed))
+    _fill_flax(model, modules["stacks"], weights)
     return model
 
 
@@ -78,8 +77,9 @@ def _fill_flax(model: Any, stacks: ModuleType, weights: Mapping[str, Tensor]) ->
     nnx.update(model, stacks.as_state(filled))
 
 
-def import_project(artifacts: Sequence[Artifact], *names: str) -> tuple[ModuleType, ...]:
-    """Imports files of a project and all they import from the project; each call makes modules of its own.
+def import_project(artifacts: Sequence[Artifact], *files: str) -> dict[str, ModuleType]:
+    """Imports files of a project and all they import from it: every module by the name that it has there
+    ("kernels.scan"). Each call makes modules of its own.
 
     The files import one another by plain names (`from kernels.scan import scan`). While they are imported those names
     stand for them; then they get names of their own, and what stood there before is back. The files stay until the
@@ -89,9 +89,11 @@ def import_project(artifacts: Sequence[Artifact], *names: str) -> tuple[ModuleTy
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     folder = scratch / "project"
     write(artifacts, folder)
-    own = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
-    with _alone(folder, own, f"archc_loaded_{next(_number)}"):
-        return tuple(map(import_module, names))
+    names = {Path(a.path).parts[0].removesuffix(".py") for a in artifacts if a.path.endswith(".py")}
+    with _alone(folder, names, f"archc_loaded_{next(_number)}"):
+        for file in files:
+            import_module(file)
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from archc.api import Backend, compile
 from archc.diagnostics import error
 from archc.specs_index import Settings
 
-_EXTRAS = {"torch": "torch", "flax": "jax", "jax": "jax"}
+_EXTRAS = {"torch": "torch", "triton": "torch", "flax": "jax", "jax": "jax"}
 _FRAMEWORK = re.compile(r"^(?:import|from) (torch|jax|flax)\b", re.MULTILINE)
 
 
@@ -32,7 +32,7 @@ def train(
     E608 where the framework is not installed.
     """
     run = out or Path("runs") / _run_name(spec, backend, settings)
-    _require(backend)
+    require(backend)
     compile(spec, backend=backend, out=run, settings=settings, context=context, force=force)
     return _run(run / "train.py", arguments)
 
@@ -48,7 +48,7 @@ def generate(run: Path, arguments: tuple[str, ...]) -> int:
         script = folder / "generate.py"
         if script.is_file():
             found = _FRAMEWORK.search(script.read_text("utf-8"))
-            _require(found[1] if found else "torch")
+            require(found[1] if found else "torch")
             return _run(script, (str(run), *arguments))
         if (folder / "masking.py").is_file():
             raise error("E609", f"'{run}' holds an encoder: it fills in masked tokens and cannot continue a text")
@@ -61,7 +61,8 @@ def _run_name(spec: str, backend: str, settings: Settings) -> str:
     return re.sub(r"[^\w.=-]+", "-", "-".join([name, *values, backend]))
 
 
-def _require(framework: str) -> None:
+def require(framework: str) -> None:
+    """`ArchError` E608 where a framework is not installed."""
     if find_spec(framework) is None:
         raise error("E608", f"{framework} is not installed", help=f"pip install 'archc[{_EXTRAS[framework]}]'")
 

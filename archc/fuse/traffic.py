@@ -10,7 +10,7 @@ from archc.fuse.composed import Composition
 from archc.fuse.mixing import Mixing
 from archc.fuse.regions import only_moves
 from archc.ir.graph import Kind, Value
-from archc.passes.scans import ScanClass
+from archc.passes.scans import Group, ScanClass
 
 HALF, SINGLE = 2, 4
 """Bytes of an element in bfloat16 and in single precision."""
@@ -101,6 +101,44 @@ def _pair_bytes(value: Value) -> int:
     if value.kind is not Kind.PAIR or value.op in ("queries", "keys", "mask"):
         return 0
     return (SINGLE if value.type.wide else HALF) * value.type.elements
+
+
+def outer_traffic(found: ScanClass, values: Iterable[Value]) -> Traffic:
+    """The traffic of a scan of outer products, by element of what is read out, over heads and value axes.
+
+    Its kernel reads log decays, keys, values and queries and keeps the state; values, queries and keys that the spec
+    has in single precision move as such, at best they are halves. `values` are the scan and what it swallows.
+    """
+    sizes = found.scan.type.sizes
+    elements = prod(sizes[n] for n in (*found.heads, *found.value))
+    query = found.reads[0].query
+    sides = [_product(found, "key"), _product(found, "head", "value"), (query.type.elements, _stays_wide(query, found))]
+    sides[1] = elements, sides[1][1]
+    log = found.log_decay.operand
+    decay = SINGLE * log.type.elements if isinstance(log, Value) and log.kind is Kind.TOKEN else 0
+    result = SINGLE if sides[1][1] else HALF
+    read = decay + sum((SINGLE if wide else HALF) * count for count, wide in sides)
+    best = decay + HALF * sum(count for count, _ in sides)
+    alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
+    return Traffic(
+        read / elements + result,
+        2 * read / elements + result,
+        best / elements + HALF,
+        2 * best / elements + HALF,
+        alone / elements,
+    )
+
+
+def _product(found: ScanClass, *groups: Group) -> tuple[int, bool]:
+    """Elements of a product of factors, and whether it is in single precision."""
+    factors = [f.operand for g in groups for f in found.factors[g] if isinstance(f.operand, Value)]
+    sizes = found.scan.type.sizes
+    return prod(sizes[n] for n in {n for f in factors for n in f.names}), any(_stays_wide(f, found) for f in factors)
+
+
+def _stays_wide(value: Value, found: ScanClass) -> bool:
+    """Whether a value is in single precision where the scan is: what a function gives back is not."""
+    return value.type.wide and value.origin.calls == found.scan.origin.calls
 
 
 def _moved(read: Iterable[Value], elements: int) -> tuple[float, float]:

@@ -104,6 +104,20 @@ COMMANDS: dict[str, Code] = {
         "archc compile bert:tiny --backend torch -o out --context 512",
         "archc compile bert:tiny --backend torch -o out --context 512 --set length=512",
     ),
+    "E613": Code(
+        "no such target",
+        "Kernels are compiled for a GPU by its compute capability, sm_80 (A100), sm_90 (H100), sm_100 (B200)\n"
+        "and others; those of Pallas are lowered for tpu or cuda.",
+        "archc kernels griffin:tiny --target h100",
+        "archc kernels griffin:tiny --target sm_90",
+    ),
+    "E614": Code(
+        "no kernels",
+        "The model has no scan, convolution or attention that a kernel of archc runs on this target: operations of\n"
+        "the framework do everything.",
+        "archc kernels llama:tiny --target sm_90",
+        "archc kernels griffin:tiny --target sm_90",
+    ),
 }
 
 CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS | EXCHANGE

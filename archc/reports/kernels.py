@@ -11,9 +11,9 @@ from archc.emit.kernels import ATTENTION, COMPOSED, GATED, PROGRAM, SCANS
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.fuse.traffic import PairTraffic, Traffic, pair_traffic
+from archc.fuse.traffic import PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
-from archc.passes.scans import ScanClass, classify
+from archc.passes.scans import ScanClass, classify, inside
 from archc.reports.build import attention_rows, places
 from archc.reports.layers import layers
 
@@ -56,6 +56,8 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
         return
     if any(read.value in emitted.reads for read in found.reads):
         yield f"kernel {SCANS[found.kind]}: scan and read-out are one"
+        if found.kind in ("chunked", "chunked_key"):
+            yield _bytes(outer_traffic(found, {*inside(found), found.scan, *(r.value for r in found.reads)}))
     else:
         yield f"kernel {SCANS['diagonal']}: every state is stored, the equations around it are operations of their own"
     if fused.gates is None:

@@ -38,7 +38,8 @@ class Project:
 
 @cache
 def _emitted(spec: str, settings: tuple[tuple[str, int], ...], backend: api.Backend) -> Project:
-    return Project(import_project(api.compile(spec, backend=backend, settings=dict(settings))))
+    artifacts = api.compile(spec, backend=backend, settings=dict(settings))
+    return Project(import_project(artifacts, "model")["model"])
 
 
 def project(spec: str, settings: Mapping[str, int], backend: api.Backend = "torch") -> Project:

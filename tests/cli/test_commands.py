@@ -76,6 +76,10 @@ MISTAKES = {
     "export hf run -o out": "error[E714]: 'run' has no model.arch and weights.safetensors",
     "export hf run": "error: the following arguments are required: -o/--out",
     "explain E999": "error[E610]: no diagnostic has the code 'E999'",
+    "kernels griffin:tiny": "error: the following arguments are required: --target",
+    "kernels griffin:tiny --target h100": "error[E613]: no target 'h100'\n  = help: there are sm_80 (A100), ",
+    "kernels griffin:tiny --target sm_95": "error[E613]: no target 'sm_95'\n  = help: did you mean 'sm_90'?",
+    "kernels griffin:tiny --target sm_90 --dtype int8": "error: argument --dtype: invalid choice: 'int8'",
     "chekc griffin": "error: argument COMMAND: invalid choice: 'chekc'",
     "check --fromat json griffin": "error: unknown argument '--fromat'; did you mean '--format'?",
 }

@@ -32,7 +32,7 @@ LAYERS = (
     ("reports",),
     ("api", "loading"),
     ("arguments",),
-    ("runs",),
+    ("runs", "offline"),
     ("cli", "__init__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -36,7 +36,8 @@ SHAPE = re.compile(r"(%[\w.\-]+) = \w+\[([\d,]*)\]")
 @cache
 def model(name: str) -> tuple[Any, Any, Any]:
     """The unrolled model, without its numbers: its structure, its trained weights, all else."""
-    (module,) = import_project(archc.compile(f"{name}:tiny", backend="flax", settings=settings(name)), "model")
+    artifacts = archc.compile(f"{name}:tiny", backend="flax", settings=settings(name))
+    module = import_project(artifacts, "model")["model"]
     return nnx.split(nnx.eval_shape(lambda: module.Model(rngs=nnx.Rngs(0), unroll=True)), nnx.Param, ...)
 
 

@@ -65,7 +65,7 @@ def _per_head(
     dstart: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dk, dq and what each token adds to the gradient of the log decay [B, T, heads]; fills dv and dstart."""
-    constants = _constants(k, v, q, pos, start, per_key=False)
+    constants = _constants(k, v, q, pos, start, per_key=False, backward=True)
     grid, options = _grid(v, constants), {"num_warps": 8, "num_stages": _stages(constants)}
     shape = (grid[0], *v.shape[:3])
     dk, dq = k.new_empty(*shape, k.shape[-1]), q.new_empty(*shape, q.shape[-1])
@@ -131,13 +131,15 @@ def _grid(v: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _constants(
-    k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, per_key: bool
+    k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, per_key: bool, backward: bool = False
 ) -> dict[str, Any]:
     time, _, K, V, *_ = _sizes(k, v, q)
-    narrow = torch.promote_types(torch.promote_types(k.dtype, q.dtype), v.dtype)
+    narrow = _operands(k.dtype, q.dtype, v.dtype)
     if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
     chunk, slice_ = _tile(narrow, _side(K), torch.backends.cuda.matmul.allow_tf32)
+    if backward and K > 64 and _major(v) < 10:  # of longer chunks some would not fit into registers
+        chunk = min(chunk, 32)
     constants = {
         "PACKED": pos is not None,
         "CONTINUED": start is not None,
@@ -153,11 +155,29 @@ def _constants(
     return constants
 
 
+def _operands(*given: torch.dtype) -> torch.dtype:
+    """The type of the operands of matrix products: half precision if any input has it.
+
+    What gates made of half-precision inputs in single precision is rounded on the way into a product, as any activation
+    is; sums and the state are in single precision. Without half precision nothing is rounded.
+    """
+    halves = [each for each in given if each.itemsize == 2 and torch.float64 not in given]
+    found = (halves or list(given))[0]
+    for each in halves or given:
+        found = torch.promote_types(found, each)
+    return found
+
+
 def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
     """Tokens of a chunk and values of a slice that fit into registers; exact products hold both factors there."""
     if dtype is torch.float64 or (dtype is torch.float32 and not tf32):
         return 16, 16
     return 32 if dtype is torch.float32 else 64, 64 if keys <= 64 else 32
+
+
+def _major(x: Tensor) -> int:
+    """The generation of a tensor's GPU (9: Hopper), 0 for the interpreter."""
+    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
 
 
 def _side(size: int) -> int:

@@ -126,7 +126,7 @@ class Plain:
 def plain(name: str) -> Plain:
     """Made once for all machines."""
     settings = next(case.settings for (each, _), case in CASES.items() if each == name)
-    model = import_project(api.compile(name, backend="flax", settings={**settings, "vocab": VOCAB}))
+    model = import_project(api.compile(name, backend="flax", settings={**settings, "vocab": VOCAB}), "model")["model"]
 
     def make() -> nnx.Module:
         made: nnx.Module = model.Model(rngs=nnx.Rngs(3))

@@ -1,42 +1,94 @@
-"""The kernels as they are started, and what they asked of chips when that was last written down.
+"""The kernels that shipped specs start, as they start them, and what they asked of chips when that was last written
+down.
 
 `python -m tests.kernels.triton.update` writes it down again; the table is of the version of Triton in constraints.txt.
 """
 
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import kernels.conv_fused
-import kernels.gated_launch
-import kernels.gated_tiles
-from archc.backends.torch.resources import Launch, conv_launches, resources, scan_launches
+from archc.backends.torch.chips import CHIPS
+from archc.backends.torch.launches import Launched, Shape, launched
+from archc.backends.torch.machine_code import Resources, resources
 
-from tests.kernels.triton.gates import RG_LRU
+from archc.api import compile
+from archc.loading import import_project
+from archc.specs_index import shipped
 
 TABLE = Path(__file__).with_name("resources.json")
+ARCHS = (80, 90, 100)
+SETTINGS = {"depth": 4}
+"""The published sizes of a spec, in as many layers as the longest pattern of layers has."""
+SHAPES = (Shape(1, 512), Shape(32, 512))
+"""Few programs, where time is cut into pieces, and many."""
+LEAST_WARPS = 8
+"""Of a multiprocessor, so that its four schedulers have two each."""
+FRAME = 16
+"""Bytes of stack around a loop: once a program."""
+MATRICES = 256
+"""Bytes of stack where operands of matrix units and the state between chunks share the registers: at 8 KB, what a
+kernel has that went wrong, every operand would be in memory."""
 
 
-def launches() -> dict[tuple[str, int], Launch]:
-    """Everything for Hopper; for the chips before and after it, the passes that fill the registers."""
-    found: dict[tuple[str, int], Launch] = {}
-    for arch in (80, 90, 100):
-        for name, launch in scan_launches(kernels.gated_tiles, kernels.gated_launch, RG_LRU, 3, 1, arch).items():
-            if arch == 90 or name in ("forward, few", "backward"):
-                found[f"scan {name}", arch] = launch
-    for name, launch in conv_launches(kernels.conv_fused, 4, silu=True).items():
-        found[f"convolution {name}", 90] = launch
+def label(found: Launched) -> str:
+    """What a kernel is called in the table."""
+    return f"{found.launch.name}: {found.launch.arguments}"
+
+
+@cache
+def launches(spec: str, arch: int) -> dict[str, Launched]:
+    """Every different kernel of a spec for a chip, by label."""
+    artifacts = compile(spec, backend="torch", settings=SETTINGS)
+    if all(a.path != "kernels/operators.py" for a in artifacts):
+        return {}
+    modules = import_project(artifacts, "model")
+    found: dict[str, Launched] = {}
+    for each in (each for shape in SHAPES for each in launched(modules, shape, arch, "bf16")):
+        first = found.setdefault(label(each), each)
+        assert first.launch.key == each.launch.key, label(each)
     return found
 
 
-def recorded() -> dict[str, dict[str, float]]:
-    """By kernel and chip."""
-    table: dict[str, dict[str, float]] = json.loads(TABLE.read_text("utf-8"))
+def recorded() -> dict[str, dict[str, Any]]:
+    """By kernel: the first spec that starts it, where, and its resources by chip ("sm_90")."""
+    table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text("utf-8"))
     return table
 
 
+def problems(name: str, arch: int, found: Resources) -> list[str]:
+    """What of a kernel is beyond its limits."""
+    chip, out = CHIPS[arch], []
+    stack = MATRICES if name.startswith("chunked") else FRAME
+    if found.spills and not name.startswith("chunked"):
+        out.append(f"{found.spills} spills in the loop")
+    if found.stack > stack:
+        out.append(f"{found.stack} bytes of stack, {stack} allowed")
+    if found.shared > chip.shared:
+        out.append(f"{found.shared} bytes of shared memory, the chip has {chip.shared}")
+    if found.programs * found.warps < LEAST_WARPS:
+        out.append(f"{found.programs} programs of {found.warps} warps at a time")
+    return out
+
+
 def main() -> None:
-    """Replaces the table."""
-    rows = {f"{name}, sm_{arch}": asdict(resources(launch, arch)) for (name, arch), launch in launches().items()}
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
+    """Replaces the table, and says what is beyond the limits."""
+    rows: dict[str, dict[str, Any]] = {}
+    for spec in shipped():
+        for arch in ARCHS:
+            for name, each in launches(spec, arch).items():
+                row = rows.setdefault(name, {"spec": spec, "use": each.use, "backward": each.backward})
+                if f"sm_{arch}" not in row:
+                    found = resources(each.launch, arch)
+                    row[f"sm_{arch}"] = asdict(found)
+                    for what in problems(name, arch, found):
+                        print(f"{spec}, sm_{arch}, {name}: {what}")
+    lines = ",\n".join(f"  {json.dumps(name)}: {_row(row)}" for name, row in rows.items())
     TABLE.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+
+
+def _row(row: dict[str, Any]) -> str:
+    parts = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in row.items()]
+    return "{\n" + ",\n".join(parts) + "\n  }"

@@ -1,7 +1,6 @@
-"""Writes down what the shipped kernels ask of chips: `python -m tests.kernels.triton.update`."""
+"""Writes down what the shipped kernels ask of chips: `python -m tests.kernels.triton.update`, some minutes."""
 
-from importlib import import_module
+from tests.kernels.triton.shipped import main
 
 if __name__ == "__main__":
-    import_module("tests.kernels.triton.conftest")  # finds the kernels
-    import_module("tests.kernels.triton.shipped").main()
+    main()

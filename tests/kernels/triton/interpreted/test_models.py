@@ -63,7 +63,8 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def project(name: str) -> ModuleType:
     """The generated model.py."""
-    return import_project(api.compile(name, backend="torch", settings={**CASES[name].settings, "vocab": VOCAB}))
+    artifacts = api.compile(name, backend="torch", settings={**CASES[name].settings, "vocab": VOCAB})
+    return import_project(artifacts, "model")["model"]
 
 
 @pytest.fixture(scope="module")

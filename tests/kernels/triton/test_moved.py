@@ -1,0 +1,179 @@
+"""Bytes in the code of kernels against those that the report prints: per token and element of the scan's tile.
+
+The report counts what must cross memory: every input once, every result once. In the code of a kernel stand loads and
+stores. Where there are more of them than the report has, the tests say which, and why:
+
+- positions and what is kept for the backward pass: a few bytes that the report leaves out, as it says;
+- what neighbours share is loaded by each of them, and comes from a cache for all but one: the tokens before a segment
+  in a convolution, keys and queries of the heads and value slices of a scan of outer products, those of the channels in
+  a selective scan;
+- what a selective scan reads again, a few tokens after it did, where keeping it would take the registers of states;
+- sums over programs, that are added up outside for the sake of one order: the gradients of keys and queries. These do
+  cross memory: without them several programs would have to add into one array.
+"""
+
+from collections import Counter
+
+import pytest
+from archc.backends.torch.launches import Launched
+from archc.backends.torch.moved import accesses
+
+from archc.emit.fused import find
+from archc.fuse.scans import FusedScan, fused_scans
+from archc.fuse.traffic import Traffic, outer_traffic
+from archc.passes.scans import inside
+from archc.specs_index import program
+from tests.kernels.triton.shipped import SETTINGS, launches
+
+Moved = dict[str, float]
+
+
+def started(spec: str, kernel: str) -> Launched:
+    """The launch of a kernel in training, the one with the most programs."""
+    found = [each for name, each in launches(spec, 90).items() if name.startswith(f"{kernel}:")]
+    return max((each for each in found if each.use == "training"), key=lambda each: each.programs)
+
+
+def moved(found: Launched, channels: str, times: tuple[float, ...]) -> Moved:
+    """Bytes by argument in the loops of a kernel, stores in capitals. times: how often each loop runs per token."""
+    total: Counter[str] = Counter()
+    for each in accesses(found.launch, 90):
+        if each.loops:
+            name = each.argument.upper() if each.stores else each.argument
+            total[name] += each.bytes * times[each.loops[-1]] / found.launch.constants[channels]
+    return dict(total)
+
+
+def fused(spec: str) -> FusedScan:
+    return next(iter(fused_scans(program(spec, SETTINGS).graph).values()))
+
+
+def reported(spec: str) -> Traffic:
+    traffic = fused(spec).traffic
+    assert traffic is not None
+    return traffic
+
+
+@pytest.mark.parametrize("spec", ["griffin", "hgrn"])
+def test_a_diagonal_scan_moves_what_the_report_says(spec: str) -> None:
+    """Of the states that are kept, 4 bytes by K tokens in the code, a mask lets one in SPAN through."""
+    found = started(spec, "scan_forward")
+    c = found.launch.constants
+    got = moved(found, "BC", (1 / (c["K"] * c["S"]),))
+    assert got.pop("CARRIES") == 4 / c["K"]
+    assert got.pop("pos") == 8 / c["BC"]
+    assert sum(got.values()) == reported(spec).forward == reported(spec).ideal_forward
+
+
+@pytest.mark.parametrize("spec", ["griffin", "hgrn"])
+def test_a_diagonal_scan_moves_what_the_report_says_going_back(spec: str) -> None:
+    """One kept state is read by tile."""
+    found = started(spec, "scan_backward")
+    c = found.launch.constants
+    got = moved(found, "BC", (1 / (c["K"] * c["S"]),))
+    assert got.pop("carries") == 4 / (c["K"] * c["S"])
+    assert got.pop("pos") == 8 / c["BC"]
+    assert sum(got.values()) == reported(spec).backward == reported(spec).ideal_backward
+
+
+def test_a_selective_scan_moves_what_the_report_says_and_reads_an_input_twice() -> None:
+    """The input is there again for the read-out, for all tokens of a block but the last. States are kept by CHUNK."""
+    found = started("mamba", "selective_forward")
+    c = found.launch.constants
+    states, width = c["STATES"], c["SIZE"]
+    got = moved(found, "SIZE", (1 / c["CHUNK"], 1 / c["BLOCK"]))
+    assert got.pop("CARRIES") == 4 * states / c["CHUNK"]
+    assert got.pop("pos") == 8 / width
+    assert got.pop("keys") + got.pop("queries") == 2 * 2 * states / width
+    assert got.pop("xs 0") == 2 * (2 - 1 / c["BLOCK"])
+    scan = fused("mamba")
+    shared = 2 * 2 * states / scan.scan.type.sizes[scan.tile[0]]
+    assert 2 + sum(got.values()) == pytest.approx(reported("mamba").forward - shared)
+
+
+def test_a_selective_scan_going_back_reads_inputs_for_each_of_its_three_walks() -> None:
+    """A chunk is walked forward again, then back, and the gradients of its inputs are computed at the end of a block.
+
+    What the walk forward leaves, states of blocks and read-outs, and the adjoint and the sums of all states stay in the
+    cache: a program has the same few kilobytes for as long as it runs.
+    """
+    found = started("mamba", "selective_backward")
+    c = found.launch.constants
+    states, width, block, chunk = c["STATES"], c["SIZE"], c["BLOCK"], c["CHUNK"]
+    groups = states / c["GROUP"] / block
+    got = moved(found, "SIZE", (1 / chunk, states / chunk, 1 / block, groups, 1 / block, groups))
+    for name in ("notes", "NOTES", "reads", "READS", "dstate", "DSTATE", "dA", "DA", "A"):
+        got.pop(name)  # in the cache
+    assert got.pop("carries") == 4 * states / chunk
+    assert got.pop("pos") == 2 * 8 / width
+    assert got.pop("keys") + got.pop("queries") == 2 * 2 * 2 * states / width
+    assert got.pop("DKEYS") + got.pop("DQUERIES") == 2 * 4 * states / width  # sums over the channels of a program
+    assert [got.pop(f"xs {i}") for i in range(3)] == [3 * 2, 2 * 2, 3 * 2]
+    assert got.pop("dy") == 2 * 2
+    scan = fused("mamba")
+    shared = 2 * 2 * 2 * states / scan.scan.type.sizes[scan.tile[0]]
+    assert 2 * 3 + 2 + sum(got.values()) == pytest.approx(reported("mamba").backward - shared)
+
+
+def test_a_convolution_loads_the_tokens_before_a_segment_again() -> None:
+    """At best 2 bytes in and 2 out; going back 4 in, input and gradient, and 2 out. The bias is in the cache."""
+    found = started("griffin", "conv_forward")
+    c = found.launch.constants
+    halo = (c["K"] + c["TAPS"] - 1) / c["K"]
+    got = moved(found, "BC", (1 / (c["K"] * c["S"]),))
+    assert got.pop("pos") == 8 / c["BC"]
+    assert got.pop("bias") == 2 / c["S"]
+    assert got == {"x": 2 * halo, "Y": 2}
+    got = moved(started("griffin", "conv_backward"), "BC", (1 / (c["K"] * c["S"]),))
+    assert got.pop("pos") <= 8 * halo / c["BC"]
+    assert got == {"x": 2, "dy": 2 * halo, "DX": 2}
+
+
+def outer(spec: str) -> tuple[Traffic, dict[str, int]]:
+    """What the report says of a scan of outer products, and how many heads, shared by how many, values there are."""
+    checked = program(spec, SETTINGS)
+    found = next(iter(find(checked).reads.values()))
+    sizes = found.scan.type.sizes
+    heads = {n: sizes[n] for n in found.heads}
+    queries = set(found.reads[0].query.names)
+    shared = {n: size for n, size in heads.items() if n not in queries}
+    counts = {"shared": 1, "values": 1, "keys": 1}
+    for name, axes in (("shared", shared), ("values", dict.fromkeys(found.value)), ("keys", dict.fromkeys(found.key))):
+        for axis in axes:
+            counts[name] *= sizes[axis]
+    values = {*inside(found), found.scan, *(r.value for r in found.reads)}
+    return outer_traffic(found, values), counts
+
+
+@pytest.mark.parametrize("spec", ["mamba2", "retnet"])
+def test_the_chunked_scan_moves_what_the_report_says_but_shares_keys_through_the_cache(spec: str) -> None:
+    found, (traffic, counts) = started(spec, "chunked_forward"), outer(spec)
+    c = found.launch.constants
+    got = moved(found, "BV", (1 / c["Q"],))
+    slices = counts["values"] / c["BV"]
+    decay = got.pop("log_a") / slices
+    assert decay == 4 / counts["values"]
+    assert got.pop("pos") == 8 / c["BV"]
+    keys = sum(got.pop(name) / slices for name in ("k", "q"))
+    told = traffic.forward - sum(got.values())
+    assert got.keys() == {"v", "Y"}
+    assert keys / counts["shared"] + decay * (spec == "mamba2") == pytest.approx(told)
+
+
+@pytest.mark.parametrize("spec", ["mamba2"])
+def test_the_chunked_scan_going_back_writes_shares_of_the_gradients_of_keys(spec: str) -> None:
+    """Each head and slice of the values leaves its own, [keys] instead of [keys] by all heads that share them."""
+    _, counts = outer(spec)
+    total = 0.0
+    for kernel, name in (("chunked_backward_queries", "DQ"), ("chunked_backward_keys", "DK")):
+        found = started(spec, kernel)
+        c = found.launch.constants
+        got = moved(found, "BV", (1 / c["Q"],))
+        assert got.pop(name) == 2 * counts["keys"] / c["BV"]
+        assert got.pop("SHARES") == 4 / c["BV"]
+        assert got.pop("log_a") == 4 / c["BV"]
+        assert got.pop("pos") == 8 / c["BV"]
+        assert got.pop("k") + got.pop("q") == 2 * 2 * counts["keys"] / c["BV"]
+        total += got.pop("DV", 0.0)
+        assert got == {"v": 4, "dy": 4}  # each of the two passes reads them
+    assert total == 4
