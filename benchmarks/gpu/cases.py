@@ -69,14 +69,15 @@ def _rates(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _draw_diagonal(s: Sizes, g: torch.Generator) -> Inputs:
+    """Of RG-LRU: the side branch, the input, what the gates are made of, each but the input with a bias, and rates."""
     tokens, channels = (s["B"], s["T"], s["C"]), s["C"]
-    biases = [torch.randn(channels, generator=g) for _ in range(2)]
-    return (*(_normal(g, *tokens) for _ in range(3)), *biases, 2 * _rates(g, channels))
+    biases = [torch.randn(channels, generator=g) for _ in range(3)]
+    return (*(_normal(g, *tokens) for _ in range(4)), *biases, 2 * _rates(g, channels))
 
 
 def _diagonal(made: Project, x: Inputs, pos: Tensor) -> Tensor:
     gates: Any = made.module("gates").RG_LRU_H
-    y: Tensor = made.module("kernels.gated").gated_scan(gates, x[:3], x[3:], pos)[0]
+    y: Tensor = made.module("kernels.gated").gated_scan(gates, x[:4], x[4:], pos)[0]
     return y
 
 
@@ -171,7 +172,7 @@ CASES = (
         "diagonal scan with gates", "griffin", RNN,
         (_tokens(8, 2048, C=2560), _tokens(2, 8192, C=4096), _tokens(1, 8192, C=4096), LONG, _tokens(8, 2048, C=2720)),
         _tokens(2, 300, C=72), _tokens(1, 5, C=3),
-        _draw_diagonal, _diagonal, lambda s: element_wise(_elements(s), 3, special=6),
+        _draw_diagonal, _diagonal, lambda s: element_wise(_elements(s), 4, special=8),
     ),
     Case(
         "diagonal scan alone", "mamba2", MAMBA2,

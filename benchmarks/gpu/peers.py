@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, pad, silu, softplus
+from torch.nn.functional import conv1d, gelu, pad, silu, softplus
 
 from benchmarks.gpu.cases import Case, Inputs, positions
 from benchmarks.gpu.place import Place
@@ -69,17 +69,22 @@ def _doubling(a: Tensor, u: Tensor) -> Tensor:
 
 
 def rg_lru(x: Inputs) -> tuple[Tensor, Tensor]:
-    """Griffin's decay and input (De et al. 2024, equations 1 to 4) in single precision, one document."""
-    v, r, i, b_r, b_i, rate = (z.float() for z in x)
+    """Griffin's logarithm of decays and input (De et al. 2024, equations 1 to 4) in single precision, one document."""
+    _, v, r, i, _, b_r, b_i, rate = (z.float() for z in x)
     log_a = rate * torch.sigmoid(r + b_r)
     m = torch.sqrt(-torch.expm1(2 * log_a))
     m = torch.cat([torch.ones_like(m[:, :1]), m[:, 1:]], 1)
     return log_a, m * torch.sigmoid(i + b_i) * v
 
 
+def _gated(h: Tensor, x: Inputs) -> Tensor:
+    """The state times the side branch, in the type of the inputs."""
+    return (h * gelu(x[0].float() + x[4], approximate="tanh")).to(x[0].dtype)
+
+
 def _diagonal(x: Inputs) -> Tensor:
     log_a, u = rg_lru(x)
-    return _scan(log_a.exp(), u).to(x[0].dtype)
+    return _gated(_scan(log_a.exp(), u), x)
 
 
 def _given(x: Inputs) -> Tensor:
@@ -143,7 +148,7 @@ def _fla_hgrn(x: Inputs) -> Tensor:
     from fla.ops.hgrn import fused_recurrent_hgrn
 
     log_a, u = rg_lru(x)
-    return _first(fused_recurrent_hgrn(u.to(x[0].dtype), log_a))
+    return _gated(_first(fused_recurrent_hgrn(u.to(x[0].dtype), log_a)), x)
 
 
 def _fla_hgrn_given(x: Inputs) -> Tensor:
@@ -157,7 +162,7 @@ def _accelerated(x: Inputs) -> Tensor:
     from accelerated_scan.scalar import scan
 
     log_a, u = rg_lru(x)
-    return _first(scan(log_a.exp().mT.contiguous(), u.mT.contiguous())).mT.to(x[0].dtype)
+    return _gated(_first(scan(log_a.exp().mT.contiguous(), u.mT.contiguous())).mT, x)
 
 
 def _accelerated_given(x: Inputs) -> Tensor:

@@ -2,6 +2,7 @@
 # mypy: disable-error-code="no-untyped-call"
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from kernels.selective_gates import IDENTITY, SelectiveGates, fused_scan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 8  # tokens whose states are held at once: few operations per token, and a working set that stays in the cache
+HELD = (
+    1 << 18
+)  # values of states held at once: many tokens, so few operations, but a working set that stays in the cache
+LEAST, MOST = 8, 64  # tokens whose states are held at once
 
 
 def selective_scan(
@@ -21,7 +25,7 @@ def selective_scan(
     dt, x: [B, T, C]. A: [C, N], negative. B, C: [B, T, N]. pos: [T] (whole documents, the state is not read) or
     [B, T]; a document starts from h = 0. state: [B, C, N] or None.
     Returns y like x, and h[T-1] in at least single precision. The backward pass computes the states again from one
-    state in every BLOCK tokens, on a GPU in every 32.
+    state in every 8 to 64 tokens, on a GPU in every 32.
     """
     if runs_fused(x):
         return gated_selective_scan(IDENTITY, (x, dt), (), A, B, C, pos, state)
@@ -120,7 +124,7 @@ class _SelectiveScan(torch.autograd.Function):
 
 
 class _Block:
-    """Time-major views of the inputs, buffers for BLOCK tokens, and the recurrence over them from a given state."""
+    """Time-major views of the inputs, buffers for one block, and the recurrence over its tokens from a given state."""
 
     def __init__(self, dt: Tensor, A: Tensor, x: Tensor, B: Tensor, starts: Tensor | None) -> None:
         time = x.shape[1]
@@ -128,9 +132,10 @@ class _Block:
         self.starts = None if starts is None else starts.t()
         self.rates = A.t().contiguous()  # [N, C]
         self.shape = (x.shape[0], *self.rates.shape)
-        self.blocks = [slice(t, min(t + BLOCK, time)) for t in range(0, time, BLOCK)]
-        self.decay = x.new_empty(BLOCK, *self.shape)
-        self.states = x.new_empty(BLOCK + 1, *self.shape)
+        size = min(MOST, max(LEAST, HELD // max(1, prod(self.shape))))
+        self.blocks = [slice(t, min(t + size, time)) for t in range(0, time, size)]
+        self.decay = x.new_empty(size, *self.shape)
+        self.states = x.new_empty(size + 1, *self.shape)
 
     def run(self, block: slice, h: Tensor) -> tuple[Tensor, Tensor]:
         """The decays [K, B, N, C] of a block, and its states [K + 1, B, N, C] with h first."""
