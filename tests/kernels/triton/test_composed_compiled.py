@@ -9,7 +9,8 @@ pytest.importorskip("triton")
 
 import kernels.composed_launch as launch
 import triton.language as tl
-from archc.backends.torch.resources import CHIPS, Launch, compiled, resources
+from archc.backends.torch.chips import CHIPS
+from archc.backends.torch.machine_code import Launch, compiled, resources
 from kernels.composed import Composed
 from kernels.composed_tiles import BLOCKS, HEADS, SHARED, Sizes, fits, parts_of, tile_of
 
@@ -46,15 +47,22 @@ def composed_launches(
         told = {**constants, **tile.constants, "LAST": last, **({} if last else {"dq": None})}
         own = zip(shares, planes[0 if last else 1], strict=True)
         given = types | {share: (of,) * (len(each) // 3) for (share, of), each in own}
+        passed = {each: given[each] for each in kernel.arg_names if each not in told}
         found[name] = Launch(
             kernel,
-            {each: given[each] for each in kernel.arg_names if each not in told},
+            passed,
             {each: told[each] for each in kernel.arg_names if each in told},
-            tile.warps,
-            sizes.heads * tile.queries * tile.keys,
-            frozenset(),
+            frozenset(place for i, each in enumerate(kernel.arg_names) for place in _arrays(i, passed.get(each, ()))),
+            {"num_warps": tile.warps, "num_stages": 1},
         )
     return found
+
+
+def _arrays(place: int, kind: str | tuple[str, ...]) -> list[tuple[int, ...]]:
+    """The places of addresses among the arguments."""
+    if isinstance(kind, str):
+        return [(place,)] if kind.startswith("*") else []
+    return [(place, i) for i in range(len(kind))]
 
 
 @cache
@@ -73,7 +81,7 @@ EACH = [(heads, dim, arch, name) for heads, dim, arch, names in CASES for name i
 def test_the_program_fits_and_little_spills(heads: int, dim: int, arch: int, name: str) -> None:
     one = launches(heads, dim, arch)[name]
     found = resources(one, arch)
-    assert found.stack * 32 * one.warps <= SPILLS[heads]
+    assert found.stack * 32 * found.warps <= SPILLS[heads]
     assert 16 < found.registers <= 255
     assert found.shared <= CHIPS[arch].shared
     assert found.programs >= 1

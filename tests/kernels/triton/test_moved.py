@@ -18,10 +18,9 @@ import pytest
 from archc.backends.torch.launches import Launched
 from archc.backends.torch.moved import accesses
 
-from archc.emit.fused import find
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.fuse.traffic import Traffic, outer_traffic
-from archc.passes.scans import inside
+from archc.passes.scans import classify, inside
 from archc.specs_index import program
 from tests.kernels.triton.shipped import SETTINGS, launches
 
@@ -131,8 +130,7 @@ def test_a_convolution_loads_the_tokens_before_a_segment_again() -> None:
 
 def outer(spec: str) -> tuple[Traffic, dict[str, int]]:
     """What the report says of a scan of outer products, and how many heads, shared by how many, values there are."""
-    checked = program(spec, SETTINGS)
-    found = next(iter(find(checked).reads.values()))
+    found = next(c for c in classify(program(spec, SETTINGS).graph).values() if c.kind == "chunked")
     sizes = found.scan.type.sizes
     heads = {n: sizes[n] for n in found.heads}
     queries = set(found.reads[0].query.names)
