@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -75,13 +76,13 @@ def ways(kind: str) -> Iterator[Way]:
             module = SELECTIVE.module("kernels.selective_scan")
             yield Way("archc", _selective)
             for steps in STEPS:
-                yield Way(f"blocks of {steps}", _selective, changed=lambda s=steps: patch.object(module, "STEPS", s))
+                yield Way(f"blocks of {steps}", _selective, changed=partial(patch.object, module, "STEPS", steps))
             yield Way("associative", _selective_tree, longest=2048)
         case "chunked":
             module = MADE.module("kernels.chunked_scan")
             yield Way("archc", _chunked)
             for chunk in CHUNKS:
-                yield Way(f"chunks of {chunk}", _chunked, changed=lambda c=chunk: patch.object(module, "CHUNK", c))
+                yield Way(f"chunks of {chunk}", _chunked, changed=partial(patch.object, module, "CHUNK", chunk))
             yield Way("state by state", _outer, longest=2048)
 
 

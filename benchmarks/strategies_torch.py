@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -76,14 +77,14 @@ def ways(kind: str) -> Iterator[Way]:
                 yield Way(
                     f"blocks of {block}",
                     _selective,
-                    changed=lambda b=block: patch.multiple(module, LEAST=b, MOST=b),
+                    changed=partial(patch.multiple, module, LEAST=block, MOST=block),
                 )
             yield Way("associative", _selective_tree, longest=2048)
         case "chunked":
             module = MADE.module("kernels.chunked_scan")
             yield Way("archc", _chunked)
             for chunk in CHUNKS:
-                yield Way(f"chunks of {chunk}", _chunked, changed=lambda c=chunk: patch.object(module, "CHUNK", c))
+                yield Way(f"chunks of {chunk}", _chunked, changed=partial(patch.object, module, "CHUNK", chunk))
             yield Way("state by state", _outer, longest=2048)
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from archc.resources import read
-
 VOCAB = 32_000
-PATTERN = "[transformer(mask = window(window)), transformer(mask = causal)]"
-THREE_TO_ONE = PATTERN.replace("[", "[" + 2 * "transformer(mask = window(window)), ")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A spec by name or as its text, and the settings of its sizes; tiny: one to see that everything runs."""
+    """A spec, and the settings of its sizes; tiny: one to see that everything runs."""
 
     name: str
     spec: str
@@ -27,13 +23,6 @@ class Subject:
             return self.spec, {**self.tiny, "vocab": 16}
         label, settings = self.sizes[size]
         return self.spec + (f":{label}" if label else ""), {**settings, "vocab": VOCAB}
-
-
-def _dcformer() -> str:
-    """DCFormer++ with three layers of local attention to one that sees everything, which its paper trains."""
-    text = read("specs", "dcformer.arch")
-    assert text.count(PATTERN) == 1
-    return text.replace(PATTERN, THREE_TO_ONE)
 
 
 def _labels(small: str, large: str) -> dict[str, tuple[str, Mapping[str, int]]]:
@@ -52,6 +41,11 @@ SUBJECTS = (
     Subject("MQA Transformer", "mqa_transformer", _labels("400m", "1.3b"), HEADS),
     Subject("Mamba", "mamba", _labels("370m", "1.4b"), {"width": 16, "depth": 1, "state": 2}),
     Subject("Mamba-2", "mamba2", _labels("370m", "1.3b"), {"width": 16, "depth": 1, "head": 16, "state": 4}),
-    Subject("DCFormer++, 3 local to 1", _dcformer(), _settings(window=256), {**HEADS, "depth": 4, "hidden": 16}),
+    Subject(
+        "DCFormer++, 3 local to 1",
+        "dcformer",
+        _settings(window=256, more=2),
+        {**HEADS, "depth": 4, "hidden": 16, "more": 2},
+    ),
     Subject("Transformer++", "llama", _settings(kv=16, base=10_000), {**HEADS, "kv": 2, "hidden": 16}),
 )
