@@ -123,7 +123,7 @@ def _device(module: Module, texts: Sequence[str]) -> str:
         f'"""{subject(module)} and their derivatives on tiles, as Triton functions."""',
         "",
         "import triton",
-        "import triton.language as tl",
+        "import triton.language as tl" + ("" if search(r"\btl\.", text) else "  # noqa: F401 (the interpreter wants it)"),
         *([f"from kernels.device import {', '.join(used)}"] if used else []),
         "",
         "",
