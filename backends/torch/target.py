@@ -123,7 +123,8 @@ def _device(module: Module, texts: Sequence[str]) -> str:
         f'"""{subject(module)} and their derivatives on tiles, as Triton functions."""',
         "",
         "import triton",
-        "import triton.language as tl" + ("" if search(r"\btl\.", text) else "  # noqa: F401 (the interpreter wants it)"),
+        # the interpreter of Triton looks for it in any case
+        "import triton.language as tl" + ("" if search(r"\btl\.", text) else "  # noqa: F401"),
         *([f"from kernels.device import {', '.join(used)}"] if used else []),
         "",
         "",
