@@ -92,8 +92,7 @@ def _sizes(specs: Library) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield f"|{'---|' * 2}{'--:|' * (len(heads) - 2)}"
     names = [size for size in default.sizes if size != "tiny"]
-    for size in names or [None]:
-        found = elaborate(specs, size=size) if size else default
+    for found in [elaborate(specs, size=size) for size in names] or [default]:
         yield f"| {' | '.join(_row(found, decodes))} |"
 
 
