@@ -11,12 +11,15 @@ if TRITON:
     from kernels.chunked_launch import backward, forward
 
 CHUNK = 64  # tokens, for the count of matrix operations
+MOST_KEYS = 128  # with a decay each, that fit into the registers of a program
 
 
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. Groups and heads become one axis."""
+    if log_a.dim() == 5 and k.shape[-1] > MOST_KEYS:
+        return _in_parts(log_a, k, v, q, pos, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     places = start = None
     if pos.dim() == 2:
@@ -27,6 +30,23 @@ def fused_chunked_scan(
     y, last = operator(log_a.to(wide).flatten(2, 3).contiguous(), k, v, q, places, start)
     groups = log_a.shape[2:4]
     return y.unflatten(2, groups), None if state is None else last.unflatten(1, groups)
+
+
+def _in_parts(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Keys with a decay each have states of their own: parts of them run as more heads, whose results are added."""
+    heads, keys = v.shape[3], k.shape[-1]
+    parts = next(n for n in range(2, keys + 1) if keys % n == 0 and keys // n <= MOST_KEYS)
+
+    def divided(x: Tensor) -> Tensor:
+        return x.expand(*x.shape[:3], heads, keys).unflatten(-1, (parts, -1)).flatten(3, 4)
+
+    spread = v[..., None, :].expand(*v.shape[:4], parts, v.shape[-1]).flatten(3, 4)
+    start = None if state is None else state.unflatten(3, (parts, -1)).flatten(2, 3)
+    y, last = fused_chunked_scan(divided(log_a), divided(k), spread, divided(q), pos, start)
+    y = y.unflatten(3, (heads, parts)).sum(4, dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)
+    return y, None if last is None else last.unflatten(2, (heads, parts)).flatten(3, 4)
 
 
 def _register(name: str) -> Any:
