@@ -8,17 +8,17 @@ from kernels.operators import TRITON, free_name
 from torch import Tensor
 
 if TRITON:
-    from kernels.chunked_launch import backward, forward
+    from kernels.chunked_launch import backward, forward, generation
 
 CHUNK = 64  # tokens, for the count of matrix operations
-MOST_KEYS = 128  # with a decay each, that fit into the registers of a program
+MOST_KEYS = 128  # that fit into the registers of a program if each has a decay, or on GPUs before Hopper
 
 
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. Groups and heads become one axis."""
-    if log_a.dim() == 5 and k.shape[-1] > MOST_KEYS:
+    if k.shape[-1] > MOST_KEYS and (log_a.dim() == 5 or generation(v) < 9):
         return _in_parts(log_a, k, v, q, pos, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     places = start = None
@@ -35,16 +35,17 @@ def fused_chunked_scan(
 def _in_parts(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Keys with a decay each have states of their own: parts of them run as more heads, whose results are added."""
+    """Every key has a state of its own: parts of the keys run as more heads, whose results are added."""
     heads, keys = v.shape[3], k.shape[-1]
     parts = next(n for n in range(2, keys + 1) if keys % n == 0 and keys // n <= MOST_KEYS)
 
     def divided(x: Tensor) -> Tensor:
         return x.expand(*x.shape[:3], heads, keys).unflatten(-1, (parts, -1)).flatten(3, 4)
 
+    decay = divided(log_a) if log_a.dim() == 5 else log_a.repeat_interleave(parts, 3)
     spread = v[..., None, :].expand(*v.shape[:4], parts, v.shape[-1]).flatten(3, 4)
     start = None if state is None else state.unflatten(3, (parts, -1)).flatten(2, 3)
-    y, last = fused_chunked_scan(divided(log_a), divided(k), spread, divided(q), pos, start)
+    y, last = fused_chunked_scan(decay, divided(k), spread, divided(q), pos, start)
     y = y.unflatten(3, (heads, parts)).sum(4, dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)
     return y, None if last is None else last.unflatten(2, (heads, parts)).flatten(3, 4)
 

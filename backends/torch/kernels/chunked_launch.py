@@ -138,7 +138,8 @@ def _constants(
     if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
     chunk, slice_ = _tile(narrow, _side(K), torch.backends.cuda.matmul.allow_tf32)
-    if backward and K > 64 and _major(v) < 10:  # of longer chunks some would not fit into registers
+    least = 64 if generation(v) > 8 else 32
+    if backward and K > least and generation(v) < 10:  # of longer chunks some would not fit into registers
         chunk = min(chunk, 32)
     constants = {
         "PACKED": pos is not None,
@@ -175,7 +176,7 @@ def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
     return 32 if dtype is torch.float32 else 64, 64 if keys <= 64 else 32
 
 
-def _major(x: Tensor) -> int:
+def generation(x: Tensor) -> int:
     """The generation of a tensor's GPU (9: Hopper), 0 for the interpreter."""
     return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
 

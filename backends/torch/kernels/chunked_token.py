@@ -33,7 +33,7 @@ def _token(
     y, last = torch.empty_like(v), torch.empty_like(state)
     batch, heads, keys, values = state.shape
     rows = triton.next_power_of_2(keys)
-    columns = min(triton.next_power_of_2(values), max(16, TILE // rows))
+    columns = min(triton.next_power_of_2(values), max(8, TILE // rows))
     with torch.cuda.device_of(v):
         outer_token[(triton.cdiv(values, columns), heads, batch)](
             log_a, k, v, q, pos, state, y, last, heads, k.shape[1], q.shape[1], keys, values,

@@ -83,10 +83,11 @@ def test_values_and_gradients_are_exact_with_restarts_and_states(kernel, time: i
     assert_same(gradients(mine, [*operands, state]), gradients(theirs, [*operands, state]))
 
 
-def test_many_keys_with_a_decay_each_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@KERNELS
+def test_many_keys_run_in_parts(kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_fused, "MOST_KEYS", 3)
-    operands, state = inputs(chunked_key_scan, 18, "k"), before()
-    mine, theirs = chunked_key_scan(*operands, packed(18), state), slow(*operands, packed(18), state)
+    operands, state = inputs(kernel, 18, "k"), before()
+    mine, theirs = kernel(*operands, packed(18), state), slow(*operands, packed(18), state)
     wanted = [*operands, state]
     assert_same((*mine, *gradients(mine, wanted)), (*theirs, *gradients(theirs, wanted)))
 
