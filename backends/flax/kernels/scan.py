@@ -184,7 +184,9 @@ def _walk(step: Callable[..., Pair], carry: jax.Array, inputs: tuple[jax.Array, 
 def _product_to(shape: tuple[int, ...], x: jax.Array, y: jax.Array) -> jax.Array:
     """`_sum_to` of x y. The product is made first: XLA 0.10 takes several times as long for both at once on a CPU."""
     product = x * y
-    return product if shape == product.shape else _sum_to(shape, jax.lax.optimization_barrier(product))
+    if shape == product.shape:
+        return product
+    return _sum_to(shape, jax.lax.optimization_barrier(product))  # type: ignore[no-untyped-call]
 
 
 def _sum_to(shape: tuple[int, ...], x: jax.Array) -> jax.Array:
