@@ -8,17 +8,17 @@ from kernels.operators import TRITON, free_name
 from torch import Tensor
 
 if TRITON:
-    from kernels.chunked_launch import backward, forward, generation
+    from kernels.chunked_launch import backward, forward
 
 CHUNK = 64  # tokens, for the count of matrix operations
-MOST_KEYS = 128  # that fit into the registers of a program if each has a decay, or on GPUs before Hopper
+MOST_KEYS = 128  # that fit into the registers of a program with the rest, on every GPU from Ampere on
 
 
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. Groups and heads become one axis."""
-    if k.shape[-1] > MOST_KEYS and (log_a.dim() == 5 or generation(v) < 9):
+    if k.shape[-1] > MOST_KEYS:
         return _in_parts(log_a, k, v, q, pos, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     places = start = None
