@@ -8,7 +8,7 @@ kernel that is started notes what with. Nothing is computed and no memory taken,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
@@ -71,7 +71,12 @@ def launched(modules: Mapping[str, ModuleType], shape: Shape, arch: int, dtype: 
         return []
     log, model = _Log(arch), modules["model"].Model
     quiet = catch_warnings(action="ignore")  # what the framework says of running the model is for those who run it
-    with quiet, _on_a_gpu(log, modules["kernels.operators"]), FakeTensorMode(allow_non_fake_inputs=True):
+    once = (
+        patch.object(modules["model"], "loop", _one_step_for_all(modules))
+        if "kernels.loop" in modules
+        else nullcontext()
+    )
+    with quiet, once, _on_a_gpu(log, modules["kernels.operators"]), FakeTensorMode(allow_non_fake_inputs=True):
         built = model()
         _cast(built, model.FP32, DTYPES[dtype])
         log.names = {unit: name for name, unit in built.named_modules()}
@@ -168,6 +173,19 @@ def _on_a_gpu(log: _Log, operators: ModuleType) -> Iterator[None]:
         patch.object(torch.cuda, "get_device_capability", lambda _=None: divmod(log.arch, 10)),
     ):
         yield
+
+
+def _one_step_for_all(modules: Mapping[str, ModuleType]) -> Callable[..., Any]:
+    """The loop of a project over the first token alone, whose values stand for those of all tokens: later steps launch
+    nothing else, and a long sequence would take minutes.
+    """
+    loop = modules["kernels.loop"].loop
+
+    def first(body: Any, inputs: Any, starts: Any, pos: Tensor, state: Any = None) -> Any:
+        outs, state = loop(body, tuple(x[:, :1] for x in inputs), starts, pos[..., :1], state)
+        return tuple(x.repeat(1, inputs[0].shape[1], *[1] * (x.dim() - 2)) for x in outs), state
+
+    return first
 
 
 class _Operators(TorchDispatchMode):
