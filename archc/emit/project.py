@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from archc.passes.params import params
 from archc.passes.positions import keeps_apart, longest
 from archc.passes.workload import Workload
 from archc.resources import kernel, paths, read
-from archc.text.format import format as canonical
 from archc.version import VERSION
 
 Backend = Literal["torch", "flax"]
@@ -142,7 +140,7 @@ def _values(program: Program, target: Target, context: int) -> dict[str, object]
         "name": graph.name + (f":{program.size}" if program.size else ""),
         "doc": program.model.doc.strip() or f"The model {graph.name}.",
         "numbers": numbers,
-        "version": archc_version(),
+        "version": VERSION,
         "framework": target.framework,
         "requirements": target.requirements,
         "context": context,
@@ -182,16 +180,3 @@ def _formatted(files: dict[str, str]) -> dict[str, str]:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True)
         assert done.returncode == 0, done.stderr
         return {n: (root / n).read_text(encoding="utf-8") if n in names else t for n, t in files.items()}
-
-
-def fingerprint(program: Program) -> str:
-    """sha256 of the canonical text of the spec and its imports."""
-    digest = hashlib.sha256()
-    for source in program.sources:
-        digest.update(canonical(source).encode())
-    return digest.hexdigest()
-
-
-def archc_version() -> str:
-    """The version that wrote a file."""
-    return VERSION
