@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 DEMO   := --steps 800 --batch 8 --lr 3e-3 --warmup 100 --resume
-FAST   := text elaborate passes ops golden report cli house specs equations
+FAST   := text elaborate passes ops golden report cli house specs equations tasks
 
 .PHONY: help setup demo test fast check format clean
 

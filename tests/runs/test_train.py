@@ -97,6 +97,7 @@ def test_another_model_is_not_trained_into_a_run_that_exists(folder: Path) -> No
 
 MISTAKES = {
     "unreadable data": (["--data", "nothing"], "nothing"),
+    "a misspelt task": (["--data", "task:indction"], "unknown task 'indction'; did you mean 'induction'?"),
     "a misspelt field": (["--stpes", "3"], "did you mean '--steps'"),
     "a field out of range": (["--batch", "0"], "batch"),
 }

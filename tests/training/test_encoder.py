@@ -219,6 +219,7 @@ def test_a_vocabulary_without_a_spare_token_is_refused(tmp_path, backend, cache)
         ("--context 65", "context: input should be less than or equal to 64, not '65'"),
         ("--masked 0.8 --replaced 0.3", "masked = 0.8 and replaced = 0.3 are more than all together"),
         ("--predicted 0", "predicted: input should be greater than 0, not '0'"),
+        ("--data task:induction", "data: tasks ask for the next token, which an encoder sees"),
     ],
 )
 def test_a_mistake_gives_one_line(trained, arguments, message):
@@ -287,7 +288,7 @@ def test_held_out_text_is_masked_in_the_same_places_whatever_the_seed(load, tmp_
 
 def test_an_encoder_s_folder_has_nothing_for_generating_and_a_model_s_nothing_for_masking(backend):
     encoder, model = ({a.path: a.text for a in archc.compile(s, backend=backend)} for s in (SPEC, DECODER))
-    assert set(model) - set(encoder) >= {"generate.py", "ngram.py"}
+    assert set(model) - set(encoder) >= {"generate.py", "ngram.py", "tasks.py"}
     assert "masking.py" in set(encoder) - set(model)
     assert "generate" not in "".join(text for path, text in encoder.items() if not path.startswith("kernels/"))
     assert "masked" not in model["data.py"] + model["settings.py"] + model["config.toml"]
