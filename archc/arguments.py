@@ -12,7 +12,8 @@ from archc.version import VERSION
 
 SPEC = "a shipped spec, or FILE.arch[#MODEL][:SIZE]"
 PASSED_ON = {
-    "train": "Every field of the run's config.toml is an option too: --steps 1000, --lr 1e-3, --data PATH..., --resume",
+    "train": "Every field of the run's config.toml is an option too: --steps 1000, --lr 1e-3, --data PATH... (or "
+    "a synthetic task, task:recall:pairs=8; train.py --help lists tasks), --resume",
     "generate": "Such as --prompt TEXT (may be repeated), --tokens 200, --temperature 0.8, --top-k, --top-p, --seed",
 }
 """Commands whose other options go to a script of the run folder, and what these are."""

@@ -191,6 +191,21 @@ def test_a_sequence_that_is_too_short_is_said_to_be(tasks: ModuleType, name: str
     assert str(least) in tasks.TASKS[name]().misfit(least - 1)
 
 
+def test_there_are_keys_for_all_pairs(tasks: ModuleType) -> None:
+    assert tasks.Recall(vocab=20, pairs=9).misfit(40) == tasks.Recall(vocab=20, pairs=0).misfit(39) == ""
+    for pairs in (10, 0):
+        assert tasks.Recall(vocab=20, pairs=pairs).misfit(40) == "vocab = 20 has 9 keys for 10 pairs"
+
+
+def test_no_number_of_pairs_is_as_many_as_there_is_room_for(tasks: ModuleType) -> None:
+    task = tasks.Recall(pairs=0)
+    for length in (4, 31, 64):
+        for tokens, places, answers in drawn(task, length):
+            assert len(places) == length // 4 == task.choices(length)
+            assert [followed(tokens.tolist(), place) for place in places] == answers.tolist()
+    assert task.misfit(3) == "1 pairs and their questions take 4 tokens"
+
+
 def test_a_book_has_no_more_lines_than_there_are_names(tasks: ModuleType) -> None:
     assert tasks.PhoneBook(syllables=1).misfit(12 * 76 - 1) == ""
     assert tasks.PhoneBook(syllables=1).misfit(12 * 77 - 1) == "there are only 75 names for 76 lines"
@@ -199,7 +214,6 @@ def test_a_book_has_no_more_lines_than_there_are_names(tasks: ModuleType) -> Non
 def test_parameters_out_of_range_are_refused(tasks: ModuleType) -> None:
     for name, values, message in (
         ("induction", {"vocab": 2}, "greater than or equal to 3"),
-        ("recall", {"vocab": 20, "pairs": 10}, "vocab = 20 has 9 keys, fewer than pairs = 10"),
         ("recall", {"power": 0}, "greater than 0"),
         ("phone_book", {"digit": 3}, "Extra inputs are not permitted"),
     ):

@@ -134,6 +134,7 @@ MISTAKES = {
     "task:recall:pears=3": "unknown field 'pears' in task:recall; did you mean 'pairs'?",
     "task:induction:length=9": "unknown field 'length' in task:induction; it has vocab",
     "task:induction:vocab": "task:induction:vocab: input should be a valid integer",
+    "task:recall:pairs=128": "has no sequences of 32 tokens: vocab = 256 has 127 keys for 128 pairs",
     "task:recall:pairs=127": "has no sequences of 32 tokens: 127 pairs and their questions take 508 tokens",
     "task:induction:vocab=257": "task:induction:vocab=257 has 257 tokens, the model only 256",
     "task:induction --tokenizer bpe:300": "task:induction:vocab=16 has tokens of its own",
