@@ -161,6 +161,8 @@ def config_text(found: Found, before: Path, have: Mapping[str, Tensor]) -> str:
             continue
         group, dot, inner = name.partition(".")
         written = _written(value, family.fields[name])
+        if name in family.each_layer:
+            written = [written] * found.fields[family.sizes["depth"]]
         if dot:
             out.setdefault(group, {})[inner] = written
         else:

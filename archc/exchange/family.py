@@ -4,6 +4,7 @@
     like                       another file, whose tables this one adds to
     free                       fields that do not change what a trained model computes
     ignored                    tensors, by pattern, that hold nothing learned
+    each_layer                 fields that may have a number for each layer, where the spec has one for all of them
     [sizes]                    parameter of the spec = the field, or an expression of fields, that gives it
     [fields]                   field = its default in the library; an expression begins with =, and so does = none
     [must]                     field = the only value that the spec can say, where that is not the default
@@ -78,6 +79,7 @@ class Family:
     free: frozenset[str]
     renamed: Mapping[str, str]
     as_default: Mapping[str, Any]
+    each_layer: frozenset[str]
     blocks: Blocks | None
     variants: tuple[Variant, ...]
     outer: tuple[Row, ...]
@@ -130,6 +132,7 @@ def _family(name: str) -> Family:
         frozenset(data.get("free", ())),
         data.get("renamed", {}),
         data.get("as_default", {}),
+        frozenset(data.get("each_layer", ())),
         Blocks(**blocks) if blocks else None,
         tuple(map(_variant, data.get("variants", ()))),
         tuple(read_row(*row) for row in data["tensors"].items()),

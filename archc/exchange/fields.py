@@ -114,7 +114,9 @@ def _given(members: Mapping[str, Located], family: Family) -> _Given:
         if name not in family.fields:
             if name not in family.free and name != "model_type":
                 problems.append(_unknown(written, each.span, family))
-        elif _is_default(each.value, name, family):
+            continue
+        each = _of_all_layers(each) if name in family.each_layer else each
+        if _is_default(each.value, name, family):
             continue
         elif name in values and values[name].value != each.value:
             note = Note(f"here it is {_shown(values[name].value)}", values[name].span)
@@ -131,6 +133,14 @@ def _as_kinds(given: Located, family: Family) -> tuple[Located, tuple[Diagnostic
         return replace(given, value=list(kinds(start, family))), ()
     except ArchError as wrong:
         return given, wrong.diagnostics
+
+
+def _of_all_layers(given: Located) -> Located:
+    """A list of one number, as often as there are layers, as that number."""
+    match given.value:
+        case [first, *rest] if all(each == first for each in rest):
+            return replace(given, value=first)
+    return given
 
 
 def _flat(members: Mapping[str, Located], family: Family) -> Iterator[tuple[str, Located]]:

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from tests.oracles.families import BERT, DECODERS, VOCAB
+from tests.oracles.families import BERT, DECODERS, LONGFORMER, VOCAB
 from tests.oracles.family import Family
 
 
@@ -32,7 +32,7 @@ def _gpt() -> Family:
     return Family(transformers.OpenAIGPTLMHeadModel, config)
 
 
-FAMILIES = {**DECODERS, "mixtral": _mixtral(), "gpt": _gpt(), "bert": BERT}
+FAMILIES = {**DECODERS, "mixtral": _mixtral(), "gpt": _gpt(), "bert": BERT, "longformer": LONGFORMER}
 """By name; those of the oracles, and such as keep their tensors in memory otherwise than in files."""
 
 

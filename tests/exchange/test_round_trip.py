@@ -33,11 +33,13 @@ from tests.exchange.conftest import FAMILIES, save
 from tests.oracles.families import VOCAB
 
 BOUND = 1e-4
+ENCODERS = ("bert", "longformer")  # with an input besides the tokens: which sentence, whether global
 FLAX = ("mistral", "gpt")  # both backends read one checkpoint
 
 
 def tokens() -> Tensor:
-    return torch.randint(VOCAB, (2, 21), generator=torch.Generator().manual_seed(2))
+    """None of them is that of padding, which has no position in some models."""
+    return torch.randint(2, VOCAB, (2, 21), generator=torch.Generator().manual_seed(2))
 
 
 @cache
@@ -65,7 +67,9 @@ def name(request: pytest.FixtureRequest) -> str:
 @torch.no_grad()
 def test_the_imported_model_has_their_logits(name: str) -> None:
     ours = archc.load(imported(name)[1] / "run", backend="torch")
-    found = ours(tokens(), torch.zeros_like(tokens()))[0] if name == "bert" else ours(tokens())
+    others = [torch.zeros_like(tokens())] * (name in ENCODERS)
+    found = ours(tokens(), *others)
+    found = found[0] if name == "bert" else found
     torch.testing.assert_close(found, expected(name), atol=BOUND, rtol=0)
 
 

@@ -143,6 +143,22 @@ def _bert() -> Family:
     return Family(transformers.BertForPreTraining, config)
 
 
+def _longformer() -> Family:
+    """Three keys to either side; the positions of padding and of what comes before it are not used."""
+    config = transformers.LongformerConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=96,
+        max_position_embeddings=32,
+        attention_window=6,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    return Family(transformers.LongformerForMaskedLM, config)
+
+
 DECODERS = {
     "recurrentgemma": recurrentgemma(width=64),
     "llama with a key head per query head": llama(kv=6),
@@ -161,3 +177,4 @@ DECODERS = {
 """By name, those that have logits for the next token."""
 
 BERT = _bert()
+LONGFORMER = _longformer()

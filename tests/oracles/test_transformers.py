@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.oracles.families import BERT, DECODERS, VOCAB, recurrentgemma
+from tests.oracles.families import BERT, DECODERS, LONGFORMER, VOCAB, recurrentgemma
 
 TIME = 21  # more than three windows, no multiple of a chunk
 BOUND = 1e-4
@@ -149,6 +149,22 @@ def test_bert_has_their_two_heads_and_gradients() -> None:
     mine = gradients(ours, pretraining_loss(words, is_next))
     other = gradients(theirs, pretraining_loss(wanted.prediction_logits, wanted.seq_relationship_logits))
     assert_same_gradients(mine, BERT.moved(other))
+
+
+@pytest.mark.parametrize("chosen", [(), (0, 7)])
+def test_longformer_has_their_logits_and_gradients(chosen: tuple[int, ...]) -> None:
+    # a token that is the one of padding has no position there; theirs wants no masked key in a window that is cut
+    theirs = LONGFORMER.theirs()
+    ours = LONGFORMER.ours(theirs)
+    words, whole = tokens().clamp(min=2), torch.zeros(2, TIME, dtype=torch.long)
+    whole[:, chosen] = 1
+    found = ours(words, whole)
+    wanted = theirs(words, global_attention_mask=whole).logits
+    assert wanted.std() > 1
+    assert_close(found, wanted)
+    if chosen:
+        mine, other = gradients(ours, next_token_loss(found)), gradients(theirs, next_token_loss(wanted))
+        assert_same_gradients(mine, LONGFORMER.moved(other))
 
 
 def pretraining_loss(words: Tensor, is_next: Tensor) -> Tensor:
