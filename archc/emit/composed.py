@@ -13,7 +13,7 @@ from archc.emit.attend import scale_text
 from archc.emit.body import Body
 from archc.emit.bundles import parts
 from archc.emit.calls import weight_of
-from archc.emit.code import Code, python_name
+from archc.emit.code import Code
 from archc.emit.gated import constant, stem_of
 from archc.emit.kernels import COMPOSED
 from archc.emit.layout import indexed, transposed
@@ -27,20 +27,9 @@ Heads = Sequence[tuple[str, int]]
 """What a value calls the axes of the heads that it has, each with its place among them."""
 
 
-def name_queries(body: Body, pairs: Sequence[Value], found: Composition) -> None:
-    """Lines for the tokens of queries that have no name yet: the program and the kernel both read them."""
-    wanted = {found.query, *(h.value for h in found.handed if h.side == "queries")}
-    for token in dict.fromkeys(v.operands[0] for v in pairs if v.op == "queries"):
-        if token not in wanted or token in body.names:
-            continue
-        code = body.render(token)
-        if code.text.isidentifier():
-            continue
-        base = python_name(token.label or "query")
-        count = sum(n == base or n.startswith(f"{base}_") for n in body.taken)
-        name = f"{base}_{count + 1}" if count else base
-        body.line(f"{name} = {code.text}", token)
-        body.bind(token, name)
+def read_of_queries(found: Composition) -> frozenset[Value]:
+    """The tokens of queries that the kernel is handed."""
+    return frozenset([found.query, *(h.value for h in found.handed if h.side == "queries")])
 
 
 def composed_attention(

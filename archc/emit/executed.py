@@ -93,6 +93,8 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
     """The matrix work of `batch` whole documents of `time` tokens (at least two), in a program without remat.
 
     The body of a loop runs once more in the backward pass. Sums of products of complex numbers are element-wise work.
+    Pairs within buckets are counted as in a sequence that is too short to be sorted: of a longer one their number is in
+    its values.
     """
     graph, fused = program.graph, find(program, group(program))
     moving, once = needs_gradient(graph), same_for_every_query(graph)

@@ -17,6 +17,7 @@ from archc.ir.graph import Graph, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
+from archc.passes.buckets import Buckets, buckets
 from archc.passes.caches import reach
 from archc.passes.matrix_scans import runs_fused
 from archc.passes.norms import Norm, norms
@@ -31,7 +32,8 @@ class Fused:
     line computes, `regions` where each call was elaborated, `matrices` the weights that `@` contracts, with the axes
     that it sums, `spans` how far the keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the
     scans and `convs` the convolutions that run with the equations around them, by what their kernel gives back,
-    `composed` the sums over keys that run with their heads composed, `plain` why others, and scans, do not."""
+    `composed` the sums over keys that run with their heads composed, `buckets` those that run in the order of buckets,
+    `plain` why others, and scans, do not."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -43,6 +45,7 @@ class Fused:
     gated: Mapping[Value, FusedScan]
     convs: Mapping[Value, FusedConv]
     composed: Mapping[Value, Composition]
+    buckets: Mapping[Value, Buckets]
     plain: Mapping[Value, str]
 
     @cached_property
@@ -81,9 +84,11 @@ def find(program: Program, units: Units) -> Fused:
     for conv in convs.values():
         absorbed |= conv.computed
     composed, plain = _composed(graph, units, regions)
+    in_buckets, scattered = _buckets(graph, units, regions)
+    plain = {v: reason for v, reason in (plain | scattered).items() if v not in in_buckets}
     return Fused(
         attention, reads, frozenset(absorbed), regions, contracted_weights(graph), reach(graph), norms(graph), gated,
-        convs, composed, plain | other,
+        convs, composed, in_buckets, plain | other,
     )  # fmt: skip
 
 
@@ -156,6 +161,19 @@ def _composed(
             plain |= dict.fromkeys(alike, reason)
             composed = {v: c for v, c in composed.items() if v not in alike}
     return composed, plain
+
+
+def _buckets(
+    graph: Graph, units: Units, regions: Mapping[Call, Region]
+) -> tuple[dict[Value, Buckets], dict[Value, str]]:
+    """The sums over keys that run in the order of buckets, in all calls of a unit, and why others do not."""
+    found = buckets(graph)
+    kept = {v: b for v, b in found.items() if isinstance(b, Buckets)}
+    for _, alike in _alike(found, units, regions):
+        if any(v not in kept for v in alike):
+            kept = {v: b for v, b in kept.items() if v not in alike}
+    reasons = {v: f"it cannot run in the order of buckets: {b}" for v, b in found.items() if isinstance(b, str)}
+    return kept, reasons
 
 
 def _in_reach(found: Composition, call: Call) -> bool:

@@ -32,6 +32,7 @@ KERNELS = {
     "softmax_over": "numerics.py",
     "orthogonal": "numerics.py",
     "top": "numerics.py",
+    "over_buckets": "buckets.py",
     "over_rows": "pairs.py",
     "remember": "pairs.py",
     "softmax_keys": "pairs.py",

@@ -16,5 +16,5 @@ SCANS: Mapping[ScanKind, str] = {
 """Of scans whose equations are operations of their own."""
 GATED: Mapping[ScanKind, str] = {"diagonal": "gated_scan", "selective": "gated_selective_scan"}
 """Of scans whose equations run inside."""
-ATTENTION, COMPOSED, PROGRAM = "attention", "composed_attention", "over_rows"
-"""Of plain attention, of attention with composed heads, of any other program of pairs."""
+ATTENTION, COMPOSED, SORTED, PROGRAM = "attention", "composed_attention", "over_buckets", "over_rows"
+"""Of plain attention, of attention with composed heads, of pairs within buckets, of any other program of pairs."""

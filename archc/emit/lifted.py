@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from archc.elaborate.call import Call
 from archc.emit.body import Body, results_of
@@ -68,6 +68,21 @@ def in_all_calls(body: Body, end: Value) -> list[Value]:
 def lifted(side: str, pairs: Iterable[Value]) -> list[Value]:
     """The tokens that pairs lift to one side, `queries` or `keys`, each once; without positions, which are known."""
     return list(dict.fromkeys(v.operands[0] for v in pairs if v.op == side and v.operands[0].op != "pos"))
+
+
+def name_queries(body: Body, pairs: Sequence[Value], wanted: Collection[Value]) -> None:
+    """Lines for those tokens of queries that have no name yet: a program and the kernel that runs it both read them."""
+    for token in dict.fromkeys(v.operands[0] for v in pairs if v.op == "queries"):
+        if token not in wanted or token in body.names:
+            continue
+        code = body.render(token)
+        if code.text.isidentifier():
+            continue
+        base = python_name(token.label or "query")
+        count = sum(n == base or n.startswith(f"{base}_") for n in body.taken)
+        name = f"{base}_{count + 1}" if count else base
+        body.line(f"{name} = {code.text}", token)
+        body.bind(token, name)
 
 
 def remember(body: Body, pairs: Sequence[Value], state: str, keys: str = "keys") -> dict[Value, str]:

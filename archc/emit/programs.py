@@ -12,11 +12,12 @@ from math import inf
 
 from archc.emit.attend import attention
 from archc.emit.body import Body, Rule
+from archc.emit.buckets import bucket_program, name_tokens, over_buckets
 from archc.emit.bundles import bundles
 from archc.emit.code import Code, call
-from archc.emit.composed import composed_attention, name_queries
+from archc.emit.composed import composed_attention, read_of_queries
 from archc.emit.kernels import PROGRAM
-from archc.emit.lifted import in_all_calls, pair_values, program_state, remember
+from archc.emit.lifted import in_all_calls, name_queries, pair_values, program_state, remember
 from archc.emit.pairs import sum_over_keys
 from archc.emit.statements import let_pairs
 from archc.emit.units import is_number_mask
@@ -40,16 +41,24 @@ def _program(body: Body, end: Value) -> Code:
     pairs = pair_values(body, end)
     composed = body.fused.composed.get(end)
     if composed is not None:
-        name_queries(body, pairs, composed)
+        name_queries(body, pairs, read_of_queries(composed))
+    in_buckets = body.fused.buckets.get(end)
+    if in_buckets is not None:
+        name_tokens(body, pairs, in_buckets)
     keys = remember(body, pairs, program_state(body, end))
     body.lifted.update(keys)
     body.bundles.update(bundles(body, pairs))
     saved, body.lines = body.lines, []
     names = dict(body.names)
+    parameters, written = ["rows"], set(pairs)
+    if in_buckets is not None:
+        handed = bucket_program(body, pairs, keys, in_buckets)
+        parameters, written = handed.parameters, set(in_buckets.pairs)
+        body.bind(in_buckets.same, handed.same)
     body.in_rows = True
     statement = body.statement
     for each in body.call.definition.body:
-        if isinstance(each, ast.Let) and body.call.facts.get(each.value) in pairs:
+        if isinstance(each, ast.Let) and body.call.facts.get(each.value) in written:
             body.statement = each
             let_pairs(body, each)
     result = body.render(end)
@@ -59,12 +68,14 @@ def _program(body: Body, end: Value) -> Code:
     body.in_rows = False
     programs = sum(line.startswith("def program") for line in saved)
     name = f"program_{programs + 1}" if programs else "program"
-    body.lines += ["", f"def {name}(rows):"]
+    body.lines += ["", f"def {name}({', '.join(parameters)}):"]
     body.lines += [f"    {line}" for line in inner]
     body.lines += [f"    return {result.text}", ""]
     reach = _reach(body, end, pairs)
     if composed is not None:
         return composed_attention(body, end, composed, name, pairs, reach)
+    if in_buckets is not None:
+        return over_buckets(body, end, in_buckets, name, handed, reach)
     text = call(body.kernel(PROGRAM), name, "keys", **reach)
     target = body.temporary(end, "y")
     body.line(f"{target} = {text.text}", end)

@@ -70,7 +70,7 @@ def _recognise(output: Value, region: Region) -> Attention | None:
     return Attention(output, query, key, value, scale, causal, window, over, groups, members, rest, product, weights)
 
 
-def _alone(value: Operand, region: Region) -> Value | None:
+def alone(value: Operand, region: Region) -> Value | None:
     """The value behind changes of precision, if nothing else reads it on the way."""
     while isinstance(value, Value):
         if len(region.users.get(value, ())) != 1 or value in region.results:
@@ -86,16 +86,16 @@ def _two(operands: tuple[Value, ...], one: str, other: str, region: Region) -> t
     if len(operands) != 2:
         return None
     for left, right in (operands, operands[::-1]):
-        first, second = _alone(left, region), _precise(right)
+        first, second = alone(left, region), precise(right)
         if first is not None and first.op == one and second.op == other:
             return first, second
-        first = _precise(left)
+        first = precise(left)
         if one == "queries" and first.op == one and second.op == other:
             return first, second
     return None
 
 
-def _precise(value: Value) -> Value:
+def precise(value: Value) -> Value:
     """The value behind changes of precision."""
     while value.op in ("fp32", "narrow"):
         value = value.operands[0]
@@ -105,13 +105,13 @@ def _precise(value: Value) -> Value:
 def _scaled(scores: Operand, region: Region) -> tuple[Value | None, float]:
     """The contraction behind products with numbers, and what they multiply to."""
     scale = 1.0
-    value = _alone(scores, region)
+    value = alone(scores, region)
     while value is not None and value.op in ("mul", "div"):
         numbers = [a for a in value.args if not isinstance(a, Value)]
         if len(numbers) != 1 or (value.op == "div" and isinstance(value.args[1], Value)):
             return None, scale
         scale = scale * numbers[0] if value.op == "mul" else scale / numbers[0]
-        value = _alone(value.operands[0], region)
+        value = alone(value.operands[0], region)
     if value is None or value.op != "contract" or isclose(scale, 0):
         return None, scale
     return value, scale

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from archc.elaborate import Program
 from archc.ir.graph import Graph, Value
 from archc.passes.attention import Attention, attentions
+from archc.passes.buckets import Buckets, buckets
 from archc.passes.caches import REDUCTIONS, caches
 from archc.passes.flops import Cost, flops
 from archc.passes.memory import memory
@@ -20,7 +21,8 @@ from archc.version import VERSION
 CONVENTIONS = (
     "parameters: trained elements, tied weights once; non-embedding is without looked-up tables and an untied head",
     "work: a multiply-add is 2; the head is counted, looking up embeddings is not",
-    "work: attention counts every pair of a sequence x sequence block (of a sequence x window block under a window)",
+    "work: attention counts every pair of a sequence x sequence block (of a sequence x window block under a window),"
+    " those of different buckets too",
     "work: matrix, vector and scan operations are kept apart; what a fused scan computes inside is scan work",
     "training: backward costs a matrix product once more for each operand with a gradient, other work twice; no remat",
     "caches: in bf16, running states in fp32; per sequence, with as many tokens as the context",
@@ -178,7 +180,7 @@ def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
 
 def attention_rows(graph: Graph, kinds: Layers) -> Iterator[model.Pairs]:
     """Every sum over keys, and how it runs."""
-    plain = attentions(graph)
+    plain, sorted_ = attentions(graph), buckets(graph)
     for value, kind, count in places(graph, kinds):
         if value.op in REDUCTIONS:
             yield model.Pairs(
@@ -186,8 +188,12 @@ def attention_rows(graph: Graph, kinds: Layers) -> Iterator[model.Pairs]:
                 block=kind,
                 layers=count,
                 fused=value in plain,
-                sentence=_sentence(plain[value]) if value in plain else "composed of pairs, in blocks of queries",
+                sentence=_sentence(plain[value]) if value in plain else _of_pairs(sorted_.get(value)),
             )
+
+
+def _of_pairs(found: Buckets | str | None) -> str:
+    return found.sentence if isinstance(found, Buckets) else "composed of pairs, in blocks of queries"
 
 
 def _text(value: Value) -> str:

@@ -7,7 +7,7 @@ from math import prod
 
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
-from archc.emit.kernels import ATTENTION, COMPOSED, GATED, PROGRAM, SCANS
+from archc.emit.kernels import ATTENTION, COMPOSED, GATED, PROGRAM, SCANS, SORTED
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import FusedScan, fused_scans
@@ -76,6 +76,11 @@ def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         return
     if value in emitted.attention:
         yield from (sentence, f"kernel {ATTENTION}: the framework's own where it has one")
+        return
+    if value in emitted.buckets:
+        yield sentence
+        yield f"kernel {SORTED}: tiles of sorted queries against all tiles of sorted keys that their buckets reach"
+        yield "a short sequence, and what continues a state, runs in blocks of queries against all keys"
         return
     yield sentence.removeprefix("fused ")
     reason = emitted.plain.get(value, "the kernel of plain attention is causal, over one axis, and of one fn")

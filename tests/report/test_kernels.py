@@ -43,6 +43,14 @@ def test_a_program_of_pairs_says_why_no_kernel_runs_it() -> None:
     )
 
 
+def test_pairs_within_buckets_run_in_the_order_of_buckets() -> None:
+    text = explanation(program("reformer:tiny"))
+    assert (
+        "a query sees the keys in its bucket in one of 2 rounds; of 4 even buckets that is 43.75% of all pairs" in text
+    )
+    assert "kernel over_buckets: tiles of sorted queries against" in text
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_every_scan_and_every_sum_over_keys_is_explained(name: str) -> None:
     found = program(name)

@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 NAMES = (
     "attention",
     "blocks_tpu",
+    "buckets",
     "chunked_gpu",
     "chunked_key_gpu",
     "chunked_key_tpu",
