@@ -71,7 +71,7 @@ def _folded(x: jax.Array, lanes: Sequence[int], kept: int) -> jax.Array:
     return jnp.moveaxis(x, 1, 1 + len(lanes)).reshape(-1, time, *(1,) * kept, *axes)
 
 
-class Tile(Rows):
+class Tile(Rows):  # type: ignore[misc]
     """Tiles of queries against tiles of keys, [tiles, ...]: what a program knows of them, and its softmax in parts.
 
     The softmax divides by nothing: it takes out the largest score, or `known` [tiles, *axes, Tq], and notes what it
@@ -98,10 +98,15 @@ class Tile(Rows):
         wide = jnp.promote_types(scores.dtype, jnp.float32)
         seen = self._seen(scores, where)
         masked = jnp.where(seen, scores.astype(wide), -jnp.inf)
-        self.top = jnp.maximum(masked.max(-1), jnp.finfo(wide).min / 2) if self.known is None else self.known
+        self.top = jnp.maximum(masked.max(-1), _least(wide)) if self.known is None else self.known
         p = jnp.exp(masked - self.top[..., None])
         self.total = p.sum(-1)
         return p.astype(scores.dtype)
+
+
+def _least(dtype: Any) -> float:
+    """What is less than any score, and can be subtracted from itself."""
+    return float(jnp.finfo(dtype).min) / 2  # type: ignore[no-untyped-call]
 
 
 class _Problem(NamedTuple):
@@ -135,7 +140,7 @@ def _forward(problem: _Problem, orders: Order, tokens: Arrays) -> tuple[jax.Arra
     value, top, total = (x[0] for x in made)
     for i in range(1, rounds):
         value, top, total = _joined((value, top, total), (made[0][i], made[1][i], made[2][i]))
-    total = jnp.maximum(total, jnp.finfo(total.dtype).tiny)  # without any key all sums are zero
+    total = jnp.where(total == 0, 1, total)  # without any key all sums are zero
     value = value / _beside(total, value)
     return value.astype(like.dtype), (orders, tokens, value, top + jnp.log(total))
 
@@ -150,15 +155,15 @@ def _sums(problem: _Problem, order: Order, tokens: Arrays) -> tuple[Sums, jax.Ar
 
     def step(left: jax.Array, right: jax.Array, whole: Sums) -> Sums:
         read, other = (jnp.minimum(at, len(order.time) - 1) for at in (left, right))
-        value, top, total = run(read, other)
-        value, top, total = _joined((whole[0][read], whole[1][read], whole[2][read]), (value, top, total))
-        return tuple(x.at[left].set(new, mode="drop") for x, new in zip(whole, (value, top, total), strict=True))
+        parts = _joined((whole[0][read], whole[1][read], whole[2][read]), run(read, other))
+        value, top, total = (x.at[left].set(new, mode="drop") for x, new in zip(whole, parts, strict=True))
+        return value, top, total
 
     some = jnp.arange(order.at_once)
     shapes = jax.eval_shape(run, some, some)
     wide = shapes[2].dtype
     empty = [jnp.zeros((len(order.time), *x.shape[1:]), wide) for x in shapes]
-    value, top, total = order.walk(step, (empty[0], empty[1] + jnp.finfo(wide).min / 2, empty[2]))
+    value, top, total = order.walk(step, (empty[0], empty[1] + _least(wide), empty[2]))
     return (order.unsorted(value), order.unsorted(top), order.unsorted(total)), jnp.zeros((), shapes[0].dtype)
 
 

@@ -19,6 +19,7 @@ import torch
 from kernels.order import Order, orders_of
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Program = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
@@ -60,7 +61,7 @@ def over_buckets(
     pos = keys.pos.expand(len(codes), -1).repeat_interleave(prod(lanes), 0)
     orders = orders_of(_folded(codes, lanes, 0), pos, keys.pos.dim() == 2, block, after != 0)
     folded = (_folded(x, lanes, len(lanes)) for x in (*queries, *tokens))
-    y: Tensor = _Sorted.apply(program, orders, len(lanes), len(queries), *folded)
+    y = _Sorted.apply(program, orders, len(lanes), len(queries), *folded)  # type: ignore[no-untyped-call]
     return y.reshape(len(codes), *lanes, time, *y.shape[2 + len(lanes) :]).movedim(1 + len(lanes), 1)
 
 
@@ -70,7 +71,7 @@ def _folded(x: Tensor, lanes: Sequence[int], kept: int) -> Tensor:
     return x.movedim(1, 1 + len(lanes)).reshape(-1, time, *(1,) * kept, *axes)
 
 
-class Tile(Rows):
+class Tile(Rows):  # type: ignore[misc]
     """Tiles of queries against tiles of keys, [tiles, ...]: what a program knows of them, and its softmax in parts.
 
     The softmax divides by nothing: it takes out the largest score, or `known` [tiles, *axes, Tq], and notes what it
@@ -123,17 +124,16 @@ class _Sorted(torch.autograd.Function):
         return value.to(dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Any:
         *tokens, value, known = ctx.saved_tensors
         slope = slope.to(value.dtype)
         share = (slope * value).flatten(known.dim()).sum(-1) if value.dim() > known.dim() else slope * value
-        slopes: list[Tensor | None] = [None for _ in tokens]
+        slopes: dict[int, Tensor] = {}
         for order in ctx.orders:
-            for index, more in enumerate(_slopes(ctx, order, tokens, known, slope, share)):
-                if more is not None:
-                    slopes[index] = more if slopes[index] is None else slopes[index] + more
-        found = (None if d is None else d.to(x.dtype) for d, x in zip(slopes, tokens, strict=True))
+            for index, more in _slopes(ctx, order, tokens, known, slope, share).items():
+                slopes[index] = slopes[index] + more if index in slopes else more
+        found = (slopes[i].to(x.dtype) if i in slopes else None for i, x in enumerate(tokens))
         return None, None, None, None, *found
 
 
@@ -157,8 +157,8 @@ def _sums(program: Program, order: Order, lanes: int, queries: Tensors, tokens: 
 
 def _slopes(
     ctx: Any, order: Order, tokens: Sequence[Tensor], known: Tensor, slope: Tensor, share: Tensor
-) -> list[Tensor | None]:
-    """What one round adds to the derivatives by each of the tokens, [L, T, ...]."""
+) -> dict[int, Tensor]:
+    """What one round adds to the derivatives by the tokens that have one, [L, T, ...]."""
     kept = [order.sorted(x) for x in tokens]
     known, slope, share = (order.sorted(x) for x in (known, slope, share))
     wanted = [i for i, x in enumerate(tokens) if x.is_floating_point()]
@@ -177,7 +177,7 @@ def _slopes(
         for i, more in zip(wanted, made, strict=True):
             if more is not None:
                 found[i][places[i]] += more
-    return [order.unsorted(found[i]) if i in found else None for i in range(len(kept))]
+    return {i: order.unsorted(slope) for i, slope in found.items()}
 
 
 def _joined(one: Sums, other: Sums) -> Sums:

@@ -44,7 +44,9 @@ class Order:
         found = []
         for (tiles, counts), sign, first in ((self.behind, -1, 0), (self.ahead, 1, 1)):
             for distance, count in list(enumerate(counts))[first:]:
-                found += [(some, some + sign * distance) for some in tiles[:count].split(most)]
+                for start in range(0, count, most):
+                    some = tiles[start : min(start + most, count)]
+                    found.append((some, some + sign * distance))
         return found
 
     def same(self, queries: Tensor, keys: Tensor, lanes: int) -> Tensor:
