@@ -103,22 +103,27 @@ def _pair_bytes(value: Value) -> int:
     return (SINGLE if value.type.wide else HALF) * value.type.elements
 
 
-def outer_traffic(found: ScanClass, values: Iterable[Value]) -> Traffic:
+def outer_traffic(found: ScanClass, values: Iterable[Value], parts: int = 1) -> Traffic:
     """The traffic of a scan of outer products, by element of what is read out, over heads and value axes.
 
     Its kernel reads log decays, keys, values and queries and keeps the state; values, queries and keys that the spec
     has in single precision move as such, at best they are halves. `values` are the scan and what it swallows.
+    parts: of the keys of a head, each of which is a head to the kernel: it has keys and queries of its own, but reads
+    all values, and the decay unless that has keys, and gives a result of its own.
     """
     sizes = found.scan.type.sizes
     elements = prod(sizes[n] for n in (*found.heads, *found.value))
     query = found.reads[0].query
-    sides = [_product(found, "key"), _product(found, "head", "value"), (query.type.elements, _stays_wide(query, found))]
-    sides[1] = elements, sides[1][1]
+    keys, queries = _product(found, "key"), (query.type.elements, _stays_wide(query, found))
+    wide = _product(found, "head", "value")[1]
     log = found.log_decay.operand
     decay = SINGLE * log.type.elements if isinstance(log, Value) and log.kind is Kind.TOKEN else 0
-    result = SINGLE if sides[1][1] else HALF
-    read = decay + sum((SINGLE if wide else HALF) * count for count, wide in sides)
-    best = decay + HALF * sum(count for count, _ in sides)
+    best = decay + HALF * (keys[0] + elements + queries[0])
+    of_heads = prod(sizes[n] for n in (*found.heads, *found.key))
+    both = [(of_heads if parts > 1 else count, kind) for count, kind in (keys, queries)]
+    result = parts * (SINGLE if wide else HALF)
+    read = decay * (1 if found.kind == "chunked_key" else parts) + result * elements
+    read += sum((SINGLE if kind else HALF) * count for count, kind in both)
     alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
     return Traffic(
         read / elements + result,

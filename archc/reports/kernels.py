@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
 from archc.emit.kernels import ATTENTION, COMPOSED, GATED, PROGRAM, SCANS, SORTED
@@ -22,7 +23,8 @@ def explanation(program: Program) -> str:
     """A paragraph for each scan and each sum over keys.
 
     Bytes are of bfloat16, per token and element of the tile of a scan, or per query, head and channel of an attention
-    (see `archc.fuse.traffic`): as the kernel moves them, at best, and with every operation by itself.
+    (see `archc.fuse.traffic`): as the kernel moves them, at best, and with every operation by itself. What stands
+    around a kernel moves bytes of its own.
     """
     graph = program.graph
     kinds = layers(graph)
@@ -57,7 +59,7 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     if any(read.value in emitted.reads for read in found.reads):
         yield f"kernel {SCANS[found.kind]}: scan and read-out are one"
         if found.kind in ("chunked", "chunked_key"):
-            yield _bytes(outer_traffic(found, {*inside(found), found.scan, *(r.value for r in found.reads)}))
+            yield from _outer(found)
     else:
         yield f"kernel {SCANS['diagonal']}: every state is stored, the equations around it are operations of their own"
     if fused.gates is None:
@@ -65,6 +67,15 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     elif fused.traffic is not None:
         why = f", since {emitted.plain[fused.result]}" if fused.result in emitted.plain else ""
         yield f"its equations are operations of their own{why}; fused: {_bytes(fused.traffic)}"
+
+
+def _outer(found: ScanClass) -> Iterator[str]:
+    """What a scan of outer products moves; how many keys run at once is a matter of PyTorch's kernels."""
+    keys = prod(found.scan.type.sizes[n] for n in found.key)
+    parts, size = key_parts(keys)
+    if parts > 1:
+        yield f"its {keys} keys run in {parts} parts of {size} in PyTorch, values copied and results added up outside"
+    yield _bytes(outer_traffic(found, {*inside(found), found.scan, *(r.value for r in found.reads)}, parts))
 
 
 def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:

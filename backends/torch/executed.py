@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
+
+from archc.backends.torch.kernels.chunk_sizes import COUNTED, chunk_length, key_parts
 
 from archc.emit.executed import Heads, Matrix, Rows
 from archc.ops.support import Support
 
 SMALLEST_BLOCK = 64  # attention.py: queries of a window block
-CHUNK = 64  # chunked_scan.py: tokens
 QUERIES = 128  # pairs.py: queries of a block
 
 
+@dataclass(frozen=True)
 class TorchKernels:
-    """See `archc.emit.executed.Kernels`."""
+    """See `archc.emit.executed.Kernels`. fused: what the operators over kernels of a GPU tell the counter."""
 
+    fused: bool = False
     skips_starts = True
 
     def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
@@ -51,9 +55,12 @@ class TorchKernels:
         """Scores and their mix inside of chunks, states into and out of them; all of it again in the backward pass.
 
         With a decay per key scores are joined from halves, Q (Q - 1) K multiply-adds; the last product, of the states,
-        is not needed again.
+        is not needed again. On a GPU many keys run in parts, which are heads of their own.
         """
-        size = min(CHUNK, 1 << (time - 1).bit_length())
+        size = chunk_length(time, COUNTED)
+        if self.fused:
+            parts, key = key_parts(sizes.key)
+            sizes = replace(sizes, heads=parts * sizes.heads, key=key, shared=sizes.shared and parts == 1)
         heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value
         mix, state = 2 * heads * size * size * value, 2 * heads * size * key * value
         if kind == "chunked":

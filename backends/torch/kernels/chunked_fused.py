@@ -4,21 +4,20 @@
 from typing import Any
 
 import torch
+from kernels.chunk_sizes import COUNTED, chunk_length, key_parts
 from kernels.operators import TRITON, free_name
 from torch import Tensor
+from torch.nn.functional import pad
 
 if TRITON:
     from kernels.chunked_launch import backward, forward
-
-CHUNK = 64  # tokens, for the count of matrix operations
-MOST_KEYS = 128  # that fit into the registers of a program with the rest, on every GPU from Ampere on
 
 
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. Groups and heads become one axis."""
-    if k.shape[-1] > MOST_KEYS:
+    if key_parts(k.shape[-1])[0] > 1:
         return _in_parts(log_a, k, v, q, pos, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     places = start = None
@@ -37,17 +36,22 @@ def _in_parts(
 ) -> tuple[Tensor, Tensor | None]:
     """Every key has a state of its own: parts of the keys run as more heads, whose results are added."""
     heads, keys = v.shape[3], k.shape[-1]
-    parts = next(n for n in range(2, keys + 1) if keys % n == 0 and keys // n <= MOST_KEYS)
+    parts, size = key_parts(keys)
+    more = parts * size - keys
+
+    def filled(x: Tensor, *inner: int) -> Tensor:
+        return pad(x, (*inner, 0, more)) if more else x
 
     def divided(x: Tensor) -> Tensor:
-        return x.expand(*x.shape[:3], heads, keys).unflatten(-1, (parts, -1)).flatten(3, 4)
+        """[B, T, G, H or 1, keys] -> [B, T, G, H parts, size]"""
+        return filled(x.expand(*x.shape[:3], heads, keys)).unflatten(-1, (parts, size)).flatten(3, 4)
 
     decay = divided(log_a) if log_a.dim() == 5 else log_a.repeat_interleave(parts, 3)
     spread = v[..., None, :].expand(*v.shape[:4], parts, v.shape[-1]).flatten(3, 4)
-    start = None if state is None else state.unflatten(3, (parts, -1)).flatten(2, 3)
+    start = None if state is None else filled(state, 0, 0).unflatten(3, (parts, size)).flatten(2, 3)
     y, last = fused_chunked_scan(decay, divided(k), spread, divided(q), pos, start)
     y = y.unflatten(3, (heads, parts)).sum(4, dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)
-    return y, None if last is None else last.unflatten(2, (heads, parts)).flatten(3, 4)
+    return y, None if last is None else last.unflatten(2, (heads, parts)).flatten(3, 4)[..., :keys, :]
 
 
 def _register(name: str) -> Any:
@@ -133,7 +137,7 @@ def _backward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> i
 
 def _chunks(v: Any) -> tuple[int, int]:
     """Tokens of a chunk and chunks of all sequences, as the convention has them: see archc's count of what runs."""
-    size = min(CHUNK, 1 << (v[1] - 1).bit_length())
+    size = chunk_length(v[1], COUNTED)
     return size, v[0] * -(-v[1] // size)
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 
 import torch
+from kernels.chunk_sizes import COUNTED, chunk_length
 from kernels.chunked_fused import fused_chunked_scan
 from kernels.operators import TRITON, runs_fused, wants_gradient
 from kernels.scan import scan
@@ -13,8 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 if TRITON:
     from kernels.chunked_token import fused_token
-
-CHUNK = 64  # tokens; a power of two
 
 # log_a, k, v, q in chunks [B, n, Q, ...], documents [B or 1, n, Q], state -> y [B, n, Q, ...], state
 Chunks = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -103,7 +102,7 @@ def _run(
     if time == 1:
         y, last = _one_token(log_a, k, v, q, pos, before)
     else:
-        size = min(CHUNK, 1 << (time - 1).bit_length())
+        size = chunk_length(time, COUNTED)
         rest = -time % size
         split = [pad(x, (0, 0) * (x.dim() - 2) + (0, rest)).unflatten(1, (-1, size)) for x in (log_a, k, v, q)]
         documents = (pad(pos, (0, rest), value=1).reshape(-1, split[0].shape[1], size) == 0).cumsum(-1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archc.backends.torch.executed import TorchKernels
-from kernels import chunked_fused, chunked_token
+from kernels import chunk_sizes, chunked_fused, chunked_token
 from kernels.chunked_scan import chunked_key_scan, chunked_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -85,8 +85,10 @@ def test_values_and_gradients_are_exact_with_restarts_and_states(kernel, time: i
 
 @KERNELS
 def test_many_keys_run_in_parts(kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_fused, "MOST_KEYS", 3)
-    operands, state = inputs(kernel, 18, "k"), before()
+    """Five keys as three and two, four as two and two."""
+    monkeypatch.setattr(chunk_sizes, "MOST_KEYS", 3)
+    sizes = (5, 4) if kernel is chunked_scan else (4, 5)
+    operands, state = inputs(kernel, 18, "k", sizes), before(sizes)
     mine, theirs = kernel(*operands, packed(18), state), slow(*operands, packed(18), state)
     wanted = [*operands, state]
     assert_same((*mine, *gradients(mine, wanted)), (*theirs, *gradients(theirs, wanted)))
@@ -175,15 +177,15 @@ def test_sums_are_in_single_precision_whatever_comes_in(kernel, time: int, dtype
 
 
 @KERNELS
-@pytest.mark.parametrize(("time", "shared"), [(7, ""), (70, "kq")])
-def test_the_counter_sees_what_the_report_says(kernel, time: int, shared: str) -> None:
+@pytest.mark.parametrize(("time", "shared", "keys"), [(7, "", 4), (70, "kq", 4), (70, "", 256), (70, "kq", 131)])
+def test_the_counter_sees_what_the_report_says(kernel, time: int, shared: str, keys: int) -> None:
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        y, _ = kernel(*inputs(kernel, time, shared), torch.arange(time))
+        y, _ = kernel(*inputs(kernel, time, shared, (keys, 5)), torch.arange(time))
         forward = counter.get_total_flops()
         y.sum().backward()
         total = counter.get_total_flops()
     kind = "chunked_key" if kernel is chunked_key_scan else "chunked"
-    said = TorchKernels().chunked(kind, time, Heads(GROUPS, HEADS, 4, 5, bool(shared), True)) * 2
+    said = TorchKernels(fused=True).chunked(kind, time, Heads(GROUPS, HEADS, keys, 5, bool(shared), True)) * 2
     assert (forward, total) == (said.forward, said.train)
 
 
