@@ -44,7 +44,9 @@ def _joined(op: str, args: list[Operand], given: Given) -> Value:
 
 def clip(given: Given) -> Value:
     """`clip(x, low, high)`."""
-    return _joined("minimum", [_joined("maximum", [given.value(0), given.operand(1)], given), given.operand(2)], given)
+    raised = _joined("maximum", [given.value(0), given.operand(1)], given)
+    given.frame.call.nodes.setdefault(raised, given.node)  # both bounds were written here
+    return _joined("minimum", [raised, given.operand(2)], given)
 
 
 def where(given: Given) -> Value:
