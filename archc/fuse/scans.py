@@ -250,7 +250,9 @@ def _assembled(plan: _Plan) -> FusedScan:
         out=Equations(out, x, w, (build.nodes.leaf(READ_OUT),), build.names) if out else None,
         result=end.result.value,
         groups=end.result.groups,
-        computed=frozenset((values - kernel.read_elsewhere(values) | {plan.found.scan}) - {end.result.value}),
+        computed=frozenset(
+            (values - kernel.read_elsewhere(values) | {plan.found.scan, end.start.value}) - {end.result.value}
+        ),
         traffic=traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, values | kernel.own),
         reason=_reason(inputs),
     )

@@ -325,8 +325,10 @@ def test_what_follows_the_read_out_is_fused_up_to_the_next_contraction(
     mixer: Callable[..., Graph], rest: str, result: str
 ) -> None:
     fused = fused_mixer(mixer(SELECTIVE.format(rest)))
+    read = fused.found.reads[0].value
     assert fused.result.op == result
-    assert (fused.out is None) == (fused.result is fused.found.reads[0].value)
+    assert (fused.out is None) == (fused.result is read)
+    assert (read in fused.computed) == (fused.result is not read)  # else the scan would run for it once more
 
 
 def test_what_a_product_that_is_read_elsewhere_is_made_of_stays_outside(mixer: Callable[..., Graph]) -> None:
