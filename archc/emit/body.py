@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import Num
 from archc.elaborate.call import Call
 from archc.emit.calls import called
 from archc.emit.code import Code, python_name
@@ -18,7 +17,7 @@ from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused
 from archc.emit.layout import legend, reindex
 from archc.emit.mixes import Mixes
-from archc.emit.numbers import Numbers, Place, literal
+from archc.emit.numbers import Numbers, Place, literal, number_node
 from archc.emit.units import TIME_OPS, Unit, Units
 from archc.fuse.scans import FusedScan
 from archc.ir.graph import Kind, Value
@@ -121,23 +120,8 @@ class Body:
         arg = value.args[index]
         if isinstance(arg, Value):
             return self.render(arg)
-        node = self.number_node(value, index)
+        node = number_node(self.call, value, index)
         return self.numbers.text(node, self.place) if node is not None else Code(literal(arg))
-
-    def number_node(self, value: Value, index: int) -> ast.Expr | None:
-        """The expression that an argument, a number, was written as."""
-        node = self.call.nodes.get(value)
-        match node:
-            case ast.Binary():
-                found: ast.Expr | None = (node.left, node.right)[index]
-            case ast.Call():
-                positional = [a.value for a in node.args if a.name is None and isinstance(a.value, ast.Expr)]
-                named = [a.value for a in node.args if a.name is not None and isinstance(a.value, ast.Expr)]
-                place = index + (node.callee.text == "clip" and value.op == "minimum")  # clip is both: its last bound
-                found = (positional or named)[place] if place < len(positional or named) else None
-            case _:
-                found = None
-        return found if found is not None and isinstance(self.call.facts.get(found), Num) else None
 
     def aligned(self, value: Value, index: int) -> Code:
         """An argument brought to the axes of the result, so that the frameworks broadcast it."""

@@ -15,7 +15,7 @@ from textwrap import wrap
 from typing import Literal
 
 from archc.emit.code import UNARY, Code, infix, minus
-from archc.fuse.dag import SPECIAL, Equations, depends
+from archc.fuse.dag import NUMBER, SPECIAL, Equations, depends
 from archc.fuse.scans import FusedScan, Handed
 from archc.ops.node import Node
 
@@ -33,12 +33,13 @@ LONG = 88
 
 @dataclass(frozen=True)
 class Statements:
-    """Lines `name = expression`, expressions of the outputs, and the names of x and w (`_` for one not needed)."""
+    """Lines `name = expression`, expressions of the outputs, and the names of x, w and n (`_` for one not needed)."""
 
     lines: tuple[str, ...]
     outputs: tuple[str, ...]
     x: tuple[str, ...]
     w: tuple[str, ...]
+    n: tuple[str, ...]
 
     def result(self, gradient: bool = False) -> str:
         """The outputs as they are returned; those of a gradient end in a tuple for x and one for w."""
@@ -85,6 +86,7 @@ class _Writer:
         self.taken = {*reserved, *(n.name.removeprefix(SPECIAL) for n in (*equations.given, equations.first))}
         handed = frozenset(self.taken)
         self.names = {leaf: self.free(leaf.name) for leaf in (*equations.x, *equations.w)}
+        self.names |= {leaf: self.free(leaf.name.removeprefix(NUMBER)) for leaf in equations.n}
         order = equations.nodes
         self.uses: dict[Node, int] = {}
         for node in (*equations.outputs, *(a for n in order for a in n.args)):
@@ -93,6 +95,8 @@ class _Writer:
         own = [*self.names.values(), *self.wished.values()]
         assert handed.isdisjoint(own), "a generated name hides one of the text around"
         assert len(set(own)) == len(own), "two values have one name"
+        arrays = (*equations.x, *equations.w, *equations.given, equations.first)
+        self.arrays = depends([*equations.outputs, *arrays], arrays)
         self.codes: dict[Node, Code] = {}
         self.lines: list[str] = []
         self.temporaries = 1
@@ -113,8 +117,8 @@ class _Writer:
             self.codes[node] = self.code(node)
         varying = depends(self.equations.outputs, (*self.equations.x, *self.equations.given))
         outputs = tuple(self.codes[o].text if o in varying else self.spread(o).text for o in self.equations.outputs)
-        x, w = (tuple(map(self.called, leaves)) for leaves in (self.equations.x, self.equations.w))
-        return Statements(tuple(self.lines), outputs, x, w)
+        leaves = self.equations.x, self.equations.w, self.equations.n
+        return Statements(tuple(self.lines), outputs, *(tuple(map(self.called, each)) for each in leaves))
 
     def called(self, leaf: Node) -> str:
         """The name of a leaf where it is needed."""
@@ -126,11 +130,12 @@ class _Writer:
             return number(node.value)
         if node.op == "leaf":
             self.read.add(node)
-            return Code(self.names.get(node, node.name.removeprefix(SPECIAL)))
+            return Code(self.names.get(node, node.name.removeprefix(SPECIAL)), plain=node in self.equations.n)
         args = [self.codes[a] for a in node.args]
-        if node.op == "where" and all(n.is_number() for n in node.args[1:]):
+        alone = [a not in self.arrays for a in node.args]
+        if node.op == "where" and all(alone[1:]):
             args[1] = self.spread(node.args[1])  # a choice between numbers alone would not know its precision
-        if node.op == "pow" and node.args[0].is_number():
+        elif (node.op == "pow" and alone[0]) or (node.op not in (*INFIX, "neg") and all(alone)):
             args[0] = self.spread(node.args[0])
         code = operator(node.op, args) or self.say(node.op, args)
         named = node in self.wished
@@ -200,6 +205,8 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
         "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}.",
     }[doc]
     parts = [f"x: {_listed(fused.inputs)}."] + ([f"w: {_listed(fused.weights)}."] if fused.weights else [])
+    numbers = () if fused.gates is None else fused.gates.n
+    parts += [f"Numbers: {', '.join(n.name.removeprefix(NUMBER) for n in numbers)}."] if numbers else []
     parts += ["first: whether a document starts." if doc.startswith("gates") else f"read: the {read}."]
     lines = wrap(" ".join(parts), 112)
     return [made, "", *(line.replace(GLUE, " ") for line in lines)]

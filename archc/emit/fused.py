@@ -9,9 +9,11 @@ from functools import cached_property
 
 from archc.elaborate.call import Call, Program
 from archc.emit.calls import way_to
+from archc.emit.numbers import number_from
 from archc.emit.units import Unit, Units, own_values
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
+from archc.fuse.regions import Given, Numbers
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.ir.graph import Graph, Region, Value
 from archc.ops.support import Support
@@ -24,6 +26,7 @@ from archc.passes.norms import Norm, norms
 from archc.passes.placed import is_placed
 from archc.passes.scans import ScanClass, classify, inside
 from archc.passes.support import live_values
+from archc.text import ast
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,8 @@ def find(program: Program, units: Units) -> Fused:
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
     fused = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
+    if numbers := _numbers(fused, units, regions):
+        fused = {f.result: f for f in fused_scans(graph, numbers).values() if _runs_with_gates(f, users)}
     other = _other_numbers(fused, units, regions)
     gated = {v: f for v, f in fused.items() if v not in other}
     for scan in gated.values():
@@ -120,6 +125,31 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
         return False
     real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
     return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
+
+
+def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> Numbers:
+    """The numbers in equations that differ among the calls of a unit and are written there: kernels are handed them."""
+    out: dict[tuple[Value, int], Given] = {}
+    for unit, alike in _alike(fused, units, regions):
+        made = [sorted({fused[v].scan, v, *fused[v].computed}, key=lambda each: each.id) for v in alike]
+        names: dict[ast.Expr | str, str] = {}
+        for values in zip(*made, strict=False):
+            for index, numbers in enumerate(zip(*(v.args for v in values), strict=False)):
+                if len(set(numbers)) > 1 and not any(isinstance(n, Value) for n in numbers):
+                    node = number_from(unit.first, values[0], index)
+                    if node is not None:
+                        out |= {(v, index): Given(_named(node, names), v, index) for v in values}
+    return out
+
+
+def _named(node: ast.Expr, names: dict[ast.Expr | str, str]) -> str:
+    """What the kernel calls a number, one that it has already if it is the same."""
+    match node:
+        case ast.Name():
+            return names.setdefault(node.text, node.text)
+        case ast.Unary(value=ast.Name(text=text)):
+            return names.setdefault(f"-{text}", f"minus_{text}")
+    return names.setdefault(node, f"number_{len(names) + 1}")
 
 
 def _other_numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> dict[Value, str]:

@@ -8,8 +8,9 @@ from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.kernels import GATED
 from archc.emit.layout import reindex
+from archc.emit.numbers import number_from
 from archc.emit.recurrent import state_operands
-from archc.fuse.regions import Group
+from archc.fuse.regions import Given, Group
 from archc.fuse.scans import FusedScan, Handed
 from archc.ir.graph import Axis, Kind, Type, Value
 
@@ -35,7 +36,10 @@ def gated(body: Body, value: Value) -> Code:
     operands = [inputs, weights]
     if fused.kind != "diagonal":
         operands += [code.text for code in state_operands(body, fused.found)]
-    text = f"{body.kernel(GATED[fused.kind])}({', '.join([constant(stem), *operands, 'pos', body.old(state)])})"
+    arguments = [constant(stem), *operands, "pos", body.old(state)]
+    if fused.numbers:
+        arguments.append(f"numbers={_row([_number(body, each).text for each in fused.numbers])}")
+    text = f"{body.kernel(GATED[fused.kind])}({', '.join(arguments)})"
     code = body.hoist(value, text, state, "" if fused.out is None else "out")
     return _in_own_axes(body, value, code, fused)
 
@@ -82,6 +86,13 @@ def _named(body: Body, handed: Handed) -> Code:
     body.line(f"{name} = {code.text}", handed.value)
     body.bind(handed.value, name)
     return Code(name)
+
+
+def _number(body: Body, given: Given) -> Code:
+    """A number that the kernel is handed, as the unit knows it."""
+    node = number_from(body.call, given.value, given.index)
+    assert node is not None
+    return body.numbers.text(node, body.place)
 
 
 def _row(parts: list[str]) -> str:

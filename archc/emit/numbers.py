@@ -4,7 +4,7 @@ Python."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -227,6 +227,47 @@ def _ordered(lets: dict[str, ast.Expr]) -> list[tuple[str, ast.Expr]]:
     for name in lets:
         add(name, ())
     return list(out.items())
+
+
+def number_node(call: Call, value: Value, index: int) -> ast.Expr | None:
+    """The expression that an argument, a number, was written as."""
+    node = call.nodes.get(value)
+    match node:
+        case ast.Binary():
+            found: ast.Expr | None = (node.left, node.right)[index]
+        case ast.Call():
+            positional = [a.value for a in node.args if a.name is None and isinstance(a.value, ast.Expr)]
+            named = [a.value for a in node.args if a.name is not None and isinstance(a.value, ast.Expr)]
+            place = index + (node.callee.text == "clip" and value.op == "minimum")  # clip is both: its last bound
+            found = (positional or named)[place] if place < len(positional or named) else None
+        case _:
+            found = None
+    return found if found is not None and isinstance(call.facts.get(found), Num) else None
+
+
+def number_from(call: Call, value: Value, index: int) -> ast.Expr | None:
+    """The same in words of the call, also of a value of a fn that it calls: there it must be what the fn was given, or
+    minus that.
+    """
+    node = call.nodes.get(value)
+    if node is not None and node not in call.calls:
+        return number_node(call, value, index)
+    for site, below in call.calls.items():
+        match number_from(below, value, index):
+            case ast.Name(text=name):
+                return argument_of(site, below, name)
+            case ast.Unary(op="-", value=ast.Name(text=name)) as minus_it:
+                given = argument_of(site, below, name)
+                return given and replace(minus_it, value=given)
+    return None
+
+
+def argument_of(site: ast.Call, below: Call, name: str) -> ast.Expr | None:
+    """What a call gives a parameter, None if that keeps its default."""
+    params = [p.name.text for p in below.definition.params]
+    given = {a.name.text if a.name else params[i]: a.value for i, a in enumerate(site.args)}
+    found = given.get(name)
+    return found if isinstance(found, ast.Expr) else None
 
 
 def axis_order(call: Call) -> list[str]:

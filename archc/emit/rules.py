@@ -8,6 +8,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
 from archc.emit.gated import gated
 from archc.emit.layout import axis_of, indexed, letters, reindex, transposed
+from archc.emit.numbers import number_node
 from archc.emit.pairs import PAIR_RULES
 from archc.emit.placed import whole
 from archc.emit.programs import PROGRAM_RULES
@@ -217,7 +218,7 @@ def _argmax(body: Body, value: Value) -> Code:
 
 
 def _top(body: Body, value: Value) -> Code:
-    node = body.number_node(value, 1)
+    node = number_node(body.call, value, 1)
     k = body.numbers.text(node, "forward") if node is not None else Code(str(value.attrs["k"]))
     body.kernel("top")
     return body.dialect.top(body.operand(value, 0), k, axis_of(value, value.attrs["over"][0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from archc.elaborate.bound import FUNCTIONS
@@ -18,16 +18,19 @@ from archc.ops.table import OPS
 SPECIAL = "\0"
 FIRST, READ_OUT = SPECIAL + "first", SPECIAL + "read"
 """The names of the leaves that are no values of the spec: whether a document starts, and the state as it was read."""
+NUMBER = SPECIAL + "number "
+"""Begins the name of the leaf of a number."""
 
 Names = Mapping[Node, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Equations:
-    """Outputs as functions of leaves: token inputs `x`, hoisted weights `w`, what else is handed in (`given`).
+    """Outputs as functions of leaves: token inputs `x`, hoisted weights `w`, what else is handed in (`given`), numbers
+    `n` that are not the same in every call.
 
     `names` are those that nodes have in the spec, or after what they are the derivative of. A leaf that no output
-    depends on stays in the list: the order of `x` and `w` is a contract with the kernel.
+    depends on stays in the list: the order of `x`, `w` and `n` is a contract with the kernel.
     """
 
     outputs: tuple[Node, ...]
@@ -35,6 +38,7 @@ class Equations:
     w: tuple[Node, ...]
     given: tuple[Node, ...]
     names: Names
+    n: tuple[Node, ...] = ()
 
     @property
     def first(self) -> Node:
@@ -163,7 +167,7 @@ def gradient(
     for leaf, output in zip(wanted, outputs, strict=True):
         derived.setdefault(new[output], f"d_{leaf.name.strip(SPECIAL)}")
     given = (*equations.given, *seeds)
-    return Equations(tuple(new[o] for o in outputs), equations.x, equations.w, given, {**derived, **equations.names})
+    return replace(equations, outputs=tuple(new[o] for o in outputs), given=given, names={**derived, **equations.names})
 
 
 def _nothing(slope: Operand) -> bool:

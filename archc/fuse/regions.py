@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from archc.diagnostics import Span
-from archc.fuse.dag import FIRST
+from archc.fuse.dag import FIRST, NUMBER
 from archc.ir.graph import Axis, Kind, Operand, Region, Value
 from archc.ops.node import Node, Nodes, of
 from archc.ops.table import OPS
@@ -53,6 +53,21 @@ class Placed:
         return tuple(
             Placed(a, tuple(groups[n] for n in a.names)) if isinstance(a, Value) else float(a) for a in self.value.args
         )
+
+
+@dataclass(frozen=True)
+class Given:
+    """A number that a kernel is handed instead of having it in its text: which argument of which value it is. Those of
+    one name are the same number.
+    """
+
+    name: str
+    value: Value
+    index: int
+
+
+Numbers = Mapping[tuple[Value, int], Given]
+"""The numbers that kernels are handed."""
 
 
 def placed(value: Value) -> Placed:
@@ -193,11 +208,15 @@ def border(tops: Iterable[Placed], region: frozenset[Placed]) -> frozenset[Place
 
 @dataclass(eq=False)
 class Builder:
-    """Turns the values of a region into nodes; what it meets at the border becomes a leaf."""
+    """Turns the values of a region into nodes; what it meets at the border becomes a leaf, and so do the `numbers`, of
+    which `handed` are those met.
+    """
 
     inside: frozenset[Placed]
     nodes: Nodes
     named: Callable[[Placed], str]
+    numbers: Numbers
+    handed: dict[Node, Given] = field(default_factory=dict)
     known: dict[Placed, Node] = field(default_factory=dict)
     border: dict[Placed, Node] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)
@@ -207,10 +226,14 @@ class Builder:
         """The leaf that is true where a document starts."""
         return self.nodes.leaf(FIRST, truth=True)
 
-    def node(self, at: Placed | float) -> Node:
-        """The node of a value; weights and values from outside are leaves."""
+    def node(self, at: Placed | float | Given) -> Node:
+        """The node of a value or a number; weights, values from outside and numbers that are handed in are leaves."""
         if isinstance(at, float):
             return self.nodes.number(at)
+        if isinstance(at, Given):
+            leaf = self.nodes.leaf(NUMBER + at.name)
+            self.handed.setdefault(leaf, at)
+            return leaf
         if at not in self.known:
             self.known[at] = self._made(at)
             if at.value.label and self.known[at].args:
@@ -224,11 +247,12 @@ class Builder:
         cast = at.value.kind is Kind.WEIGHT and OPS[at.value.op].flow == "alias"
         if cast or at in self.inside:
             op = "rename" if at.value.op in SHAPES else at.value.op
-            return self.nodes.apply(op, *(self.node(a) for a in at.operands()))
+            operands = (self.numbers.get((at.value, i), a) for i, a in enumerate(at.operands()))
+            return self.nodes.apply(op, *map(self.node, operands))
         leaf = self.border.setdefault(at, self.nodes.leaf(self.named(at)))
         return of("ne", leaf, 0) if at.value.type.dtype == "bool" else leaf
 
-    def product(self, factors: Iterable[tuple[Placed | float, int]]) -> Node:
+    def product(self, factors: Iterable[tuple[Placed | float | Given, int]]) -> Node:
         """The product of values to the power of 1 or -1."""
         out = self.nodes.number(1)
         for factor, power in factors:

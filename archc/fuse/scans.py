@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archc.fuse.behind import End, behind
 from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes, ordered, written
-from archc.fuse.regions import Builder, Group, Kernel, Placed, border, factor, fuses, leaf_names, placed
+from archc.fuse.regions import Builder, Given, Group, Kernel, Numbers, Placed, border, factor, fuses, leaf_names, placed
 from archc.fuse.traffic import Traffic, traffic
 from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.node import Node
@@ -48,9 +48,9 @@ class FusedScan:
     and v over the channels (`tile`), decay exp(dt rate), input v key. `out` has one output, from the leaf `given[0]`
     that stands for the state or what is read out of it, and `result` is the value that it computes (state or read-out
     itself if `out` is None), `groups` the axes of the tile that each of its axes is made of. `gates` is None for a scan
-    that is not run this way. `inputs` (varying with the token) and `weights` (hoisted: computed once, outside) are in
-    the order of `gates.x`, `gates.w`, `out.x`, `out.w`. `computed` are the values that no line of code computes any
-    more. `reason`: why not more is fused, a sentence.
+    that is not run this way. `inputs` (varying with the token), `weights` (hoisted: computed once, outside) and
+    `numbers` are in the order of `gates.x`, `gates.w` and `gates.n`, and likewise of `out`.
+    `computed` are the values that no line of code computes any more. `reason`: why not more is fused, a sentence.
     """
 
     scan: Value
@@ -58,6 +58,7 @@ class FusedScan:
     tile: tuple[str, ...]
     inputs: tuple[Handed, ...]
     weights: tuple[Handed, ...]
+    numbers: tuple[Given, ...]
     gates: Equations | None
     out: Equations | None
     result: Value
@@ -79,7 +80,8 @@ class FusedScan:
     @property
     def signature(self) -> tuple[object, ...]:
         """Equal for two scans that one kernel runs with the same numbers in it."""
-        return tuple(e and (written(e.outputs, (*e.x, *e.w)), len(e.x), len(e.w)) for e in (self.gates, self.out))
+        both = (self.gates, self.out)
+        return tuple(e and (written(e.outputs, (*e.x, *e.w, *e.n)), len(e.x), len(e.w), len(e.n)) for e in both)
 
     @property
     def gates_grad(self) -> Equations | None:
@@ -104,8 +106,8 @@ def _gradient(equations: Equations, seeds: Sequence[str]) -> Equations:
     return gradient(equations, [home.leaf(SPECIAL + s) for s in seeds], wanted)
 
 
-def fused_scans(graph: Graph) -> dict[Value, FusedScan]:
-    """Every live scan with what one kernel can run of it."""
+def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, FusedScan]:
+    """Every live scan with what one kernel can run of it, to which `numbers` are handed."""
     home = {v: region for region, _ in graph.regions() for v in region.values}
     found = classify(graph)
     ends: dict[Value, End] = {}
@@ -114,7 +116,7 @@ def fused_scans(graph: Graph) -> dict[Value, FusedScan]:
             start = scan if found[scan].kind == "diagonal" else found[scan].reads[0].value
             ends[scan] = behind(placed(start), home[scan], _others(ends, scan))
     return {
-        scan: _fused(each, home[scan], ends[scan], _others(ends, scan))
+        scan: _fused(each, home[scan], ends[scan], _others(ends, scan), numbers or {})
         if scan in ends
         else _unfused(each, _problem(each))
         for scan, each in found.items()
@@ -126,12 +128,13 @@ def _others(ends: Mapping[Value, End], scan: Value) -> frozenset[Value]:
     return frozenset(p.value for each, end in ends.items() if each is not scan for p in end.cone)
 
 
-def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value]) -> FusedScan:
-    products = _diagonal(found) if found.kind == "diagonal" else _selective(found)
+def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value], numbers: Numbers) -> FusedScan:
+    products = _diagonal(found, numbers) if found.kind == "diagonal" else _selective(found)
     tile = found.scan.names if found.kind == "diagonal" else found.heads
-    fused = _assembled(_Plan(found, region, tile, products, end, taken))
+    plan = _Plan(found, region, tile, products, end, taken, numbers)
+    fused = _assembled(plan)
     if fused.out is not None and not _takes_all(fused, fused.out):
-        return _assembled(_Plan(found, region, tile, products, End(end.start, end.start, frozenset()), taken))
+        return _assembled(replace(plan, end=End(end.start, end.start, frozenset())))
     return fused
 
 
@@ -143,7 +146,7 @@ def _takes_all(fused: FusedScan, out: Equations) -> bool:
 
 def _unfused(found: ScanClass, reason: str) -> FusedScan:
     scan, nothing = found.scan, frozenset[Value]()
-    return FusedScan(scan, found, scan.names, (), (), None, None, scan, placed(scan).groups, nothing, None, reason)
+    return FusedScan(scan, found, scan.names, (), (), (), None, None, scan, placed(scan).groups, nothing, None, reason)
 
 
 def _problem(found: ScanClass) -> str:
@@ -159,11 +162,11 @@ def _problem(found: ScanClass) -> str:
     return ""
 
 
-Product = tuple[tuple[Placed | float, int], ...]
+Product = tuple[tuple[Placed | float | Given, int], ...]
 
 
-def _diagonal(found: ScanClass) -> dict[str, Product]:
-    decay, entering = map(factor, found.scan.args)
+def _diagonal(found: ScanClass, numbers: Numbers) -> dict[str, Product]:
+    decay, entering = (numbers.get((found.scan, i), factor(arg)) for i, arg in enumerate(found.scan.args))
     return {"a": ((decay, 1),), "u": ((entering, 1),)}
 
 
@@ -176,7 +179,9 @@ def _selective(found: ScanClass) -> dict[str, Product]:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """The outputs of the gates as products, by name, and how the kernel ends; `taken`: what other kernels compute."""
+    """The outputs of the gates as products, by name, and how the kernel ends; `taken`: what other kernels compute;
+    `numbers`: what is handed in.
+    """
 
     found: ScanClass
     region: Region
@@ -184,6 +189,7 @@ class _Plan:
     products: Mapping[str, Product]
     end: End
     taken: frozenset[Value]
+    numbers: Numbers
 
     @property
     def tops(self) -> dict[Placed, str]:
@@ -226,13 +232,14 @@ def _assembled(plan: _Plan) -> FusedScan:
     kernel, tops = plan.kernel, plan.tops
     end = plan.end
     fused = kernel.inside(tops) | end.cone
-    build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}))
+    build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}), plan.numbers)
     gates = tuple(build.product(p) for p in plan.products.values())
     out = _behind(build, end) if end.cone else ()
     handed = _handed(build, plan.tile)
     inputs = tuple(h for h in handed if h.value.kind is not Kind.WEIGHT)
     weights = tuple(h for h in handed if h.value.kind is Kind.WEIGHT)
     x, w = (tuple(build.nodes.leaf(h.name) for h in each) for each in (inputs, weights))
+    n = tuple(build.handed)
     if not inputs:
         return _unfused(plan.found, "nothing in its gates varies with the token")
     for name, node in zip(plan.products, gates, strict=True):
@@ -246,8 +253,9 @@ def _assembled(plan: _Plan) -> FusedScan:
         tile=plan.tile,
         inputs=inputs,
         weights=weights,
-        gates=Equations(gates, x, w, (), build.names),
-        out=Equations(out, x, w, (build.nodes.leaf(READ_OUT),), build.names) if out else None,
+        numbers=tuple(build.handed.values()),
+        gates=Equations(gates, x, w, (), build.names, n),
+        out=Equations(out, x, w, (build.nodes.leaf(READ_OUT),), build.names, n) if out else None,
         result=end.result.value,
         groups=end.result.groups,
         computed=frozenset(

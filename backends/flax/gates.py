@@ -24,7 +24,8 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
     (dt, v), and if something is fused behind the read-out `name_out(read, xs, ws) -> o` and
     `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`. xs, ws, dx, dw are in the order of `fused.inputs` and
-    `fused.weights`; arrays broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
+    `fused.weights`, behind which ws has `fused.numbers`; arrays broadcast. The text needs `jax`, `jnp` and what
+    `device_names` finds in it.
     """
     gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
     assert gates is not None, fused.reason
@@ -57,7 +58,7 @@ def device_names(text: str) -> list[str]:
 
 def _function(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
     said = statements(equations, _say, lambda x: call("jnp.zeros_like", x), RESERVED)
-    lines = [*unpacked("xs", said.x), *unpacked("ws", said.w), *said.lines]
+    lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")))
 
 

@@ -26,9 +26,10 @@ RESERVED = ("torch", "F", "fp32", "map", "inv_softplus", "triton", "tl", "xs", "
 
 
 def plain_functions(name: str, fused: FusedScan) -> str:
-    """The equations on whole tensors, under autograd: `name(*x, *w, first) -> (a, u)`; a selective scan has `(dt, v)`.
+    """The equations on whole tensors, under autograd: `name(*x, *w, *n, first) -> (a, u)`; a selective scan has
+    `(dt, v)`; n are numbers.
 
-    If something is fused behind the read-out, also `name_out(read, *x, *w) -> o`. Tensors are [B, T, *axes] and
+    If something is fused behind the read-out, also `name_out(read, *x, *w, *n) -> o`. Tensors are [B, T, *axes] and
     [*axes], or what broadcasts to that; everything is computed in at least single precision, as in the kernel. The
     text needs `torch`, `F` and `fp32` of kernels/numerics.py.
     """
@@ -45,7 +46,8 @@ def device_functions(name: str, fused: FusedScan) -> str:
     `name_device(xs, ws, first) -> (a, u)` and `name_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
     (dt, v), and if something is fused behind the read-out `name_out_device(read, xs, ws) -> o` and
     `name_out_grad(read, xs, ws, do) -> (d_read, dx, dw)`. xs, ws, dx, dw are tuples of tiles in the order of
-    `fused.inputs` and `fused.weights`. The text needs `triton`, `tl` and what `device_names` finds in it.
+    `fused.inputs` and `fused.weights`; behind the weights ws has `fused.numbers`. The text needs `triton`, `tl` and
+    what `device_names` finds in it.
     """
     gates, out = _equations(fused)
     gates_grad, out_grad = fused.gates_grad, fused.out_grad
@@ -89,7 +91,7 @@ def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
     before = ["read"] if doc == "out" else []
     read = [n for n in (*before, *said.x, *said.w) if n != "_"]
     wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
-    handed = [f"_{i}" if n == "_" else n for i, n in enumerate((*said.x, *said.w))]
+    handed = [f"_{i}" if n == "_" else n for i, n in enumerate((*said.x, *said.w, *said.n))]
     params = [*before, *handed, *(["first"] if doc == "gates" else [])]
     return function(name, params, described(fused, doc), [wide, *said.lines], said.result())
 
@@ -114,15 +116,15 @@ def _say_plain(op: str, args: Sequence[Code]) -> Code:
 
 def _device(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
     said = statements(_from_exponentials(equations), _say_device, lambda x: call("tl.zeros_like", x), RESERVED)
-    lines = [*unpacked("xs", said.x), *unpacked("ws", said.w), *said.lines]
+    lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")), "@triton.jit")
 
 
 def _say_device(op: str, args: Sequence[Code]) -> Code:
     """The expression of an op on tiles."""
     if op in ("minimum", "maximum"):
-        numbers = [c for c in args if c.number is not None]
-        tile = next(c for c in args if c.number is None)
+        numbers = [c for c in args if c.number is not None or c.plain]
+        tile = next(c for c in args if c.number is None and not c.plain)
         if numbers:
             return call("at_most" if op == "minimum" else "at_least", tile, numbers[0])
         return call(f"tl.{op}", *args)

@@ -11,7 +11,7 @@ from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
 from kernels.selective_scan import fused, selective_scan
-from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, read
+from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, read, with_numbers
 
 __all__ = ["Gates", "gated_scan", "gated_selective_scan"]
 
@@ -23,17 +23,19 @@ def gated_scan(
     pos: jax.Array,
     state: jax.Array | None = None,
     *,
+    numbers: tuple[float, ...] = (),
     impl: Machine | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = a[t] h[t-1] + u[t] with a, u = gates(x[t], w, pos[t] == 0), from h = 0 where a document starts; out of h.
 
     x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; pos [T] or [B, T]; state [B, *axes], h of
-    the token before. Computes in at least single precision; returns out(h, x, w), or h, [B, T, *axes] in the dtype of
-    x[0], and the last h unrounded as the new state (None without one). impl, interpret: for tests, the kernel of
-    another machine.
+    the token before; numbers: those that the gates take. Computes in at least single precision; returns out(h, x, w),
+    or h, [B, T, *axes] in the dtype of x[0], and the last h unrounded as the new state (None without one). impl,
+    interpret: for tests, the kernel of another machine.
     """
     x, w = _wide(x, w)
+    gates = with_numbers(gates, numbers)
     h0 = None if pos.ndim == 1 else state
     chosen = machine_of(gates, x, w, impl)
     if chosen == "xla":
@@ -58,15 +60,17 @@ def gated_selective_scan(
     pos: jax.Array,
     state: jax.Array | None = None,
     *,
+    numbers: tuple[float, ...] = (),
     impl: Machine | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = exp(dt[t] A) h[t-1] + v[t] B[t] and y[t] = sum over n of C[t] h[t], the gates being those of dt and v.
 
-    x, w, pos as for `gated_scan`; A [*axes, N]; B, C [B, T, N]; state [B, *axes, N]. Returns out(y, x, w), or y,
-    [B, T, *axes] in the dtype of x[0], and the last h unrounded (None without a state).
+    x, w, pos, numbers as for `gated_scan`; A [*axes, N]; B, C [B, T, N]; state [B, *axes, N]. Returns out(y, x, w), or
+    y, [B, T, *axes] in the dtype of x[0], and the last h unrounded (None without a state).
     """
     x, w = _wide(x, w)
+    gates = with_numbers(gates, numbers)
     shape = x[0].shape
     h0 = None if pos.ndim == 1 else state
     kernel = fused(machine_of(gates, x, w, impl), shape[1], A.shape[-1])

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,33 @@ class Gates(NamedTuple):
     gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters.
     gates_grad(x, w, first, da, du) -> (dx, dw): tuples like x and w, dw not yet summed over tokens.
     out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the state, or the read-out of a selective
-    scan, if anything.
+    scan, if anything. Where calls differ in numbers, w has them behind the weights (`with_numbers`), dw has not.
     """
 
     gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
     gates_grad: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], tuple[Arrays, Arrays]]
     out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
     out_grad: Callable[[jax.Array, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays]] | None = None
+
+
+@dataclass(frozen=True)
+class _With:
+    """A function of gates, with numbers behind the weights, which are the argument at `place`."""
+
+    function: Callable[..., Any]
+    place: int
+    numbers: tuple[float, ...]
+
+    def __call__(self, *arguments: Any) -> Any:
+        before, after = arguments[: self.place], arguments[self.place + 1 :]
+        return self.function(*before, (*arguments[self.place], *self.numbers), *after)
+
+
+def with_numbers(gates: Gates, numbers: tuple[float, ...]) -> Gates:
+    """Gates of x and w alone, from gates that take numbers as well."""
+    if not numbers:
+        return gates
+    return Gates(*(each and _With(each, place, numbers) for each, place in zip(gates, (1, 1, 2, 2), strict=True)))
 
 
 def machine(impl: Machine | None, time: int) -> Machine:

@@ -25,7 +25,8 @@ def expm1_from(x, e):
     """
     if x.dtype == tl.float64:
         flat = (e == 1.0) | (e == 0.0) | (e == float("inf"))
-        found = tl.where(flat, tl.where(e == 1.0, x, e - 1.0), (e - 1.0) * (x / tl.where(flat, 1.0, tl.log(e))))
+        log = tl.log(tl.where(flat, 2.0, e))
+        found = tl.where(flat, tl.where(e == 1.0, x, e - 1.0), (e - 1.0) * (x / log))
     else:
         series = 1.0 + x * (1.0 / 7)
         series = 1.0 + x * (1.0 / 6) * series

@@ -22,17 +22,18 @@ from torch.utils.flop_counter import register_flop_formula
 if TRITON:
     from kernels.gated_launch import backward, forward
 
-Fused = Callable[[list[Tensor], list[Tensor], Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+Fused = Callable[[list[Tensor], list[Tensor], list[float], Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Gates:
-    """The equations between token inputs x, weights w and the recurrence, in three forms that say the same.
+    """The equations between token inputs x, weights w, numbers and the recurrence, in three forms that say the same.
 
-    plain: `(*x, *w, first) -> (a, u)` on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts,
-    booleans with B and T or broadcast. device: `(x, w, first) -> (a, u)` on tuples of tiles, a Triton function; grad:
-    `(x, w, first, da, du) -> (dx, dw)`. Both None where there is no Triton. What is needed of weights alone is better
-    computed outside. A decay at the start of a document is not read. read: what is made of the state, if anything.
+    plain: `(*x, *w, *numbers, first) -> (a, u)` on whole tensors x [B, T, *axes], w [*axes]; first: where a document
+    starts, booleans with B and T or broadcast. device: `(x, w, first) -> (a, u)` on tuples of tiles, a Triton function;
+    grad: `(x, w, first, da, du) -> (dx, dw)`; behind the weights their w has the numbers. Both None where
+    there is no Triton. What is needed of weights alone is better computed outside. A decay at the start of a document
+    is not read. read: what is made of the state, if anything.
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]
@@ -47,21 +48,27 @@ class Gates:
 
 
 def gated_scan(
-    gates: Gates, x: tuple[Tensor, ...], w: tuple[Tensor, ...], pos: Tensor, state: Tensor | None = None
+    gates: Gates,
+    x: tuple[Tensor, ...],
+    w: tuple[Tensor, ...],
+    pos: Tensor,
+    state: Tensor | None = None,
+    *,
+    numbers: tuple[float, ...] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """`h[t] = a[t] h[t-1] + u[t]` with `a, u = gates(x, w)`, restarting from zero where `pos == 0`.
 
-    x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these. pos: [T] (whole documents, the state is
-    not read) or [B, T]. state: [B, *axes] or None.
+    x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these. numbers: those that the gates take.
+    pos: [T] (whole documents, the state is not read) or [B, T]. state: [B, *axes] or None.
     Returns h, or what the gates read out of it, [B, T, *axes] in the dtype of the first input, and h[T-1] in at least
     single precision.
     """
     shape = torch.broadcast_shapes(*(each.shape for each in (*x, *w)))
     if gates.fused is None or not runs_fused(x[0]):
         first = (pos == 0).reshape(pos.shape + (1,) * (len(shape) - 2))
-        a, u = gates.plain(*x, *w, first)
+        a, u = gates.plain(*x, *w, *numbers, first)
         h, last = linear_scan(a, u.expand(shape), pos, state)
-        y = h if gates.read is None else gates.read.plain(h, *x, *w)
+        y = h if gates.read is None else gates.read.plain(h, *x, *w, *numbers)
         return y.to(x[0].dtype), last
     channels = prod(shape[2:])
     xs = [each.expand(shape).reshape(*shape[:2], channels).contiguous() for each in x]
@@ -70,7 +77,7 @@ def gated_scan(
     if pos.dim() == 2:
         places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(_wide([*xs, *ws])).reshape(-1, channels).contiguous()
-    y, last, _ = gates.fused(xs, ws, places, start)
+    y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), places, start)
     return y.view(shape), None if state is None else last.view(shape[:1] + shape[2:])
 
 
@@ -87,12 +94,14 @@ def _register(name: str, gates: Gates) -> Fused:
 
     @torch.library.custom_op(free_name(f"{name}_scan"), mutates_args=())
     def fused(
-        x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None
+        x: list[Tensor], w: list[Tensor], numbers: list[float], pos: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return forward(gates, x, w, pos, start, _wide([*x, *w]))
+        return forward(gates, x, w, numbers, pos, start, _wide([*x, *w]))
 
     @fused.register_fake
-    def _(x: list[Tensor], w: list[Tensor], pos: Tensor | None, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _(
+        x: list[Tensor], w: list[Tensor], numbers: list[float], pos: Tensor | None, start: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, time, channels = x[0].shape
         wide = _wide([*x, *w])
         kept = x[0].new_empty((batch, (time + SPAN - 1) // SPAN, channels), dtype=wide)
@@ -100,19 +109,31 @@ def _register(name: str, gates: Gates) -> Fused:
 
     @torch.library.custom_op(free_name(f"{name}_scan_backward"), mutates_args=())
     def gradients(
-        x: list[Tensor], w: list[Tensor], pos: Tensor | None, carries: Tensor, dy: Tensor, dlast: Tensor | None
+        x: list[Tensor],
+        w: list[Tensor],
+        numbers: list[float],
+        pos: Tensor | None,
+        carries: Tensor,
+        dy: Tensor,
+        dlast: Tensor | None,
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        return backward(gates, x, w, pos, carries, dy, dlast)
+        return backward(gates, x, w, numbers, pos, carries, dy, dlast)
 
     @gradients.register_fake
     def _(
-        x: list[Tensor], w: list[Tensor], pos: Tensor | None, carries: Tensor, dy: Tensor, dlast: Tensor | None
+        x: list[Tensor],
+        w: list[Tensor],
+        numbers: list[float],
+        pos: Tensor | None,
+        carries: Tensor,
+        dy: Tensor,
+        dlast: Tensor | None,
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         leaving = carries.new_empty((carries.shape[0], carries.shape[2]))
         return [torch.empty_like(each) for each in x], [torch.empty_like(each) for each in w], leaving
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, w, pos, start = inputs
+        x, w, ctx.numbers, pos, start = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*x, *w, pos, output[2])
         ctx.inputs, ctx.starts = len(x), start is not None
@@ -121,8 +142,8 @@ def _register(name: str, gates: Gates) -> Fused:
         *tensors, pos, carries = ctx.saved_tensors
         x, w = tensors[: ctx.inputs], tensors[ctx.inputs :]
         dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
-        dx, dw, leaving = gradients(x, w, pos, carries, dy, None if dlast is None else dlast.contiguous())
-        return dx, dw, None, leaving if ctx.starts else None
+        dx, dw, leaving = gradients(x, w, ctx.numbers, pos, carries, dy, None if dlast is None else dlast.contiguous())
+        return dx, dw, [None] * len(ctx.numbers), None, leaving if ctx.starts else None
 
     fused.register_autograd(back, setup_context=keep)
     register_flop_formula(fused._opoverload.overloadpacket)(_forward_flops)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 
 def forward(
-    gates: Any, xs: list[Tensor], ws: list[Tensor], pos: Tensor | None, start: Tensor | None, wide: torch.dtype
+    gates: Any,
+    xs: list[Tensor],
+    ws: list[Tensor],
+    numbers: list[float],
+    pos: Tensor | None,
+    start: Tensor | None,
+    wide: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Results y [B, T, C], the last state [B, C] and every SPAN-th [B, ceil(T / SPAN), C] from inputs [B, T, C]."""
     batch, time, channels = xs[0].shape
@@ -24,8 +30,8 @@ def forward(
     with torch.cuda.device_of(y):
         starts = start
         if length < time:
-            starts = _enter(gates, xs, ws, pos, None, None, start, length, wide)
-        _states(gates, xs, ws, pos, starts, (y, carries, last), length, gates.read and gates.read.device)
+            starts = _enter(gates, xs, ws, numbers, pos, None, None, start, length, wide)
+        _states(gates, xs, ws, numbers, pos, starts, (y, carries, last), length, gates.read and gates.read.device)
     return y, last, carries
 
 
@@ -33,6 +39,7 @@ def _states(
     gates: Any,
     xs: list[Tensor],
     ws: list[Tensor],
+    numbers: list[float],
     pos: Tensor | None,
     starts: Tensor | None,
     outputs: tuple[Tensor, Tensor, Tensor],
@@ -45,7 +52,7 @@ def _states(
     tile = tile_of("forward" if time > 1 else "one token", _arch(xs[0]), many)
     scan_forward[(batch * triton.cdiv(channels, tile.channels), triton.cdiv(time, length))](
         tuple(xs), tuple(ws), pos, starts, *outputs, time, channels, length,
-        G=gates.device, OUT=out, SPAN=SPAN, **_constants(tile, outputs[2].dtype),
+        G=gates.device, OUT=out, N=tuple(numbers), SPAN=SPAN, **_constants(tile, outputs[2].dtype),
     )  # fmt: skip
 
 
@@ -53,6 +60,7 @@ def backward(
     gates: Any,
     xs: list[Tensor],
     ws: list[Tensor],
+    numbers: list[float],
     pos: Tensor | None,
     carries: Tensor,
     dy: Tensor,
@@ -74,12 +82,13 @@ def backward(
             if gates.read is not None and not gates.read.linear:
                 states, starts = carries.new_empty(dy.shape), carries[:, :: length // SPAN].contiguous()
                 kept = torch.empty_like(carries), carries.new_empty((batch, channels))
-                _states(gates, xs, ws, pos, starts, (states, *kept), length, None)
-            ends = _enter(gates, xs, ws, pos, dy, states, dlast, length, wide)
+                _states(gates, xs, ws, numbers, pos, starts, (states, *kept), length, None)
+            ends = _enter(gates, xs, ws, numbers, pos, dy, states, dlast, length, wide)
         tile = tile_of("backward", arch, many)
         scan_backward[(batch * triton.cdiv(channels, tile.channels), pieces)](
             tuple(xs), tuple(ws), pos, carries, dy, ends, tuple(dxs), tuple(dws), leaving, time, channels, length,
-            G=gates.device, D=gates.grad, OUT_GRAD=gates.read and gates.read.grad, SPAN=SPAN, **_constants(tile, wide),
+            G=gates.device, D=gates.grad, OUT_GRAD=gates.read and gates.read.grad, N=tuple(numbers), SPAN=SPAN,
+            **_constants(tile, wide),
         )  # fmt: skip
     return dxs, [dw.sum((0, 1)).to(w.dtype) for dw, w in zip(dws, ws, strict=True)], leaving[:, 0].contiguous()
 
@@ -88,6 +97,7 @@ def _enter(
     gates: Any,
     xs: list[Tensor],
     ws: list[Tensor],
+    numbers: list[float],
     pos: Tensor | None,
     dy: Tensor | None,
     states: Tensor | None,
@@ -102,7 +112,7 @@ def _enter(
     decays, ends, entering = (xs[0].new_empty((batch, pieces, channels), dtype=wide) for _ in range(3))
     scan_pieces[(batch * triton.cdiv(channels, tile.channels), pieces)](
         tuple(xs), tuple(ws), pos, dy, states, decays, ends, time, channels, length,
-        G=gates.device, OUT_GRAD=gates.read and gates.read.grad, **_constants(tile, wide),
+        G=gates.device, OUT_GRAD=gates.read and gates.read.grad, N=tuple(numbers), **_constants(tile, wide),
     )  # fmt: skip
     scan_carries[(batch * triton.cdiv(channels, 128),)](
         decays, ends, first, entering, channels, pieces,

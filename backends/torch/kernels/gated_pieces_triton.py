@@ -15,7 +15,8 @@ def _join(decay, end, next_decay, next_end):
 @triton.jit
 def scan_pieces(
     xs, ws, pos, dy, states, decays, ends, T, C, L,
-    G: tl.constexpr, OUT_GRAD: tl.constexpr, K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
+    G: tl.constexpr, OUT_GRAD: tl.constexpr, N: tl.constexpr,
+    K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """What each chunk does to the state (with dy, to the adjoint) that enters it: decay and end [B, chunks, C].
 
@@ -38,7 +39,7 @@ def scan_pieces(
         pos += row
     if dy is not None:
         dy += row * C
-    w = weights_at(ws, c, some, ACC)
+    w = weights_at(ws, c, some, N, ACC)
     decay = tl.full((S, BC), 1.0, ACC)
     end = tl.zeros((S, BC), ACC)
     for tile in tl.range(0, part, K):

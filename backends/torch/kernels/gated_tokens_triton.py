@@ -35,11 +35,13 @@ def across(decay, end, state, S: tl.constexpr):
 
 
 @triton.jit
-def weights_at(ws, c, some, ACC: tl.constexpr):
-    """Each of the weights [C] at the channels c, in the type of the sums."""
+def weights_at(ws, c, some, N: tl.constexpr, ACC: tl.constexpr):
+    """Each of the weights [C] at the channels c, in the type of the sums, and behind them the numbers."""
     w = ()
     for i in tl.static_range(len(ws)):
         w = w + (tl.load(ws[i] + c, mask=some, other=0.0).to(ACC),)
+    for i in tl.static_range(len(N)):
+        w = w + (N[i],)
     return w
 
 

@@ -3,7 +3,8 @@
 A tile is S segments of K consecutive tokens by BC channels. A thread holds the K tokens of its segment in registers,
 by name; only what a segment does to a state, the pair (decay, end), goes across threads. Gates come in as two device
 functions, `G(x, w, first) -> (a, u)` and `D(x, w, first, da, du) -> (dx, dw)`, on tuples of tiles; what follows the
-state as two more or None, `OUT(h, x, w) -> o` and `OUT_GRAD(h, x, w, do) -> (dh, dx, dw)`.
+state as two more or None, `OUT(h, x, w) -> o` and `OUT_GRAD(h, x, w, do) -> (dh, dx, dw)`. Behind the weights w has
+the numbers N, which dw has not.
 """
 # mypy: ignore-errors
 # ruff: noqa: C901, RUF005  (Triton unrolls branches when it compiles, and knows no stars in tuples)
@@ -16,7 +17,7 @@ from kernels.gated_tokens_triton import across, token_at, weights_at
 @triton.jit
 def scan_forward(
     xs, ws, pos, starts, y, carries, last, T, C, L,
-    G: tl.constexpr, OUT: tl.constexpr, SPAN: tl.constexpr,
+    G: tl.constexpr, OUT: tl.constexpr, N: tl.constexpr, SPAN: tl.constexpr,
     K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """States (with OUT, o) y [B, T, C] of a chunk of L tokens, the state before every SPAN, and the last one [B, C].
@@ -39,7 +40,7 @@ def scan_forward(
         pos += row
     y += at
     carries += b.to(tl.int64) * tl.cdiv(T, SPAN) * C
-    w = weights_at(ws, c, some, ACC)
+    w = weights_at(ws, c, some, N, ACC)
     if starts is not None:
         state = tl.load(starts + (b.to(tl.int64) * tl.num_programs(1) + chunk) * C + c, mask=some, other=0.0).to(ACC)
     else:
@@ -81,7 +82,7 @@ def scan_forward(
 @triton.jit
 def scan_backward(
     xs, ws, pos, carries, dy, ends, dxs, dws, leaving, T, C, L,
-    G: tl.constexpr, D: tl.constexpr, OUT_GRAD: tl.constexpr, SPAN: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, OUT_GRAD: tl.constexpr, N: tl.constexpr, SPAN: tl.constexpr,
     K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the inputs [B, T, C] and, for each sequence and chunk, of the weights [B, chunks, C].
@@ -108,7 +109,7 @@ def scan_backward(
     dy += at
     carries += b.to(tl.int64) * tl.cdiv(T, SPAN) * C
     piece = (b.to(tl.int64) * tl.num_programs(1) + chunk) * C
-    w = weights_at(ws, c, some, ACC)
+    w = weights_at(ws, c, some, N, ACC)
     dw = ()
     for _ in tl.static_range(len(ws)):
         dw = dw + (tl.zeros((S, BC), ACC),)

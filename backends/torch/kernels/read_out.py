@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 class Read(NamedTuple):
-    """A result `o = plain(y, *x, *w)` of what a scan gives, y, and its device functions (None: without Triton).
+    """A result `o = plain(y, *x, *w, *numbers)` of what a scan gives, y, and its device functions (None: no Triton).
 
-    device: `(y, x, w) -> o`. grad: `(y, x, w, do) -> (dy, dx, dw)`. On tiles, x and w being tuples. linear: whether dy
+    device: `(y, x, w) -> o`. grad: `(y, x, w, do) -> (dy, dx, dw)`. On tiles, x and w being tuples, with the numbers
+    behind the weights. linear: whether dy
     is the same for every y.
     """
 

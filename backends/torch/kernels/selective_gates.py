@@ -18,11 +18,11 @@ CHUNK = 32  # selective_launch.py: tokens between the states kept for the backwa
 
 @dataclass(frozen=True)
 class SelectiveGates:
-    """Gates `dt, v = plain(*x, *w, first)` in front of a selective scan, and perhaps a read-out behind it.
+    """Gates `dt, v = plain(*x, *w, *numbers, first)` in front of a selective scan, and perhaps a read-out behind it.
 
     plain works on whole tensors x [B, T, C], w [C]; first: where a document starts, booleans with B and T or broadcast.
-    The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) -> (dx, dw)`;
-    None for tokens (v, dt) as they are, and where there is no Triton.
+    The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) -> (dx, dw)`,
+    with the numbers behind the weights; None for tokens (v, dt) as they are, and where there is no Triton.
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]
@@ -45,6 +45,7 @@ def fused_scan(
     C: Tensor,
     pos: Tensor,
     state: Tensor | None,
+    numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor | None]:
     """See `gated_selective_scan`."""
     wide = torch.promote_types(x[0].dtype, torch.float32)
@@ -56,7 +57,7 @@ def fused_scan(
         start = None if state is None else state.to(wide).contiguous()
     weights = [A.to(wide).contiguous(), B.contiguous(), C.contiguous()]
     kept = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (*xs, *ws, *weights, start))
-    y, last, _ = gates.fused(xs, ws, *weights, places, start, kept)
+    y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), *weights, places, start, kept)
     return y, None if state is None else last
 
 
@@ -68,6 +69,7 @@ def _register(name: str, gates: SelectiveGates) -> Any:
     def fused(
         x: list[Tensor],
         w: list[Tensor],
+        numbers: list[float],
         A: Tensor,
         B: Tensor,
         C: Tensor,
@@ -75,14 +77,15 @@ def _register(name: str, gates: SelectiveGates) -> Any:
         start: Tensor | None,
         kept: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = _outputs(x, w, A, B, C, pos, start, kept)
-        forward(gates, x, w, A, B, C, pos, start, outputs)
+        outputs = _outputs(x, w, numbers, A, B, C, pos, start, kept)
+        forward(gates, x, w, numbers, A, B, C, pos, start, outputs)
         return outputs
 
     @torch.library.custom_op(free_name(f"{name}_selective_scan_backward"), mutates_args=())
     def gradients(
         x: list[Tensor],
         w: list[Tensor],
+        numbers: list[float],
         A: Tensor,
         B: Tensor,
         C: Tensor,
@@ -91,15 +94,18 @@ def _register(name: str, gates: SelectiveGates) -> Any:
         dy: Tensor,
         dlast: Tensor | None,
     ) -> list[Tensor]:
-        found: list[Tensor] = backward(gates, x, w, A, B, C, pos, carries, dy, dlast)
+        found: list[Tensor] = backward(gates, x, w, numbers, A, B, C, pos, carries, dy, dlast)
         return found
 
     def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
         count, saved = ctx.inputs, list(ctx.saved_tensors)
         x, w, rest = saved[:count], saved[count:-5], saved[-5:]
         dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
-        *shares, dA, dB, dC, dstart = gradients(x, w, *rest, dy, None if dlast is None else dlast.contiguous())
-        return shares[:count], shares[count:], dA, dB, dC, None, dstart if ctx.starts else None, None
+        *shares, dA, dB, dC, dstart = gradients(
+            x, w, ctx.numbers, *rest, dy, None if dlast is None else dlast.contiguous()
+        )
+        nothing = [None] * len(ctx.numbers)
+        return shares[:count], shares[count:], nothing, dA, dB, dC, None, dstart if ctx.starts else None, None
 
     fused.register_fake(_outputs)
     gradients.register_fake(_gradients)
@@ -112,6 +118,7 @@ def _register(name: str, gates: SelectiveGates) -> Any:
 def _outputs(
     x: list[Tensor],
     w: list[Tensor],
+    numbers: list[float],
     A: Tensor,
     B: Tensor,
     C: Tensor,
@@ -129,6 +136,7 @@ def _outputs(
 def _gradients(
     x: list[Tensor],
     w: list[Tensor],
+    numbers: list[float],
     A: Tensor,
     B: Tensor,
     C: Tensor,
@@ -141,21 +149,21 @@ def _gradients(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, w, A, B, C, pos, start, _ = inputs
+    x, w, ctx.numbers, A, B, C, pos, start, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*x, *w, A, B, C, pos, output[2])
     ctx.inputs, ctx.starts = len(x), start is not None
 
 
-def _forward_flops(x: list[Any], w: list[Any], A: Any, *_: Any, **__: Any) -> int:
+def _forward_flops(x: list[Any], w: list[Any], numbers: Any, A: Any, *_: Any, **__: Any) -> int:
     """The read-out is a product."""
     batch, time, channels = x[0]
     return int(2 * batch * time * channels * A[1])
 
 
-def _backward_flops(x: list[Any], w: list[Any], A: Any, *_: Any, **__: Any) -> int:
+def _backward_flops(x: list[Any], w: list[Any], numbers: Any, A: Any, *_: Any, **__: Any) -> int:
     """The gradients of the queries, of the keys and of the input are products."""
-    return 3 * _forward_flops(x, w, A)
+    return 3 * _forward_flops(x, w, numbers, A)
 
 
 def _identity(v: Tensor, dt: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

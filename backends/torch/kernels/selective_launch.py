@@ -20,6 +20,7 @@ def forward(
     gates: Any,
     xs: list[Tensor],
     ws: list[Tensor],
+    numbers: list[float],
     A: Tensor,
     B: Tensor,
     C: Tensor,
@@ -33,8 +34,8 @@ def forward(
     with torch.cuda.device_of(xs[0]):
         selective_forward[(triton.cdiv(channels, size), batch)](
             tuple(xs), tuple(ws), A, B, C, pos, state, *outputs, time, channels,
-            CONTINUED=state is not None, KEEP=outputs[2].numel() > 0, SIZE=size, **_constants(gates, xs[0], A, pos),
-            OUT=gates.read and gates.read.device, num_warps=1,
+            CONTINUED=state is not None, KEEP=outputs[2].numel() > 0, SIZE=size,
+            **_constants(gates, numbers, xs[0], A, pos), OUT=gates.read and gates.read.device, num_warps=1,
         )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def backward(
     gates: Any,
     xs: list[Tensor],
     ws: list[Tensor],
+    numbers: list[float],
     A: Tensor,
     B: Tensor,
     C: Tensor,
@@ -54,7 +56,7 @@ def backward(
     batch, time, channels = dy.shape
     size = _channels(batch, *A.shape)
     blocks = triton.cdiv(channels, size)
-    constants = _constants(gates, dy, A, pos)
+    constants = _constants(gates, numbers, dy, A, pos)
     dxs, dws = [torch.empty_like(x) for x in xs], [A.new_empty(batch, channels) for _ in ws]
     dA = A.new_zeros(batch, A.shape[1], channels)
     dstate = (
@@ -78,10 +80,11 @@ def _channels(batch: int, channels: int, states: int) -> int:
     return 64 if batch * channels >= MANY and states <= 16 else 32
 
 
-def _constants(gates: Any, y: Tensor, A: Tensor, pos: Tensor | None) -> dict[str, Any]:
+def _constants(gates: Any, numbers: list[float], y: Tensor, A: Tensor, pos: Tensor | None) -> dict[str, Any]:
     single = A.dtype is torch.float32
     return {
         "GATES": gates.device or identity_gates,
+        "NUMBERS": tuple(numbers),
         "STATES": A.shape[1],
         "PACKED": pos is not None,
         "CHUNK": CHUNK,

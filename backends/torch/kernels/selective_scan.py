@@ -50,19 +50,21 @@ def gated_selective_scan(
     C: Tensor,
     pos: Tensor,
     state: Tensor | None = None,
+    *,
+    numbers: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """The selective scan of `dt, v = gates(x, w)`, and what the gates make of its y; on a GPU all of it is one kernel.
 
-    x: each [B, T, C] or what broadcasts to it, the first one in full. w: each [C]. A, B, C, pos, state: as for
-    `selective_scan`, whose x is v. Returns y like x[0], and h[T-1] in at least single precision.
+    x: each [B, T, C] or what broadcasts to it, the first one in full. w: each [C]. numbers: those of the gates. A, B,
+    C, pos, state: as for `selective_scan`, whose x is v. Returns y like x[0], and h[T-1] in at least single precision.
     """
     if runs_fused(x[0]):
-        y, last = fused_scan(gates, x, w, A, B, C, pos, state)
+        y, last = fused_scan(gates, x, w, A, B, C, pos, state, numbers)
         return y, last
     first = (pos == 0).expand(x[0].shape[:2])[..., None]
-    dt, v = gates.plain(*x, *w, first)
+    dt, v = gates.plain(*x, *w, *numbers, first)
     y, last = selective_scan(dt.expand_as(x[0]), A, v.expand_as(x[0]), B, C, pos, state)
-    return (y if gates.read is None else gates.read.plain(y, *x, *w)).to(x[0].dtype), last
+    return (y if gates.read is None else gates.read.plain(y, *x, *w, *numbers)).to(x[0].dtype), last
 
 
 def _one_token(

@@ -47,6 +47,15 @@ def _load(pointers, offsets, mask, ACC: tl.constexpr):
 
 
 @triton.jit
+def _weights(ws, c, here, NUMBERS: tl.constexpr, ACC: tl.constexpr):
+    """The weights of the channels c, and behind them the numbers."""
+    w = _load(ws, c, here, ACC)
+    for i in tl.static_range(len(NUMBERS)):
+        w = w + (NUMBERS[i],)
+    return w
+
+
+@triton.jit
 def _store(pointers, offsets, tiles, mask):
     for i in tl.static_range(len(pointers)):
         tl.store(pointers[i] + offsets, tiles[i].to(pointers[i].dtype.element_ty), mask=mask)
@@ -125,9 +134,9 @@ def _read(ys, states, queries, BLOCK: tl.constexpr):
 @triton.jit
 def selective_forward(
     xs, ws, A, keys, queries, pos, state, y, last, carries, time, channels,
-    STATES: tl.constexpr, GATES: tl.constexpr, OUT: tl.constexpr, PACKED: tl.constexpr, CONTINUED: tl.constexpr,
-    KEEP: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-    FAST: tl.constexpr,
+    STATES: tl.constexpr, GATES: tl.constexpr, OUT: tl.constexpr, NUMBERS: tl.constexpr, PACKED: tl.constexpr,
+    CONTINUED: tl.constexpr, KEEP: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    ACC: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """A grid of (channels / SIZE, B). xs, y: [B, T, C]. ws: [C]. A: [C, N]. keys, queries: [B, T, N]. pos: [B, T].
 
@@ -138,7 +147,7 @@ def selective_forward(
     batch = tl.program_id(1).to(tl.int64)
     base = batch * time
     own = (batch * channels + c) * STATES
-    w = _load(ws, c, here, ACC)
+    w = _weights(ws, c, here, NUMBERS, ACC)
     h, rates = (), ()
     for n in tl.static_range(STATES):
         rates = rates + (tl.load(A + c * STATES + n, mask=here, other=0.0).to(ACC) * LOG2E,)
@@ -301,8 +310,8 @@ def _sum(left, right):
 def selective_backward(
     xs, ws, A, keys, queries, pos, carries, dy, dxs, dws, dA, dkeys, dqueries, dstate, notes, reads, time, channels,
     STATES: tl.constexpr, GROUP: tl.constexpr, GATES: tl.constexpr, GATES_GRAD: tl.constexpr,
-    OUT_GRAD: tl.constexpr, PACKED: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
-    ACC: tl.constexpr, FAST: tl.constexpr,
+    OUT_GRAD: tl.constexpr, NUMBERS: tl.constexpr, PACKED: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr, ACC: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """The grid and the shapes of `selective_forward`, but A: [N, C]. dws: [B, C]. dA, dstate: [B, N, C].
 
@@ -320,7 +329,7 @@ def selective_backward(
     notes += program * (CHUNK // BLOCK + 1) * STATES * SIZE + lane
     if OUT_GRAD is not None:
         reads += program * CHUNK * SIZE + lane
-    w = _load(ws, c, here, ACC)
+    w = _weights(ws, c, here, NUMBERS, ACC)
     d_w = _zeros(len(ws), SIZE, ACC)
     chunks = (time + CHUNK - 1) // CHUNK
     for passed in range(chunks):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tests.kernels.pallas.conftest import close, positions, quick
-from tests.kernels.pallas.equations import DIAGONAL
+from tests.kernels.pallas.equations import (
+    DIAGONAL,
+    mamba,
+    mamba_grad,
+    mamba_out,
+    mamba_out_grad,
+    rg_lru,
+    rg_lru_grad,
+)
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -114,3 +122,37 @@ def test_gates_that_triton_has_no_operation_for_run_as_array_code(kernels, pulle
         return lambda x, h: kernels.gated.gated_scan(gates, (x,), (), pos, h, impl=impl)
 
     close(pulled(op("gpu"), x, h), pulled(op("xla"), x, h), 1e-12, 1e-12)
+
+
+def test_a_number_is_a_weight_that_has_no_gradient(kernels, pulled, rng):
+    """Of the gates in front of a state on a TPU, and of those behind a read-out on a GPU."""
+    x, _, h = drawn(rng, DIAGONAL["rg_lru"], 2, 11, 5)
+    pos, rate, skip = jnp.asarray(positions(2, 11)), -0.7, 0.3
+    whole, of_x = (kernels.gated.Gates(rg_lru, grad) for grad in (rg_lru_grad, without_last(rg_lru_grad)))
+
+    def scan(gates, w, **given):
+        return lambda x, h: kernels.gated.gated_scan(gates, x, w, pos, h, interpret=True, **given)
+
+    wanted = pulled(scan(whole, (jnp.full(5, rate),), impl="xla"), x, h)
+    close(pulled(scan(of_x, (), numbers=(rate,), impl="tpu"), x, h), wanted, 1e-9, 1e-12)
+
+    whole = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
+    of_x = kernels.gated.Gates(mamba, without_last(mamba_grad), mamba_out, without_last(mamba_out_grad))
+    bias, A, *BC, h = (jnp.asarray(rng.normal(size=s)) for s in (5, (5, 2), (2, 11, 2), (2, 11, 2), (2, 5, 2)))
+
+    def selective(gates, *more, **given):
+        run = kernels.gated.gated_selective_scan
+        return lambda x, w: run(gates, x, (w, *more), -jnp.exp(A), *BC, pos, h, interpret=True, **given)
+
+    wanted = pulled(selective(whole, jnp.full(5, skip), impl="xla"), x, bias)
+    close(pulled(selective(of_x, numbers=(skip,), impl="gpu"), x, bias), wanted, 1e-9, 1e-11)
+
+
+def without_last(grad):
+    """A function of gates without the derivative by the last weight."""
+
+    def some(*given):
+        *before, dw = grad(*given)
+        return *before, dw[:-1]
+
+    return some

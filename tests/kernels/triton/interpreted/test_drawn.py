@@ -1,5 +1,6 @@
 """Drawn models whose recurrences and convolutions run as kernels: any gate equations, in one piece and in many."""
 
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from tests.parity import in_process, random_mixers
 from tests.parity.agreement import check_torch, checked
 from tests.parity.random_bodies import Writer
 
+CASE = Path(__file__).parents[3] / "parity" / "cases" / "numbers_handed_to_kernels.arch"
 WITH_KERNELS = (random_mixers.diagonal, random_mixers.selective, random_mixers.matrix, random_mixers.convolution)
 AROUND = (random_mixers.element_wise, random_mixers.activation)
 
@@ -62,3 +64,9 @@ def test_a_drawn_recurrence_means_the_same_as_kernels(seed: int, launches: list[
     program = drawn(seed)
     check_torch(program)
     assert any("backward" in name for name in launches)
+
+
+def test_numbers_are_handed_to_kernels(launches: list[str]) -> None:
+    check_torch(checked(CASE.read_text("utf-8")))
+    both = {f"{kind}_{way}" for kind in ("scan", "selective") for way in ("forward", "backward")}
+    assert both == set(launches)
