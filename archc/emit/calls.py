@@ -11,7 +11,7 @@ from archc.elaborate.stacks import argument_key
 from archc.emit.code import Code, handed_name
 from archc.emit.numbers import Place, axis_order, literal
 from archc.emit.placed import whole
-from archc.emit.units import Unit, is_number_mask, is_shared
+from archc.emit.units import Unit, argument_of, handed_fns, is_number_mask, is_shared
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -97,19 +97,22 @@ def argument(body: Body, below: Call, key: str) -> Code:
     """A value handed to another unit, without the renaming of its axes; or a shared fn."""
     value = below.arguments[key]
     if isinstance(value, SharedFunction):
-        return _shared_argument(body, below, key)
+        return shared_argument(body, below, key)
     assert isinstance(value, Value)
     while value not in body.names and value.op == "rename" and value not in body.results:
         value = value.operands[0]
     return whole(body, value)
 
 
-def _shared_argument(body: Body, below: Call, key: str) -> Code:
+def shared_argument(body: Body, below: Call, key: str) -> Code:
+    """A shared fn that is handed to another: a module, or the function that it is without weights."""
+    unit = body.units.of_instance(handed_fns(below)[key])
+    if not unit.is_class:
+        return Code(unit.name)
     node = next(n for n, c in body.call.calls.items() if c is below)
-    params = [p.name.text for p in below.definition.params]
-    arg = next(a for i, a in enumerate(node.args) if (a.name.text if a.name else params[i]) == key)
-    assert isinstance(arg.value, ast.Name)
-    name = arg.value.text
+    given = argument_of(node, below, key)
+    assert isinstance(given, ast.Name)
+    name = given.text
     return Code(f"self.{attribute(name)}" if name in body.call.shared else handed_name(name))
 
 
@@ -140,6 +143,9 @@ def number_arguments(body: Body, below: Call, unit: Unit, place: Place) -> list[
         elif each.param is not None and name in below.defaulted:
             if each.default is None:
                 out.append(default_text(body, below, name))
+        elif each.param is not None and isinstance(below.arguments.get(name), Num):
+            text = default_text(body, below, name)  # given where the shared fn was made
+            out.append(f"{each.local}={text}" if each.default is not None else text)
         elif name == "layer":
             out.append(body.numbers.symbol(name, place).text)
         else:

@@ -271,7 +271,9 @@ class Module:
         return names
 
     def _shared(self, unit: Unit) -> list[str]:
-        """The shared fns that a block is handed: it makes the state of its calls of them."""
+        """The shared fns that a unit is handed: it makes the state of its calls of them."""
+        if isinstance(unit.definition, ast.FnDef):
+            return [python_name(name) for name in self.units.remembering(unit.first)]
         return [name for name, value in self.units.extras.get(unit, {}).items() if isinstance(value, str)]
 
     def _token_inputs(self, unit: Unit) -> list[str]:

@@ -12,7 +12,7 @@ from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Axes, Bound, Num
 from archc.elaborate.call import Call
 from archc.emit.code import Code, call, infix, minus, number_name, python_name
-from archc.emit.units import Unit, is_number_mask
+from archc.emit.units import Unit, argument_of, is_number_mask
 from archc.ir.graph import Value
 from archc.text import ast
 
@@ -260,14 +260,6 @@ def number_from(call: Call, value: Value, index: int) -> ast.Expr | None:
                 given = argument_of(site, below, name)
                 return given and replace(minus_it, value=given)
     return None
-
-
-def argument_of(site: ast.Call, below: Call, name: str) -> ast.Expr | None:
-    """What a call gives a parameter, None if that keeps its default."""
-    params = [p.name.text for p in below.definition.params]
-    given = {a.name.text if a.name else params[i]: a.value for i, a in enumerate(site.args)}
-    found = given.get(name)
-    return found if isinstance(found, ast.Expr) else None
 
 
 def axis_order(call: Call) -> list[str]:

@@ -8,7 +8,7 @@ from math import inf
 from archc.elaborate.call import Call
 from archc.emit.body import Body
 from archc.emit.bundles import bundle
-from archc.emit.calls import module_name, state_name
+from archc.emit.calls import module_name, shared_argument, state_name
 from archc.emit.code import Code, infix
 from archc.emit.lent import lender
 from archc.emit.lifted import in_all_calls, lifted, pair_values, pairs_below, program_ends, program_state
@@ -41,6 +41,7 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
             continue
         if unit.is_class:
             arguments = list(body.dialect.state_arguments)
+            arguments += [shared_argument(body, below, key).text for key in body.units.remembering(below)]
             if unit.takes_rows and not body.unit.takes_rows:
                 arguments[1] = _slots(body, _around(body, node)).text
             out[state_name(body, node)] = f"{module_name(body, node)}.init_state({', '.join(arguments)})"

@@ -59,6 +59,14 @@ class Units:
     owners: Mapping[Instance, Call]
     extras: Mapping[Unit, Mapping[str, Value | str]]
 
+    def of_instance(self, instance: Instance) -> Unit:
+        """The unit of all calls of an instance."""
+        return self.of[self.owners[instance]]
+
+    def remembering(self, call: Call) -> list[str]:
+        """The parameters of a call that are shared fns with a state, which is kept where they are called."""
+        return [name for name, fn in handed_fns(call).items() if self.of_instance(fn).has_state]
+
 
 def own_values(call: Call) -> list[Value]:
     """The values that expressions of this very call made, not those of calls below it."""
@@ -237,13 +245,39 @@ def is_shared(call: Call, node: ast.Call) -> bool:
     return call.calls[node].instance not in call.instance.children.values()
 
 
+def argument_of(site: ast.Call, below: Call, name: str) -> ast.Expr | None:
+    """What a call gives a parameter, None if that keeps its default."""
+    params = [p.name.text for p in below.definition.params]
+    given = {a.name.text if a.name else params[i]: a.value for i, a in enumerate(site.args)}
+    found = given.get(name)
+    return found if isinstance(found, ast.Expr) else None
+
+
+def handed_fns(call: Call) -> dict[str, Instance]:
+    """The parameters of a call that are shared fns."""
+    return {name: b.instance for name, b in call.arguments.items() if isinstance(b, SharedFunction)}
+
+
+def _shared_fns(block: Call) -> dict[str, Instance]:
+    """What a block calls or hands to other fns of those that were made by `shared`, by name."""
+    out = {n.callee.text: c.instance for n, c in block.calls.items() if is_shared(block, n)}
+    for site, below in block.calls.items():
+        for key, instance in handed_fns(below).items():
+            given = argument_of(site, below, key)
+            if isinstance(given, ast.Name):
+                out.setdefault(given.text, instance)
+    return out
+
+
 def _extras(block: Call, units: Mapping[Call, Unit]) -> dict[str, Value | str]:
     """What a block uses of the model: values by name, and fns with weights made by `shared`."""
     assert block.region is not None
-    shared = [n.callee.text for n, c in block.calls.items() if is_shared(block, n) and units[c].is_class]
+    classes = {c.instance for c in block.walk() if units[c].is_class}
+    shared = {name: instance for name, instance in _shared_fns(block).items() if instance in classes}
     own = [n for n in shared if n not in block.arguments and n not in block.shared]
     values = [v for v in captures(block.region) if v.op not in ("pos", "mask")]
-    plain = [v for v in values if v.op != "weight" or v.attrs["path"].split(".")[0] not in map(attribute, shared)]
+    homes = {instance.path.split(".")[0] for instance in shared.values()}
+    plain = [v for v in values if v.op != "weight" or v.attrs["path"].split(".")[0] not in homes]
     return {handed_name(v.label): v for v in plain} | {handed_name(n): attribute(n) for n in own}
 
 
