@@ -89,21 +89,25 @@ class Body:
     def _norm(self, norm: Norm) -> Code:
         """The framework's own norm."""
         sizes = norm.input.type.sizes
-        scale, shift = (self._norm_weight(w, norm) for w in (norm.scale, norm.shift))
+        given = self.render(norm.input)
+        scale, shift = (self._norm_weight(w, norm, given) for w in (norm.scale, norm.shift))
         eps = self.operand(norm.total, 1)
-        text = self.dialect.norm(
-            norm.kind, self.render(norm.input), [self.size(n, sizes[n]) for n in norm.over], scale, shift, eps
-        )
-        return text
+        return self.dialect.norm(norm.kind, given, [self.size(n, sizes[n]) for n in norm.over], scale, shift, eps)
 
-    def _norm_weight(self, weight: Value | None, norm: Norm) -> Code | None:
+    def _norm_weight(self, weight: Value | None, norm: Norm, given: Code) -> Code | None:
+        """A weight in the type that the input has when it runs: frameworks want one for both.
+
+        What has a name may have come from a kernel that has rounded it, whatever the spec says.
+        """
         if weight is None:
             return None
         code = self.render(weight)
-        if norm.input.type.wide and weight.attrs.get("path") not in self.fp32:
+        if norm.input.type.wide == (weight.attrs.get("path") in self.fp32):
+            return code
+        if norm.input.type.wide and not given.text.isidentifier():
             self.kernel("fp32")
             return Code(f"fp32({code.text})")
-        return code
+        return self.dialect.cast(code, given)
 
     def _alias(self, value: Value) -> Code | None:
         """The name of what a fn gave back, for the value it computed inside."""

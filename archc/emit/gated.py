@@ -7,7 +7,7 @@ from re import sub
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.emit.kernels import GATED
-from archc.emit.layout import reindex
+from archc.emit.layout import legend, reindex
 from archc.emit.numbers import number_from
 from archc.emit.recurrent import state_operands
 from archc.fuse.regions import Given, Group
@@ -54,7 +54,7 @@ def _in_own_axes(body: Body, value: Value, code: Code, fused: FusedScan) -> Code
         if len(group) > 1:
             out = body.dialect.flatten(out, len(group), len(fused.groups) - 1 - place)
     if out.text != code.text:
-        body.lines[-1] = body.lines[-1].split("  # ")[0]
+        body.lines[-1] = f"{body.lines[-1].split('  # ')[0]}  # {legend(have.type)}"
         body.line(f"{code.text} = {out.text}", value)
     return code
 

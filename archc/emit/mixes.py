@@ -7,14 +7,14 @@ queries, 1], `ks` of keys [heads or 1, 1, keys], `ws` of weights [heads or 1, 1,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from textwrap import wrap
 from typing import Literal
 
 from archc.emit.code import call
 from archc.emit.equations import GLUE, Say, function, row, statements, unpacked
-from archc.fuse.dag import Equations
+from archc.fuse.dag import Equations, written
 from archc.fuse.mixing import Handed, Mixing
 from archc.ir.graph import Kind
 from archc.ops.table import OPS
@@ -48,6 +48,17 @@ class Mix:
         """What an argument holds the planes of."""
         return tuple(h for h in self.handed if h.side == GROUPS[name])
 
+    @property
+    def order(self) -> tuple[Handed, ...]:
+        """Of all planes, as the arguments hold them."""
+        return tuple(h for name in GROUPS for h in self.group(name))
+
+    @property
+    def body(self) -> tuple[object, ...]:
+        """Equal for two compositions whose functions read the same."""
+        axes = tuple((h.name, h.side, h.value.names, len(h.indices)) for h in self.order)
+        return written([self.mixing.result]), axes, self.mixing.heads
+
 
 @dataclass(frozen=True, eq=False)
 class Mixes:
@@ -61,6 +72,20 @@ class Mixes:
         """Those there are."""
         return tuple(m for m in (self.before, self.after) if m is not None)
 
+    @property
+    def are_one(self) -> bool:
+        """Whether both are there, and the same function of planes of the same names."""
+        return len(self.found) == 2 and len({m.body for m in self.found}) == 1
+
+    @property
+    def different(self) -> dict[str, Mix]:
+        """Each function once, by the end of its name."""
+        return {"mix": self.found[0]} if self.are_one else {m.place: m for m in self.found}
+
+    def function(self, stem: str, mix: Mix) -> str:
+        """What the function of a composition is called."""
+        return f"{stem}_mix" if self.are_one else f"{stem}_{mix.place}"
+
 
 def work(mixing: Mixing) -> int:
     """The matrix operations of a composition for a pair, as the report counts them, a multiply-add being two."""
@@ -69,14 +94,18 @@ def work(mixing: Mixing) -> int:
 
 def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], decorator: str = "") -> str:
     """`<stem>_before(a, qs, ks, ws) -> a` and `<stem>_before_grad(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, and the
-    same of what comes after the softmax; gradients have the shapes of what is handed in."""
+    same of what comes after the softmax, or `<stem>_mix` for both; gradients have the shapes of what is handed in."""
     texts = []
-    for mix in mixes.found:
-        name, params = f"{stem}_{mix.place}", ["a", *GROUPS]
-        order = tuple(h for group in GROUPS for h in mix.group(group))
-        forward, backward = mix.mixing.equations(order), mix.mixing.gradient(order)
+    for end, mix in mixes.different.items():
+        name, params = f"{stem}_{end}", ["a", *GROUPS]
+        forward, backward = mix.mixing.equations(mix.order), mix.mixing.gradient(mix.order)
+        if mixes.are_one:  # what the spec calls the result of the first of them is not what it calls the other's
+            forward = replace(
+                forward, names={n: called for n, called in forward.names.items() if n not in forward.outputs}
+            )
         lines, results = _written(mix, forward, say, (*reserved, *params))
-        made = f"The {PLACES[mix.place]} [{' '.join(a.name for a in mix.mixing.heads)}] with their heads composed."
+        pairs = " and ".join(PLACES.values()) if mixes.are_one else PLACES[mix.place]
+        made = f"The {pairs} [{' '.join(a.name for a in mix.mixing.heads)}] with their heads composed."
         texts.append(function(name, params, [made, "", *_read(mix)], lines, results[0], decorator))
         lines, (own, *rest) = _written(mix, backward, say, (*reserved, *params, "d"))
         groups = iter(rest)
@@ -88,7 +117,7 @@ def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], de
 
 def function_names(stem: str, mixes: Mixes) -> list[str]:
     """What `mix_functions` writes."""
-    return [f"{stem}_{mix.place}{grad}" for mix in mixes.found for grad in ("", "_grad")]
+    return [f"{stem}_{end}{grad}" for end in mixes.different for grad in ("", "_grad")]
 
 
 def _written(mix: Mix, equations: Equations, say: Say, reserved: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -10,7 +10,7 @@ from archc.backends.flax.shape import FlaxShape
 
 from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
-from archc.emit.mixes import Mixes
+from archc.emit.mixes import Mix, Mixes
 from archc.emit.module import Module, Shape
 from archc.emit.project import Backend
 from archc.fuse.scans import FusedScan
@@ -83,8 +83,10 @@ def _together(stem: str, fused: FusedScan) -> str:
 
 def _composed(stem: str, mixes: Mixes) -> str:
     """The compositions of a program in one object."""
-    given = [
-        f'{mix.place}=Mix("{mix.sides}", "{mix.shapes}", {stem}_{mix.place}, {stem}_{mix.place}_grad)'
-        for mix in mixes.found
-    ]
+
+    def one(mix: Mix) -> str:
+        name = mixes.function(stem, mix)
+        return f'{mix.place}=Mix("{mix.sides}", "{mix.shapes}", {name}, {name}_grad)'
+
+    given = map(one, mixes.found)
     return f"{constant(stem)} = Composed({', '.join(given)})"

@@ -71,7 +71,8 @@ def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
     """The compositions of a program in one object."""
 
     def one(mix: Mix) -> str:
-        functions = [f"{stem}_{mix.place}", f"{stem}_{mix.place}_grad"] if on_device else []
+        name = mixes.function(stem, mix)
+        functions = [name, f"{name}_grad"] if on_device else []
         return call("Mix", f'"{mix.sides}"', f'"{mix.shapes}"', str(mix.work), *functions).text
 
     given = [f'"{stem}"', *(f"{mix.place}={one(mix)}" for mix in mixes.found)]

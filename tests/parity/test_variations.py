@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from archc.elaborate import Program
+from archc.specs_index import program
 from tests.equations.test_equations import ABLATIONS
 from tests.equations.variations import BILINEAR, DYNAMIC, varied
 from tests.parity.agreement import check_bfloat16, check_flax, check_torch
@@ -24,3 +26,12 @@ def test_ablations_of_composed_heads(name: str) -> None:
 
 def test_a_bilinear_state_space() -> None:
     check(varied("s4d", *BILINEAR, width=16))
+
+
+def test_a_norm_of_what_a_kernel_has_rounded_takes_its_scale_in_the_same_type() -> None:
+    """PyTorch warns otherwise, of the first one in a process unless it is told to warn always."""
+    torch.set_warn_always(True)
+    try:
+        check_bfloat16(program("hgrn", {"width": 8, "depth": 1, "hidden": 8, "vocab": 11}))
+    finally:
+        torch.set_warn_always(False)

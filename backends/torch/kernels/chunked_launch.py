@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
 from kernels.chunked_triton import chunked_backward_keys, chunked_backward_queries, chunked_forward
+from kernels.operators import arch_of
 from torch import Tensor
 
 SMALLEST = 16  # of any side of a matrix product
@@ -138,8 +139,8 @@ def _constants(
     if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
     chunk, slice_ = _tile(narrow, _side(K), torch.backends.cuda.matmul.allow_tf32)
-    least = 64 if generation(v) > 8 else 32
-    if backward and K > least and generation(v) < 10:  # of longer chunks some would not fit into registers
+    least = 64 if arch_of(v) >= 90 else 32
+    if backward and K > least and arch_of(v) < 100:  # of longer chunks some would not fit into registers
         chunk = min(chunk, 32)
     constants = {
         "PACKED": pos is not None,
@@ -174,11 +175,6 @@ def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
     if dtype is torch.float64 or (dtype is torch.float32 and not tf32):
         return 16, 16
     return 32 if dtype is torch.float32 else 64, 64 if keys <= 64 else 32
-
-
-def generation(x: Tensor) -> int:
-    """The generation of a tensor's GPU (9: Hopper), 0 for the interpreter."""
-    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
 
 
 def _side(size: int) -> int:

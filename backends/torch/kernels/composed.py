@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from kernels.composed_fused import register
-from kernels.composed_tiles import arch_of, fits
-from kernels.operators import TRITON, runs_fused
+from kernels.composed_tiles import fits
+from kernels.operators import TRITON, arch_of, runs_fused
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor
 

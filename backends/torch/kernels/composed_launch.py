@@ -7,8 +7,9 @@ import torch
 import triton
 import triton.language as tl
 from kernels.composed_back_triton import composed_back_keys, composed_back_queries
-from kernels.composed_tiles import SMALLEST, Pass, Sizes, arch_of, tile_of
+from kernels.composed_tiles import SMALLEST, Pass, Sizes, tile_of
 from kernels.composed_triton import composed_normalisers, composed_values
+from kernels.operators import arch_of
 from torch import Tensor
 
 DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}

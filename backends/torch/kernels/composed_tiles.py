@@ -7,9 +7,6 @@ so programs share the columns out, and each computes the pairs again.
 
 from typing import Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
 Pass = Literal["normalisers", "values", "deltas", "queries", "values back", "keys"]
 
 SMALLEST = 16  # of any side of a matrix product
@@ -73,14 +70,6 @@ BLOCKS = {
     32: Block(16, 16, 80, 64, 8),
 }
 INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
-
-
-def arch_of(x: Tensor) -> int:
-    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
-    if not x.is_cuda:
-        return 0
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor
 
 
 def fits(heads: int, arch: int) -> bool:

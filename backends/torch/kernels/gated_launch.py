@@ -9,6 +9,7 @@ import triton.language as tl
 from kernels.gated_pieces_triton import scan_carries, scan_pieces
 from kernels.gated_tiles import SPAN, Tile, piece_length, tile_of
 from kernels.gated_triton import scan_backward, scan_forward
+from kernels.operators import arch_of
 from torch import Tensor
 
 
@@ -23,7 +24,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Results y [B, T, C], the last state [B, C] and every SPAN-th [B, ceil(T / SPAN), C] from inputs [B, T, C]."""
     batch, time, channels = xs[0].shape
-    length = piece_length(batch, time, channels, _arch(xs[0]))
+    length = piece_length(batch, time, channels, arch_of(xs[0]))
     y = torch.empty_like(xs[0])
     last = y.new_empty((batch, channels), dtype=wide)
     carries = y.new_empty((batch, triton.cdiv(time, SPAN), channels), dtype=wide)
@@ -49,7 +50,7 @@ def _states(
     """Fill results, every SPAN-th state and the last one, from the states that enter each piece of time."""
     batch, time, channels = xs[0].shape
     many = batch * triton.cdiv(channels, 64)
-    tile = tile_of("forward" if time > 1 else "one token", _arch(xs[0]), many)
+    tile = tile_of("forward" if time > 1 else "one token", arch_of(xs[0]), many)
     scan_forward[(batch * triton.cdiv(channels, tile.channels), triton.cdiv(time, length))](
         tuple(xs), tuple(ws), pos, starts, *outputs, time, channels, length,
         G=gates.device, OUT=out, N=tuple(numbers), SPAN=SPAN, **_constants(tile, outputs[2].dtype),
@@ -69,7 +70,7 @@ def backward(
     """Gradients of the inputs, of the weights [C] and of the state that came in [B, C]."""
     batch, time, channels = xs[0].shape
     wide = carries.dtype
-    arch, many = _arch(xs[0]), batch * triton.cdiv(channels, 64)
+    arch, many = arch_of(xs[0]), batch * triton.cdiv(channels, 64)
     length = piece_length(batch, time, channels, arch)
     pieces = triton.cdiv(time, length)
     dxs = [torch.empty_like(x) for x in xs]
@@ -108,7 +109,7 @@ def _enter(
     """The state (with dy, the adjoint) that enters each piece of time [B, pieces, C], given the first (the last)."""
     batch, time, channels = xs[0].shape
     pieces = triton.cdiv(time, length)
-    tile = tile_of("pieces", _arch(xs[0]), 0)
+    tile = tile_of("pieces", arch_of(xs[0]), 0)
     decays, ends, entering = (xs[0].new_empty((batch, pieces, channels), dtype=wide) for _ in range(3))
     scan_pieces[(batch * triton.cdiv(channels, tile.channels), pieces)](
         tuple(xs), tuple(ws), pos, dy, states, decays, ends, time, channels, length,
@@ -127,11 +128,3 @@ def _constants(tile: Tile, wide: torch.dtype) -> dict[str, Any]:
 
 def _accumulated(wide: torch.dtype) -> Any:
     return tl.float64 if wide == torch.float64 else tl.float32
-
-
-def _arch(x: Tensor) -> int:
-    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
-    if not x.is_cuda:
-        return 0
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor

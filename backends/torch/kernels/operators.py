@@ -1,4 +1,4 @@
-"""What fused operators share: whether they run here, and names that no other project in the process has taken."""
+"""What fused operators share: whether and on what they run, names that no other project in the process has taken."""
 
 from importlib.util import find_spec
 from itertools import count
@@ -15,6 +15,14 @@ INTERPRETED = (
 def runs_fused(x: Tensor) -> bool:
     """Whether a tensor's operators are Triton kernels: real numbers on a GPU, where Triton is installed."""
     return TRITON and (x.is_cuda or INTERPRETED) and x.is_floating_point()
+
+
+def arch_of(x: Tensor) -> int:
+    """The compute capability of a tensor's device, ten times the major and the minor number; 0 for the interpreter."""
+    if not x.is_cuda:
+        return 0
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
