@@ -36,8 +36,8 @@ TYPES = {
     torch.int8: "i8",
     torch.bool: "i1",
 }
-READ_BACK = {torch.ops.aten._local_scalar_dense.default: 0, torch.ops.aten.equal.default: False}
-"""What the host reads from the device, and what it finds: positions are read to skip work, whatever is launched."""
+NUMBER, SAME = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default
+"""What the host reads from the device: positions, to skip work, and whether they are those of whole documents."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,18 @@ def launched(modules: Mapping[str, ModuleType], shape: Shape, arch: int, dtype: 
                     state = built.init_state(shape.batch, shape.time, DTYPES[dtype], None)
                     log.use = "prefill"
                     _, state = built.step(ints[0], state)
-                    log.use = "one token"
+                    log.use, log.before = "one token", shape.time
                     built.step(ints[0][:, :1], state)
     return log.found
 
 
 @dataclass(eq=False)
 class _Log:
-    """What is running, and what was launched."""
+    """What is running, how many tokens came before, and what was launched."""
 
     arch: int
     use: str = ""
+    before: int = 0
     backward: bool = False
     units: list[nn.Module] = field(default_factory=list)
     names: dict[nn.Module, str] = field(default_factory=dict)
@@ -196,8 +197,8 @@ class _Operators(TorchDispatchMode):
         self.log = log
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in READ_BACK:
-            return READ_BACK[func]
+        if func in (NUMBER, SAME):
+            return self.log.before if func is NUMBER else False
         if func.namespace != "archc":
             return func(*args, **(kwargs or {}))
         cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from kernels.composed_fused import register
 from kernels.composed_tiles import fits
-from kernels.operators import TRITON, arch_of, runs_fused
+from kernels.operators import TRITON, arch_of, runs_fused, wants_gradient
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor
 
@@ -77,7 +77,9 @@ def composed_attention(
     [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
     for all; none ahead.
     """
-    if composed.fused is None or keys.ring is not None or not _runs(q):
+    if composed.fused is None or not _runs(q, one=keys.ring is not None):
+        return over_rows(program, keys, before=before)
+    if keys.ring is not None and wants_gradient(q, k, v, *tokens, *weights):
         return over_rows(program, keys, before=before)
     shapes = "".join(mix.shapes for mix in (composed.before, composed.after) if mix)
     planes = [x.reshape(*x.shape[:2], -1, x.shape[-1]).contiguous() for x in tokens]
@@ -87,11 +89,16 @@ def composed_attention(
     ]
     pos = keys.pos.expand(q.shape[:2]).contiguous() if keys.pos.dim() == 2 else None
     window = 0 if before is None else before + 1
-    y: Tensor = composed.fused(q.contiguous(), k.contiguous(), v.contiguous(), planes, given, pos, window, scale)[0]
+    arguments = q.contiguous(), k.contiguous(), v.contiguous(), planes, given, pos, window, scale
+    operators = composed.fused
+    y: Tensor = operators.sequence(*arguments)[0] if keys.ring is None else operators.token(*arguments, keys.ring)
     return y
 
 
-def _runs(q: Tensor) -> bool:
-    """Whether kernels are there for these heads, this device and this type; a GPU is not asked for double precision."""
+def _runs(q: Tensor, *, one: bool) -> bool:
+    """Whether kernels are there for these heads, this device and this type; a GPU is not asked for double precision.
+
+    one: for a single token on rings.
+    """
     exact = q.is_cuda and q.dtype is torch.float64
-    return runs_fused(q) and not exact and fits(q.shape[2], arch_of(q))
+    return runs_fused(q) and not exact and fits(q.shape[2], arch_of(q), token=one)

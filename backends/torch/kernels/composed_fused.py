@@ -1,80 +1,73 @@
-"""Attention with given compositions of heads as an operator of torch: autograd, torch.compile and counters know it."""
+"""Attention with given compositions of heads as operators of torch: autograd, torch.compile and counters know them."""
 # mypy: disable-error-code="no-untyped-call"
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from kernels.composed_arguments import Given, GivenBack, Ring, schema
 from kernels.operators import TRITON, free_name
 from torch import Tensor
 
 if TRITON:
     from kernels.composed_launch import backward, forward
+    from kernels.composed_token import token
 
 BLOCK = 128  # pairs.py: queries of a block, for the count of matrix operations
+COUNT = len(Given._fields)
 
 
-def register(name: str, composed: Any) -> Any:
-    """The operator for these compositions.
+class Operators(NamedTuple):
+    """`sequence(*Given) -> (y, lse)`, with gradients, and `token(*Given, *Ring) -> y`, without.
 
-    `(q, k, v, tokens, weights, pos, window, scale) -> (y, lse)`, all contiguous. tokens: [B, T or S, planes, heads or
-    1], in the order of `composed_attention`; weights: planes [1, planes, heads or 1] or matrices [heads, heads]. pos:
-    [B, T], or None for whole documents. window: how many keys a query sees, 0 for all. lse: [B, heads, T], what the
-    softmax divides by, as a logarithm, for the backward pass.
+    y: [B, T, heads, value]. lse: [B, heads, T], what the softmax divides by, as a logarithm, for the backward pass.
     """
+
+    sequence: Any
+    token: Any
+
+
+def register(name: str, composed: Any) -> Operators:
+    """The operators for these compositions."""
+    mixing = sum(mix.work for mix in (composed.before, composed.after) if mix)
+    return Operators(_sequence(name, composed, mixing), _token(name, composed, mixing))
+
+
+def _sequence(name: str, composed: Any, mixing: int) -> Any:
+    """mixing: matrix operations of the compositions, for a pair."""
     from torch.utils.flop_counter import register_flop_formula  # imports Triton
 
-    mixing = sum(mix.work for mix in (composed.before, composed.after) if mix)
+    both = schema(Given, gives="(Tensor, Tensor)")
 
-    @torch.library.custom_op(free_name(f"{name}_attention"), mutates_args=())
-    def fused(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tokens: list[Tensor],
-        weights: list[Tensor],
-        pos: Tensor | None,
-        window: int,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        outputs = _outputs(q, k, v, tokens, weights, pos, window, scale)
-        forward(composed, q, k, v, tokens, weights, pos, window, scale, *outputs)
+    @torch.library.custom_op(free_name(f"{name}_attention"), mutates_args=(), schema=both)
+    def fused(*args: Any) -> tuple[Tensor, Tensor]:
+        outputs = _outputs(*args)
+        forward(composed, Given(*args), *outputs)
         return outputs
 
-    @torch.library.custom_op(free_name(f"{name}_attention_backward"), mutates_args=())
-    def gradients(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tokens: list[Tensor],
-        weights: list[Tensor],
-        pos: Tensor | None,
-        window: int,
-        scale: float,
-        lse: Tensor,
-        dy: Tensor,
-    ) -> list[Tensor]:
-        found: list[Tensor] = backward(composed, q, k, v, tokens, weights, pos, window, scale, lse, dy)
+    back_too = schema(Given, GivenBack, gives="Tensor[]")
+
+    @torch.library.custom_op(free_name(f"{name}_attention_backward"), mutates_args=(), schema=back_too)
+    def gradients(*args: Any) -> list[Tensor]:
+        found: list[Tensor] = backward(composed, Given(*args[:COUNT]), *args[COUNT:])
         return found
 
     def back(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
         if dy is None:
-            return (None,) * 8
+            return (None,) * COUNT
         q, k, v, pos, lse, *reads = ctx.saved_tensors
-        tokens, weights = reads[: ctx.tokens], reads[ctx.tokens :]
-        dq, dk, dv, *shares = gradients(q, k, v, tokens, weights, pos, ctx.window, ctx.scale, lse, dy.contiguous())
-        return dq, dk, dv, shares[: ctx.tokens], shares[ctx.tokens :], None, None, None
+        given = Given(q, k, v, reads[: ctx.tokens], reads[ctx.tokens :], pos, *ctx.numbers)
+        dq, dk, dv, *shares = gradients(*given, lse, dy.contiguous())
+        found = Given(dq, dk, dv, shares[: ctx.tokens], shares[ctx.tokens :], *(None,) * 3)  # type: ignore[arg-type]
+        return tuple(found)
 
-    def forward_work(
-        q: Any, k: Any, v: Any, tokens: Any, weights: Any, pos: Any, window: int, *_: Any, **__: Any
-    ) -> int:
-        return _pairs(q, k, window) * (mixing + 2 * q[2] * (q[3] + v[3]))
+    def forward_work(*args: Any, **_: Any) -> int:
+        x = Given(*args[:COUNT])
+        return _pairs(x) * (mixing + 2 * x.q[2] * (x.q[3] + x.v[3]))
 
-    def backward_work(
-        q: Any, k: Any, v: Any, tokens: Any, weights: Any, pos: Any, window: int, *_: Any, **__: Any
-    ) -> int:
+    def backward_work(*args: Any, **_: Any) -> int:
         """Two gradients of every product; and the forward work once more, but for the sums of values."""
-        pairs = _pairs(q, k, window)
-        return pairs * (3 * mixing + 2 * q[2] * (3 * q[3] + 2 * v[3]))
+        x = Given(*args[:COUNT])
+        return _pairs(x) * (3 * mixing + 2 * x.q[2] * (3 * x.q[3] + 2 * x.v[3]))
 
     fused.register_fake(_outputs)
     gradients.register_fake(_gradients)
@@ -84,50 +77,62 @@ def register(name: str, composed: Any) -> Any:
     return fused
 
 
-def _outputs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tokens: list[Tensor],
-    weights: list[Tensor],
-    pos: Tensor | None,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def _token(name: str, composed: Any, mixing: int) -> Any:
+    """See `_sequence`."""
+    from torch.utils.flop_counter import register_flop_formula  # imports Triton
+
+    said = schema(Given, Ring, gives="Tensor")
+
+    @torch.library.custom_op(free_name(f"{name}_attention_token"), mutates_args=(), schema=said)
+    def fused(*args: Any) -> Tensor:
+        y = _values(*args)
+        token(composed, Given(*args[:COUNT]), *args[COUNT:], y)
+        return y
+
+    def work(*args: Any, **_: Any) -> int:
+        x = Given(*args[:COUNT])
+        return int(x.k[0] * x.k[1] * (mixing + 2 * x.q[2] * (x.q[3] + x.v[3])))
+
+    fused.register_fake(_values)
+    register_flop_formula(fused._opoverload.overloadpacket)(work)
+    return fused
+
+
+def _outputs(*args: Any) -> tuple[Tensor, Tensor]:
     """y and the logarithms of the normalisers, empty."""
-    batch, time, heads, _ = q.shape
-    wide = torch.promote_types(q.dtype, torch.float32)
-    return v.new_empty(batch, time, heads, v.shape[3]), q.new_empty((batch, heads, time), dtype=wide)
+    x = Given(*args)
+    batch, time, heads, _ = x.q.shape
+    wide = torch.promote_types(x.q.dtype, torch.float32)
+    return _values(*args), x.q.new_empty((batch, heads, time), dtype=wide)
 
 
-def _gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tokens: list[Tensor],
-    weights: list[Tensor],
-    pos: Tensor | None,
-    window: int,
-    scale: float,
-    lse: Tensor,
-    dy: Tensor,
-) -> list[Tensor]:
-    return [torch.empty_like(x) for x in (q, k, v, *tokens, *weights)]
+def _values(*args: Any) -> Tensor:
+    """y, empty."""
+    x = Given(*args[:COUNT])
+    return x.v.new_empty(*x.q.shape[:3], x.v.shape[3])
+
+
+def _gradients(*args: Any) -> list[Tensor]:
+    x = Given(*args[:COUNT])
+    return [torch.empty_like(each) for each in (x.q, x.k, x.v, *x.tokens, *x.weights)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, tokens, weights, pos, window, scale = inputs
+    x = Given(*inputs)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, pos, output[1], *tokens, *weights)
-    ctx.tokens, ctx.window, ctx.scale = len(tokens), window, scale
+    ctx.save_for_backward(x.q, x.k, x.v, x.pos, output[1], *x.tokens, *x.weights)
+    ctx.tokens, ctx.numbers = len(x.tokens), (x.window, x.scale)
 
 
-def _pairs(q: Any, k: Any, window: int) -> int:
-    """Pairs of all sequences, as the convention has them: those of blocks of queries with every key that one sees."""
-    batch, time, count = q[0], q[1], k[1]
+def _pairs(x: Any) -> int:
+    """Pairs of all sequences, as the convention has them: those of blocks of queries with every key that one sees.
+
+    x: `Given`, with shapes in the place of tensors.
+    """
+    (batch, time, *_), count = x.q, x.k[1]
     pairs = 0
     for first in range(0, time, BLOCK):
         end = min(first + BLOCK, time)
-        start = max(0, count - time + first - window + 1) if window else 0
+        start = max(0, count - time + first - x.window + 1) if x.window else 0
         pairs += (end - first) * (count - time + end - start)
     return int(batch * pairs)

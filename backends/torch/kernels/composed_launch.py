@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from kernels.composed_arguments import Given, Planes, Read, in_order, reads
 from kernels.composed_back_triton import composed_back_keys, composed_back_queries
 from kernels.composed_tiles import SMALLEST, Pass, Sizes, tile_of
 from kernels.composed_triton import composed_normalisers, composed_values
@@ -23,45 +24,34 @@ PASSES: dict[Pass, Any] = {
     "keys": composed_back_keys,
 }
 OF_KEYS = ("values back", "keys")  # whose programs have a block of keys, not of queries
-Planes = tuple[tuple[int, ...], ...]
-
-
-class Read(NamedTuple):
-    """What a composition reads: tokens [B, T or S, planes, heads or 1] on either side, and weights.
-
-    A weight is planes [1, planes, heads or 1] or a matrix [heads, heads].
-    """
-
-    queries: tuple[Tensor, ...]
-    keys: tuple[Tensor, ...]
-    weights: tuple[Tensor, ...]
-
-    @property
-    def planes(self) -> Planes:
-        """Of queries, keys and weights, three numbers of each array, as one tuple: its planes, 0 for a matrix; heads
-        or 1; how many planes and matrices come before.
-        """
-        return tuple(map(_planes, self))
 
 
 def constants_of(
     composed: Any, planes: tuple[Planes, Planes], heads: int, sizes: Sizes, packed: bool, backward: bool
 ) -> dict[str, Any]:
     """What the kernels of all passes are told, but for their tiles; planes: of what is read before and after."""
-    before, after = composed.before, composed.after
     found = {
+        **composition_constants(composed, planes, heads, sizes),
+        "PACKED": packed,
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
+    }
+    before, after = composed.before, composed.after
+    return found | ({"BEFORE_GRAD": before and before.grad, "AFTER_GRAD": after and after.grad} if backward else {})
+
+
+def composition_constants(composed: Any, planes: tuple[Planes, Planes], heads: int, sizes: Sizes) -> dict[str, Any]:
+    """What every kernel is told of the compositions and of the heads."""
+    before, after = composed.before, composed.after
+    return {
         "BEFORE": before and before.device,
         "AFTER": after and after.device,
         **{f"BEFORE_{side}": each for side, each in zip("QKW", planes[0], strict=True)},
         **{f"AFTER_{side}": each for side, each in zip("QKW", planes[1], strict=True)},
-        "PACKED": packed,
         "H": heads,
         "D": sizes.dim,
         "E": sizes.value,
         "HP": sizes.heads,
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
     }
-    return found | ({"BEFORE_GRAD": before and before.grad, "AFTER_GRAD": after and after.grad} if backward else {})
 
 
 class Call(NamedTuple):
@@ -83,21 +73,10 @@ class Call(NamedTuple):
         return (blocks, parts, self.batch), {**self.constants, **tile.constants, "num_warps": tile.warps}
 
 
-def forward(
-    composed: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tokens: list[Tensor],
-    weights: list[Tensor],
-    pos: Tensor | None,
-    window: int,
-    scale: float,
-    y: Tensor,
-    lse: Tensor,
-) -> None:
-    """Fill y [B, T, heads, value] and lse [B, heads, T], the logarithms of the normalisers; window 0: all keys."""
-    call = _call(composed, (q, k, v), tokens, weights, pos, window, scale, backward=False)
+def forward(composed: Any, given: Given, y: Tensor, lse: Tensor) -> None:
+    """Fill y [B, T, heads, value] and lse [B, heads, T], the logarithms of the normalisers."""
+    q, k, v, pos = given.q, given.k, given.v, given.pos
+    call = call_of(composed, given, backward=False)
     first, second = call.reads
     with torch.cuda.device_of(q):
         grid, constants = call.of_pass("normalisers")
@@ -106,21 +85,10 @@ def forward(
         composed_values[grid](q, k, v, *first, *second, pos, lse, y, *call.numbers, **constants)
 
 
-def backward(
-    composed: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tokens: list[Tensor],
-    weights: list[Tensor],
-    pos: Tensor | None,
-    window: int,
-    scale: float,
-    lse: Tensor,
-    dy: Tensor,
-) -> list[Tensor]:
+def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tensor]:
     """The gradients of q, k, v, tokens and weights."""
-    call = _call(composed, (q, k, v), tokens, weights, pos, window, scale, backward=True)
+    q, k, v, pos = given.q, given.k, given.v, given.pos
+    call = call_of(composed, given, backward=True)
     first, second = call.reads
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty_like(lse)
@@ -147,67 +115,46 @@ def backward(
         dqs, dws = of_queries("queries", first, dq, dq.shape[3], last=True)
         after = Read(dqs_after, of_keys("values back", second, dv, last=False), dws_after)
         before = Read(dqs, of_keys("keys", first, dk, last=True), dws)
-    return [dq, dk, dv, *_in_order(composed.before, before), *_in_order(composed.after, after), *dws, *dws_after]
+    return [dq, dk, dv, *in_order(composed.before, before), *in_order(composed.after, after), *dws, *dws_after]
 
 
-def _call(
-    composed: Any,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    tokens: list[Tensor],
-    weights: list[Tensor],
-    pos: Tensor | None,
-    window: int,
-    scale: float,
-    backward: bool,
-) -> Call:
-    q, k, v = qkv
-    first, second = reads(composed, tokens, weights)
+def call_of(composed: Any, given: Given, backward: bool) -> Call:
+    """What is launched for these arguments."""
+    q, k = given.q, given.k
+    first, second = reads(composed, given)
+    sizes, types = _types(given)
+    planes = first.planes, second.planes
+    constants = constants_of(composed, planes, q.shape[2], sizes, given.pos is not None, backward) | types
+    numbers = q.shape[1], k.shape[1], given.window or EVERY
+    return Call((first, second), numbers, sizes, constants, arch_of(q), q.shape[0])
+
+
+def common_of(composed: Any, given: Given) -> tuple[Sizes, dict[str, Any]]:
+    """The sizes, and what kernels are told whose products are not those of matrices."""
+    first, second = reads(composed, given)
+    sizes, types = _types(given)
+    return sizes, composition_constants(composed, (first.planes, second.planes), given.q.shape[2], sizes) | types
+
+
+def _types(given: Given) -> tuple[Sizes, dict[str, Any]]:
+    """The sizes, the type of operands of products, that of sums, the factor of scores."""
+    q, k, v = given.q, given.k, given.v
     narrow = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     if not q.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
-    batch, time, heads, dim = q.shape
-    sizes = Sizes(filled(heads, any(w.dim() == 2 for w in weights)), dim, v.shape[3], narrow.itemsize)
-    constants = {
-        **constants_of(composed, (first.planes, second.planes), heads, sizes, pos is not None, backward),
+    matrices = any(w.dim() == 2 for w in given.weights)
+    types = {
         "DOT": DOTS[narrow],
         "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
-        "SCALE": scale,
+        "SCALE": given.scale,
         "num_stages": 1,
     }
-    return Call((first, second), (time, k.shape[1], window or EVERY), sizes, constants, arch_of(q), batch)
-
-
-def reads(composed: Any, tokens: list[Tensor], weights: list[Tensor]) -> tuple[Read, Read]:
-    """What the compositions before and after the softmax read, of the tokens and weights of both."""
-    found = []
-    for mix in (composed.before, composed.after):
-        sides, shapes = (mix.sides, mix.shapes) if mix else ("", "")
-        own, tokens = tokens[: len(sides)], tokens[len(sides) :]
-        held, weights = weights[: len(shapes)], weights[len(shapes) :]
-        queries, keys = (tuple(x for x, at in zip(own, sides, strict=True) if at == side) for side in "qk")
-        found.append(Read(queries, keys, tuple(held)))
-    return found[0], found[1]
+    return Sizes(filled(q.shape[2], matrices), q.shape[3], v.shape[3], narrow.itemsize), types
 
 
 def filled(heads: int, matrices: bool) -> int:
     """Heads of a tile: a power of two, and what a product takes if there are matrices from heads to heads."""
     return max(SMALLEST if matrices else 1, 1 << (heads - 1).bit_length())
-
-
-def _in_order(mix: Any, found: Read) -> list[Tensor]:
-    """The gradients of the tokens of a composition, in their order."""
-    sides = {"q": iter(found.queries), "k": iter(found.keys)}
-    return [next(sides[side]) for side in (mix.sides if mix else "")]
-
-
-def _planes(arrays: tuple[Tensor, ...]) -> tuple[int, ...]:
-    found: list[int] = []
-    first = 0
-    for x in arrays:
-        count = 0 if x.dim() == 2 else x.shape[-2]
-        found += (count, x.shape[-1], first)
-        first += count or 1
-    return tuple(found)
 
 
 def _ends(pos: Tensor, count: int, block: int) -> Tensor:

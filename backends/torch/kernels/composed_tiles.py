@@ -69,12 +69,20 @@ BLOCKS = {
     16: Block(16, 16, 128, 64, 8),
     32: Block(16, 16, 80, 64, 8),
 }
+TOKEN_HEADS = 128  # at most, for a single query: with more a tile has fewer than 16 bytes of a key at a time
+TOKEN_WARPS = 8
+TOKEN_PAIRS, MOST_KEYS = 512, 128  # of a tile of a single query
+TOKEN_ELEMENTS = 2048  # of keys or values, for each warp
+PROGRAMS, LEAST_KEYS = 256, 128  # about two programs for each multiprocessor, but no fewer keys for each
 INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
 
 
-def fits(heads: int, arch: int) -> bool:
-    """Whether there are tiles for so many heads on a compute capability (90: Hopper; 0: the interpreter)."""
-    return heads <= HEADS and (arch == 0 or arch >= OLDEST)
+def fits(heads: int, arch: int, *, token: bool = False) -> bool:
+    """Whether there are tiles for so many heads on a compute capability (90: Hopper; 0: the interpreter).
+
+    token: for a single query.
+    """
+    return heads <= (TOKEN_HEADS if token else HEADS) and (arch == 0 or arch >= OLDEST)
 
 
 def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
@@ -92,6 +100,36 @@ def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
     keep_rows = 2 * (kept + step) <= limit  # the other half caches what registers do not hold
     queries, keys = (block.others, block.own) if of_keys else (block.own, block.others)
     return Tile(queries, keys, taken, parts, keep_rows, block.warps)
+
+
+class TokenTile(NamedTuple):
+    """Of a single query: keys, and columns of a head, of a tile; programs that share the keys; warps."""
+
+    keys: int
+    slice: int
+    splits: int
+    warps: int
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Those of the kernel."""
+        return {"BK": self.keys, "SLICE": self.slice, "SPLITS": self.splits}
+
+
+def token_tile(sizes: Sizes, count: int, batch: int, arch: int) -> TokenTile:
+    """The tile for `count` keys of each sequence: as many programs as keep a chip busy, if there are keys for them.
+
+    >>> token_tile(Sizes(32, 80, 80, 2), 2048, 4, 90)
+    TokenTile(keys=16, slice=32, splits=16, warps=8)
+    """
+    warps = TOKEN_WARPS if sizes.heads >= TOKEN_WARPS else 4
+    keys = min(MOST_KEYS, max(SMALLEST, TOKEN_PAIRS // sizes.heads))
+    width, least = warps * TOKEN_ELEMENTS // (sizes.heads * keys), LEAST_KEYS
+    if not arch:  # small, so that there are several of everything
+        warps, keys, width, least = 1, 4, 4, 8
+    splits = max(1, min(PROGRAMS // batch, count // least))
+    slice = min(width, 1 << (max(sizes.dim, sizes.value) - 1).bit_length())
+    return TokenTile(keys, slice, 1 << (splits.bit_length() - 1), warps)
 
 
 def parts_of(columns: int, most: int) -> tuple[int, ...]:
