@@ -16,6 +16,8 @@ ROUND: dict[str, tuple[str, ...]] = {
     "conv_token": ("BC",),
     "selective_forward": ("BLOCK", "STATES", "SIZE"),
     "selective_backward": ("BLOCK", "GROUP", "SIZE"),
+    "composed_token": ("HP", "BK"),
+    "composed_token_sums": ("BLOCK",),
     "chunked_forward": ("Q", "BV"),
     "chunked_backward_queries": ("Q", "BK"),
     "chunked_backward_keys": ("Q", "BK"),
@@ -26,7 +28,7 @@ ROUND: dict[str, tuple[str, ...]] = {
 }
 """The constants of a kernel whose product is the elements of a round: of tokens and channels in scans and
 convolutions, each state counted in a selective scan (whose backward pass repeats the code of a group of states), of
-outputs or of gradients of keys and queries in scans of outer products."""
+outputs or of gradients of keys and queries in scans of outer products, of pairs in a token with composed heads."""
 
 
 def results_of_a_round(kernel: str, constants: Mapping[str, Any]) -> int | None:

@@ -22,18 +22,19 @@ def machine_of(gates: Gates, x: Arrays, w: Arrays, impl: Machine | None) -> Mach
         return chosen
     one = array((1,), jnp.float32)
     tokens, weights = tuple(one for _ in x), tuple(one for _ in w)
-    found = set(_operations(jax.make_jaxpr(gates.gates)(tokens, weights, array((1,), jnp.bool)).jaxpr))
+    found = set(operations(jax.make_jaxpr(gates.gates)(tokens, weights, array((1,), jnp.bool)).jaxpr))
     if gates.out is not None:
-        found |= set(_operations(jax.make_jaxpr(gates.out)(one, tokens, weights).jaxpr))
+        found |= set(operations(jax.make_jaxpr(gates.out)(one, tokens, weights).jaxpr))
     return "xla" if found & MISSING else "gpu"
 
 
-def _operations(jaxpr: Jaxpr) -> Iterator[str]:
+def operations(jaxpr: Jaxpr) -> Iterator[str]:
+    """The names of all operations in a program and in the programs inside of it."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         for inner in equation.params.values():
             if isinstance(inner, ClosedJaxpr):
-                yield from _operations(inner.jaxpr)
+                yield from operations(inner.jaxpr)
 
 
 def power(size: int, least: int = 1) -> int:

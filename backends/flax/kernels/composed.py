@@ -2,13 +2,14 @@
 
 s = scale q . k; s = before(s); p = softmax(s) over the keys that a query sees; p = after(p); y = sum over keys of p v
 
-On a TPU no pair is ever in memory, forward or backward. Elsewhere, for a single token and where a tile of all heads
-does not fit, the program runs for blocks of queries.
+On a TPU no pair is ever in memory, forward or backward; on a GPU those of one block of keys for each block of queries.
+Elsewhere, for a single token and where a tile of all heads does not fit, the program runs for blocks of queries.
 """
 
 from collections.abc import Callable
 
 import jax
+from kernels.composed_gpu import composed_attention_gpu, lowers
 from kernels.composed_tiles import Composed, Mix
 from kernels.composed_tpu import composed_attention_tpu, queries_of_tile
 from kernels.pairs import Keys, Rows, over_rows
@@ -40,9 +41,11 @@ def composed_attention(
     [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
     for all; none ahead. impl, interpret: for tests, the kernel of another machine.
     """
+    chosen = machine(impl, q.shape[1]) if keys.ring is None else "xla"
     queries = queries_of_tile(q, v, tokens)
-    if keys.ring is not None or machine(impl, q.shape[1]) != "tpu" or queries is None:
-        return over_rows(program, keys, before=before)
-    return composed_attention_tpu(
-        composed, q, k, v, keys.pos, tokens, weights, scale=scale, behind=before, queries=queries, interpret=interpret
-    )
+    given = composed, q, k, v, keys.pos, tokens, weights
+    if chosen == "tpu" and queries is not None:
+        return composed_attention_tpu(*given, scale=scale, behind=before, queries=queries, interpret=interpret)
+    if chosen == "gpu" and lowers(composed, tokens, weights):
+        return composed_attention_gpu(*given, scale=scale, behind=before, interpret=interpret)
+    return over_rows(program, keys, before=before)

@@ -14,10 +14,8 @@ from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import Ref, Refs
 from kernels.composed_blocks_tpu import (
     MEMORY,
-    Operands,
     Problem,
     Tile,
-    Work,
     add_keys,
     add_queries,
     add_weights,
@@ -25,10 +23,9 @@ from kernels.composed_blocks_tpu import (
     cost,
     lanes_of,
     specs,
-    split,
     tile,
 )
-from kernels.composed_tiles import Gradients, batched, mixed, mixed_back
+from kernels.composed_tiles import Gradients, Operands, Work, batched, mixed, mixed_back, split
 from kernels.tiles import Arrays, array, traffic
 
 
@@ -127,12 +124,12 @@ def _queries_kernel(
     row, phase, s = (pl.program_id(axis) for axis in (1, 2, 3))
     first, last = problem.band.of_row(row)
     column, ends = first + s, s == pl.num_programs(3) - 1
-    dqs_before, dqs_after = (refs for _mix, (refs, *_others) in split(problem, dqs, ks, ws))
+    dqs_before, dqs_after = (refs for _mix, (refs, *_others) in split(problem.composed, dqs, ks, ws))
 
     def found() -> tuple[Tile, jax.Array, Gradients]:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
         p = t.weights(problem, column_of(lse[0]))
-        return t, p, mixed_back(problem.after, p, t.after, batched(dy[0], v[0], 2, 2).astype(problem.acc))
+        return t, p, mixed_back(problem.composed.after, p, t.after, batched(dy[0], v[0], 2, 2).astype(problem.acc))
 
     @pl.when((phase == 0) & (s == 0))
     def _() -> None:
@@ -153,7 +150,7 @@ def _queries_kernel(
     @pl.when((phase == 1) & (column <= last))
     def _() -> None:
         t, p, after = found()
-        d = mixed_back(problem.before, t.scores, t.before, p * (after.pairs - between[...]))
+        d = mixed_back(problem.composed.before, t.scores, t.before, p * (after.pairs - between[...]))
         total[...] += batched((d.pairs * problem.scale).astype(k.dtype), k[0], 2, 1)
         add_queries(dqs_before, d.queries)
 
@@ -200,11 +197,11 @@ def _keys_kernel(
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
         p = t.weights(problem, column_of(lse[0]))
         d_composed = batched(dy[0], v[0], 2, 2).astype(problem.acc)
-        after = mixed_back(problem.after, p, t.after, d_composed)
-        before = mixed_back(problem.before, t.scores, t.before, p * (after.pairs - column_of(delta[0])))
-        total_v[...] += batched(mixed(problem.after, p, t.after).astype(dy.dtype), dy[0], 1, 1)
+        after = mixed_back(problem.composed.after, p, t.after, d_composed)
+        before = mixed_back(problem.composed.before, t.scores, t.before, p * (after.pairs - column_of(delta[0])))
+        total_v[...] += batched(mixed(problem.composed.after, p, t.after).astype(dy.dtype), dy[0], 1, 1)
         total_k[...] += batched((before.pairs * problem.scale).astype(q.dtype), q[0], 1, 1)
-        for (mix, (_, keys, weights)), d in zip(split(problem, qs, dks, dws), (before, after), strict=True):
+        for (mix, (_, keys, weights)), d in zip(split(problem.composed, qs, dks, dws), (before, after), strict=True):
             add_keys(keys, d.keys)
             add_weights(mix, weights, d.weights)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_tpu import Refs
-from kernels.composed_tiles import Band, Mix, Sides, batched, mixed
+from kernels.composed_tiles import Band, Composed, Mix, Operands, Shape, Sides, Work, batched, mixed, split
 from kernels.tiles import Arrays, array
 
 MEMORY = 48 << 20  # bytes of vector memory for a program, of 64 MiB and more (16 MiB on a v4)
@@ -22,24 +22,11 @@ Place = Callable[..., tuple[jax.Array | int, ...]]
 class Problem(NamedTuple):
     """What the kernels are made for: compositions, the factor of scores, tiles, the precision of pairs."""
 
-    before: Mix | None
-    after: Mix | None
+    composed: Composed
     scale: float
     band: Band
     acc: jnp.dtype
     interpret: bool
-
-
-class Operands(NamedTuple):
-    """Queries, keys, values [B, H, T or S, dim], the lowest key that a query sees [1 or B, T, 1]; tokens; weights."""
-
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
-    low: jax.Array
-    qs: Arrays
-    ks: Arrays
-    ws: Arrays
 
 
 class Specs(NamedTuple):
@@ -99,7 +86,7 @@ class Tile(NamedTuple):
 
     def weights(self, problem: Problem, lse: jax.Array) -> jax.Array:
         """Those of the softmax, from the log of its sums [H, BQ, 1]."""
-        return jnp.where(self.seen, jnp.exp(mixed(problem.before, self.scores, self.before) - lse), 0)
+        return jnp.where(self.seen, jnp.exp(mixed(problem.composed.before, self.scores, self.before) - lse), 0)
 
 
 def tile(problem: Problem, x: Operands, row: jax.Array, column: jax.Array) -> Tile:
@@ -110,15 +97,8 @@ def tile(problem: Problem, x: Operands, row: jax.Array, column: jax.Array) -> Ti
     key = column * band.keys + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     seen = (key <= query) & (key >= x.low[0])
     scores = batched(x.q[0], x.k[0], 2, 2).astype(acc) * problem.scale
-    before, after = (_sides(mix, *refs, acc) for mix, refs in split(problem, x.qs, x.ks, x.ws))
+    before, after = (_sides(mix, *refs, acc) for mix, refs in split(problem.composed, x.qs, x.ks, x.ws))
     return Tile(scores, seen[None], before, after)
-
-
-def split(problem: Problem, qs: Refs, ks: Refs, ws: Refs) -> tuple[tuple[Mix | None, tuple[Refs, Refs, Refs]], ...]:
-    """Both compositions with their own of what belongs to tokens on either side, and to weights."""
-    mix = problem.before
-    i, j, n = (0, 0, 0) if mix is None else (mix.sides.count("q"), mix.sides.count("k"), len(mix.shapes))
-    return (mix, (qs[:i], ks[:j], ws[:n])), (problem.after, (qs[i:], ks[j:], ws[n:]))
 
 
 def _sides(mix: Mix | None, qs: Refs, ks: Refs, ws: Refs, acc: jnp.dtype) -> Sides:
@@ -171,44 +151,14 @@ def add_weights(mix: Mix | None, refs: Refs, d: Arrays) -> None:
                 z[0, p] += next(planes)
 
 
-class Work(NamedTuple):
-    """How often a pass does something for a tile: products over dims and values, compositions, exponentials."""
-
-    dims: int
-    values: int
-    before: int
-    after: int
-    before_back: int
-    after_back: int
-    exponentials: int
-
-
 def cost(problem: Problem, x: Operands, work: Work, moved: int) -> pl.CostEstimate:
     """The work of all tiles, with the bytes read and written once; blocks of tiles are read again for each tile."""
     band, heads = problem.band, x.q.shape[1]
-    pairs, tiles = heads * band.queries * band.keys, x.q.shape[0] * band.tiles()
-    flops = 2 * pairs * (work.dims * x.q.shape[3] + work.values * x.v.shape[3])
+    tiles = x.q.shape[0] * band.tiles()
+    planes = Shape(tuple((z.shape[1], z.shape[3]) for z in x.qs), tuple((z.shape[1], z.shape[2]) for z in x.ks), x.ws)
     a = array((heads, band.queries, band.keys), problem.acc)
-    counts = ((work.before, work.before_back), (work.after, work.after_back))
-    for (mix, arrays), (there, back) in zip(split(problem, x.qs, x.ks, x.ws), counts, strict=True):
-        if mix is not None:
-            sides = _shapes(mix, *arrays, band, problem.acc)
-            flops += there * pl.estimate_cost(mix.mix, a, *sides).flops
-            flops += back * pl.estimate_cost(mix.grad, a, *sides, a).flops
+    flops, exponentials = work.cost(problem.composed, planes, a, (x.q.shape[3], x.v.shape[3]))
     again = sum(z.dtype.itemsize * band.keys * heads * z.shape[3] for z in (x.k, x.v))
     return pl.CostEstimate(
-        flops=tiles * flops, transcendentals=tiles * pairs * work.exponentials, bytes_accessed=moved + tiles * again
-    )
-
-
-def _shapes(mix: Mix, qs: Arrays, ks: Arrays, ws: Arrays, band: Band, acc: jnp.dtype) -> Sides:
-    """Of the planes of a tile."""
-    return Sides(
-        queries=tuple(array((z.shape[3], band.queries, 1), acc) for z in qs for _ in range(z.shape[1])),
-        keys=tuple(array((z.shape[2], 1, band.keys), acc) for z in ks for _ in range(z.shape[1])),
-        weights=tuple(
-            array(z.shape if shape == "m" else z.shape[1:], acc)
-            for z, shape in zip(ws, mix.shapes, strict=True)
-            for _ in range(1 if shape == "m" else z.shape[0])
-        ),
+        flops=tiles * flops, transcendentals=tiles * exponentials, bytes_accessed=moved + tiles * again
     )

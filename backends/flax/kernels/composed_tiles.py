@@ -1,15 +1,19 @@
-"""Attention with composed heads in tiles: which tiles there are, and what a kernel does with one.
+"""Attention with composed heads in tiles: what it is given, which tiles there are, what is done with one, at what cost.
 
 A tile has the pairs of some queries and keys, of all heads, [H, BQ, BK], in single precision. Tokens and weights that
 compositions read are cut along their axes before heads into planes that broadcast against it.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from kernels.tiles import Arrays
+from jax.experimental import pallas as pl
+from kernels.tiles import Arrays, array
+
+Planes = TypeVar("Planes", bound=tuple[object, ...])
 
 
 class Mix(NamedTuple):
@@ -36,6 +40,48 @@ class Composed(NamedTuple):
 
     before: Mix | None = None
     after: Mix | None = None
+
+
+class Operands(NamedTuple):
+    """What a machine's kernels are given, in layouts of its own: queries, keys, values; the lowest key that each query
+    sees; tokens on either side; weights.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    low: jax.Array
+    qs: Arrays
+    ks: Arrays
+    ws: Arrays
+
+
+def read(composed: Composed, tokens: Arrays, weights: Arrays, acc: jnp.dtype) -> tuple[Arrays, Arrays, Arrays]:
+    """What compositions read, as planes: tokens on either side [B, T or S, planes, H or 1]; weights in precision `acc`.
+
+    A weight is planes [planes, H or 1, 1, 1] or a matrix [H, H].
+    """
+    sides = [side for mix in composed if mix is not None for side in mix.sides]
+    shapes = [shape for mix in composed if mix is not None for shape in mix.shapes]
+    planes = [z.reshape(*z.shape[:2], math.prod(z.shape[2:-1]), z.shape[-1]) for z in tokens]
+    queries, keys = (tuple(z for z, at in zip(planes, sides, strict=True) if at == side) for side in "qk")
+    held = (z if shape == "m" else z.reshape(-1, z.shape[-1], 1, 1) for z, shape in zip(weights, shapes, strict=True))
+    return queries, keys, tuple(z.astype(acc) for z in held)
+
+
+def lowest(pos: jax.Array, past: int, behind: int | None) -> jax.Array:
+    """The lowest key that each query at pos [T] or [B, T] sees, int32: one behind itself if it sees none."""
+    back = pos if behind is None else jnp.minimum(pos, behind)
+    return (past + jnp.arange(pos.shape[-1]) - back).astype(jnp.int32)
+
+
+def split(
+    composed: Composed, qs: Planes, ks: Planes, ws: Planes
+) -> tuple[tuple[Mix | None, tuple[Planes, Planes, Planes]], tuple[Mix | None, tuple[Planes, Planes, Planes]]]:
+    """Both compositions with their own of what belongs to tokens on either side, and to weights."""
+    mix = composed.before
+    i, j, n = (0, 0, 0) if mix is None else (mix.sides.count("q"), mix.sides.count("k"), len(mix.shapes))
+    return (mix, (qs[:i], ks[:j], ws[:n])), (composed.after, (qs[i:], ks[j:], ws[n:]))  # type: ignore[return-value]
 
 
 class Band(NamedTuple):
@@ -122,3 +168,55 @@ def batched(x: jax.Array, y: jax.Array, i: int, j: int) -> jax.Array:
     precision = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
     acc = jnp.promote_types(x.dtype, jnp.float32)
     return jax.lax.dot_general(x, y, (((i,), (j,)), ((0,), (0,))), precision=precision, preferred_element_type=acc)
+
+
+class Shape(NamedTuple):
+    """Of tokens on either side how many planes, and heads or 1; weights."""
+
+    queries: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int], ...]
+    weights: Arrays
+
+
+class Cost(NamedTuple):
+    """Operations, and exponentials."""
+
+    flops: int
+    exponentials: int
+
+
+class Work(NamedTuple):
+    """How often a pass does something for a tile: products over dims and values, compositions, exponentials."""
+
+    dims: int
+    values: int
+    before: int
+    after: int
+    before_back: int
+    after_back: int
+    exponentials: int
+
+    def cost(self, composed: Composed, planes: Shape, a: jax.ShapeDtypeStruct, sizes: tuple[int, int]) -> Cost:
+        """Of a tile of pairs a [H, BQ, BK]; planes: of what compositions read; sizes: of a head of keys and values."""
+        flops = 2 * a.size * (self.dims * sizes[0] + self.values * sizes[1])
+        counts = (self.before, self.before_back), (self.after, self.after_back)
+        for (mix, own), (there, back) in zip(split(composed, *planes), counts, strict=True):
+            if mix is not None:
+                given = sides_of(mix, Shape(*own), a)
+                flops += there * pl.estimate_cost(mix.mix, a, *given).flops
+                flops += back * pl.estimate_cost(mix.grad, a, *given, a).flops
+        return Cost(flops, a.size * self.exponentials)
+
+
+def sides_of(mix: Mix, planes: Shape, a: jax.ShapeDtypeStruct) -> Sides:
+    """The shapes of what a composition reads in a tile."""
+    _, queries, keys = a.shape
+    return Sides(
+        queries=tuple(array((heads, queries, 1), a.dtype) for count, heads in planes.queries for _ in range(count)),
+        keys=tuple(array((heads, 1, keys), a.dtype) for count, heads in planes.keys for _ in range(count)),
+        weights=tuple(
+            array(z.shape if shape == "m" else z.shape[1:], a.dtype)
+            for z, shape in zip(planes.weights, mix.shapes, strict=True)
+            for _ in range(1 if shape == "m" else z.shape[0])
+        ),
+    )

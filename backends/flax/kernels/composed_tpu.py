@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import LANES, Ref, Refs
 from kernels.composed_back_tpu import backward
-from kernels.composed_blocks_tpu import LOWEST, MEMORY, Operands, Problem, Work, column_of, cost, lanes_of, specs, tile
-from kernels.composed_tiles import Band, Composed, batched, mixed
+from kernels.composed_blocks_tpu import LOWEST, MEMORY, Problem, column_of, cost, lanes_of, specs, tile
+from kernels.composed_tiles import Band, Composed, Operands, Work, batched, lowest, mixed, read
 from kernels.tiles import Arrays, accumulator, array, traffic, up
 
 KEYS = 128  # of a tile
@@ -63,32 +63,21 @@ def composed_attention_tpu(
     time = q.shape[1]
     past, rows, columns = k.shape[1] - time, up(time, queries), up(k.shape[1], KEYS)
     band = Band(rows // queries, columns // KEYS, queries, KEYS, past, behind)
-    back = pos if behind is None else jnp.minimum(pos, behind)
-    low = (past + jnp.arange(time) - back).astype(jnp.int32).reshape(-1, time, 1)
+    low = lowest(pos, past, behind).reshape(-1, time, 1)
 
     def by_head(x: jax.Array, size: int) -> jax.Array:
         return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, size - x.shape[1]), (0, 0)))
 
-    def on_side(x: jax.Array, side: str) -> jax.Array:
-        x = x.reshape(*x.shape[:2], math.prod(x.shape[2:-1]), x.shape[-1]).swapaxes(1, 2)
-        if side == "q":
-            return jnp.pad(x, ((0, 0), (0, 0), (0, rows - time), (0, 0)))
-        return jnp.pad(x.swapaxes(2, 3), ((0, 0), (0, 0), (0, 0), (0, columns - past - time)))
-
     acc = accumulator(q, k, v, *tokens, *weights)
-    sides = [side for mix in composed if mix is not None for side in mix.sides]
-    shapes = [shape for mix in composed if mix is not None for shape in mix.shapes]
+    qs, ks, ws = read(composed, tokens, weights, acc)
     x = Operands(
         *(by_head(q, rows), by_head(k, columns), by_head(v, columns)),
         low=jnp.pad(low, ((0, 0), (0, rows - time), (0, 0)), constant_values=NEVER),
-        qs=tuple(on_side(z, side) for z, side in zip(tokens, sides, strict=True) if side == "q"),
-        ks=tuple(on_side(z, side) for z, side in zip(tokens, sides, strict=True) if side == "k"),
-        ws=tuple(
-            (z if shape == "m" else z.reshape(-1, z.shape[-1], 1, 1)).astype(acc)
-            for z, shape in zip(weights, shapes, strict=True)
-        ),
+        qs=tuple(by_head(z, rows) for z in qs),
+        ks=tuple(jnp.swapaxes(by_head(z, columns), 2, 3) for z in ks),
+        ws=ws,
     )
-    return _run(Problem(*composed, scale, band, acc, interpret), x)[:, :, :time].swapaxes(1, 2)
+    return _run(Problem(composed, scale, band, acc, interpret), x)[:, :, :time].swapaxes(1, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -165,7 +154,7 @@ def _forward_kernel(
     @pl.when((phase == 0) & (column <= last))
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
-        scores = jnp.where(t.seen, mixed(problem.before, t.scores, t.before), LOWEST)
+        scores = jnp.where(t.seen, mixed(problem.composed.before, t.scores, t.before), LOWEST)
         most = jnp.maximum(top[...], jnp.max(scores, 2, keepdims=True))
         found = jnp.sum(jnp.where(t.seen, jnp.exp(scores - most), 0), 2, keepdims=True)
         total[...] = jnp.exp(top[...] - most) * total[...] + found
@@ -179,7 +168,7 @@ def _forward_kernel(
     @pl.when((phase == 1) & (column <= last))
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
-        p = mixed(problem.after, t.weights(problem, column_of(lse[0])), t.after)
+        p = mixed(problem.composed.after, t.weights(problem, column_of(lse[0])), t.after)
         out[...] += batched(p.astype(v.dtype), v[0], 2, 1)
 
     @pl.when((phase == 1) & ends)

@@ -81,8 +81,8 @@ def composed_token(
             fresh = tl.where(inside, tl.exp(a - higher), 0.0)
             total = total * tl.exp(top - higher) + tl.sum(fresh, 2, keep_dims=True)
             top = higher
-        found = tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), LOWEST)
-        tl.store(lse + tl.program_id(0) * H + h, found, mask=h < H)
+        normaliser = tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), LOWEST)
+        tl.store(lse + tl.program_id(0) * H + h, normaliser, mask=h < H)
         tl.debug_barrier()  # other threads of the program read what these have written
     if VALUES:
         ws = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)

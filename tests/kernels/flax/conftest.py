@@ -25,6 +25,8 @@ NAMES = (
     "chunked_tpu",
     "chunks_gpu",
     "composed",
+    "composed_blocks_gpu",
+    "composed_gpu",
     "composed_tiles",
     "composed_tpu",
     "conv",

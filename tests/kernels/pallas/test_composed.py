@@ -1,4 +1,4 @@
-"""Attention with composed heads on a TPU, interpreted, against the equations on whole maps of pairs."""
+"""Attention with composed heads on TPUs and GPUs, interpreted, against the equations on whole maps of pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +51,14 @@ def never(rows):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernels_are_the_equations(kernels, monkeypatch, pulled, rng, case):
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_the_kernels_are_the_equations(kernels, monkeypatch, pulled, rng, case, impl):
     before, after, pos, past, behind = CASES[case]
     monkeypatch.setattr(kernels.composed_tpu, "KEYS", 8)
     monkeypatch.setattr(kernels.composed_tpu, "QUERIES", (4,))
+    monkeypatch.setattr(kernels.composed_gpu, "BLOCK", 8)
+    monkeypatch.setattr(kernels.composed_blocks_gpu, "KEYS", 4)
+    monkeypatch.setattr(kernels.composed_blocks_gpu, "PART", 64)
     time, module = pos.shape[-1], kernels.composed
     shapes = [(time, 4), (past + time, 4), (past + time, 5)]
     q, k, v = (jnp.asarray(rng.normal(size=(2, n, HEADS, dim))) for n, dim in shapes)
@@ -65,7 +69,7 @@ def test_the_kernels_are_the_equations(kernels, monkeypatch, pulled, rng, case):
         q, k, v, (t1, w1), (t2, w2) = arrays
         return module.composed_attention(
             never, module.Composed(before, after), q, k, v, keys, tokens=(*t1, *t2), weights=(*w1, *w2), scale=0.3,
-            before=behind, impl="tpu", interpret=True,
+            before=behind, impl=impl, interpret=True,
         )  # fmt: skip
 
     close(pulled(op, *arrays), pulled(lambda *x: whole(before, after, pos, behind, x), *arrays), 1e-8, 1e-10)

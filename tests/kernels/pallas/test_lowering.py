@@ -109,7 +109,7 @@ def chunked_key(kernels, size, dtype, sharding=None, impl="tpu"):
     return chunked(kernels, size, dtype, sharding, impl, per_key=True)
 
 
-def composed(kernels, size, dtype, sharding=None):
+def composed(kernels, size, dtype, sharding=None, impl="tpu"):
     """Heads of 64, or one of what there is, composed by tokens before the softmax and by weights behind it."""
     (batch, time, channels), module = size, kernels.composed
     heads, dim = max(channels // 64, 1), min(channels, 64)
@@ -120,7 +120,7 @@ def composed(kernels, size, dtype, sharding=None):
     def run(q, k, v, tokens, weights):
         return module.composed_attention(
             None, module.Composed(LOW_RANK, STATIC), q, k, v, kernels.pairs.Keys(jnp.arange(time), time),
-            tokens=tokens, weights=weights, scale=0.1, before=255, impl="tpu",
+            tokens=tokens, weights=weights, scale=0.1, before=255, impl=impl,
         )  # fmt: skip
 
     q, factors, gate = (of(dtype, batch, time, *axes) for axes in [(heads, dim), (RANK, heads), (heads,)])
@@ -145,10 +145,10 @@ def test_a_kernel_lowers(kernels, traced, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key])
+@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
 def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count(CALLS["gpu"]) == 2
+    assert lowered.as_text().count(CALLS["gpu"]) == (3 if traced is composed else 2)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("rg_lru", "float32"), ("gated_hgrn", "bfloat16")])

@@ -1,4 +1,4 @@
-"""One token of attention with composed heads in Triton's interpreter, against the program for rows in double precision."""
+"""One token of attention with composed heads in Triton's interpreter, against the program in double precision."""
 
 from dataclasses import replace
 from typing import NamedTuple

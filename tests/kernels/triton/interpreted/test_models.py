@@ -52,7 +52,7 @@ CASES = {
         frozenset({"chunked_key_scan"}),
         frozenset({"outer_token"}),
     ),
-    "dcformer": Case(DCFORMER, frozenset({"dc_attention_y_attention"}), frozenset()),
+    "dcformer": Case(DCFORMER, frozenset({"dc_attention_y_attention"}), frozenset({"dc_attention_y_attention_token"})),
 }
 
 
