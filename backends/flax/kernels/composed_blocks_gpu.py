@@ -17,7 +17,7 @@ from kernels.composed_memory_gpu import LEAST, at, planes, put, weights
 from kernels.composed_tiles import Band, Composed, Operands, Shape, Sides, Work, mixed, split
 from kernels.tiles import array, traffic, up
 
-PART = 4096  # pairs of all heads in registers
+PART = 2048  # pairs of all heads in registers
 KEYS = 16  # of a part, if there are many heads
 LOWEST = -1e30  # a score that is not seen: -inf would make nan of a query that has seen nothing yet
 ORDER = plgpu.CompilerParams(num_warps=8, num_stages=1)
