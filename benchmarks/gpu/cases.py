@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.projects import Project, project
-from benchmarks.gpu.work import Both, element_wise, outer_products
+from benchmarks.gpu.work import Both, element_wise, outer_products, pairs_of_heads
 
 Sizes = Mapping[str, int]
 Inputs = tuple[Tensor, ...]
@@ -25,7 +26,7 @@ class Case:
 
     draw: tensors of a shape, half or single precision as training has them, on the CPU and from a generator.
     run: the function of a generated project, on whichever of its paths is chosen. shapes are by size of axis; B: batch,
-    T: time, C: channels, N: states, H: heads, K, V: keys and values of a head.
+    T: time, C: channels, N: states, H: heads, K, V: keys and values of a head, or what a head has of both.
     """
 
     name: str
@@ -142,6 +143,39 @@ def _conv(made: Project, x: Inputs, pos: Tensor) -> Tensor:
     return y
 
 
+def compose(a: Tensor, q1: Tensor, q2: Tensor, qg: Tensor, k1: Tensor, k2: Tensor, kg: Tensor) -> Tensor:
+    """DCFormer's composition of pairs a [B, H, T, S] (Xiao et al. 2024): a low rank and a gate of either side."""
+    own = torch.einsum("brqk,bqrh->bhqk", torch.einsum("bhqk,bqrh->brqk", a, q1), q2)
+    others = torch.einsum("brqk,bkrh->bhqk", torch.einsum("bhqk,bkrh->brqk", a, k1), k2)
+    return a + own + others + a * qg.mT[..., None] + a * kg.mT[:, :, None]
+
+
+def _draw_composed(s: Sizes, g: torch.Generator) -> Inputs:
+    """Queries, keys, values, and what `compose` reads before the softmax and after it, as it is after some training."""
+    tokens, heads = (s["B"], s["T"]), s["H"]
+    axes = ((RANK, heads), (RANK, heads), (heads,)) * 4
+    q, k, v = (_normal(g, *tokens, heads, s["K"]) for _ in range(3))
+    return q, k, v, *(_normal(g, *tokens, *each, scale=0.3) for each in axes)
+
+
+def _composed(window: int | None, made: Project, x: Inputs, pos: Tensor) -> Tensor:
+    q, k, v, *tokens = x
+    scale = q.shape[3] ** -0.5
+
+    def program(rows: Any) -> Tensor:
+        sides = (rows.query_tokens, rows.key_tokens)
+        read = [sides[i // 3 % 2](each) for i, each in enumerate(tokens)]
+        s = compose(torch.einsum("bqhd,bkhd->bhqk", rows.query_tokens(q), rows.key_tokens(k)) * scale, *read[:6])
+        p = compose(rows.softmax(s, rows.window(window)), *read[6:])
+        return torch.einsum("bhqk,bkhd->bqhd", rows.select(p), rows.key_tokens(v))
+
+    run, keys = made.module("kernels.composed").composed_attention, made.module("kernels.pairs").Keys(pos, q.shape[1])
+    mixes: Any = made.module("gates").DC_ATTENTION_Y
+    before = None if window is None else window - 1
+    y: Tensor = run(program, mixes, q, k, v, keys, tokens=tuple(tokens), scale=scale, before=before)
+    return y
+
+
 def _elements(s: Sizes) -> int:
     return s["B"] * s["T"] * s["C"]
 
@@ -159,6 +193,21 @@ def _work_keys(s: Sizes) -> Both:
     return outer_products(s["B"], s["T"], s["H"], s["H"], s["K"], s["V"], per_key=True)
 
 
+def _work_composed(window: int | None, s: Sizes) -> Both:
+    time, tokens = s["T"], s["B"] * s["T"]
+    seen = time if window is None else min(window, time)
+    pairs = s["B"] * (seen * (seen + 1) // 2 + (time - seen) * seen)
+    return pairs_of_heads(tokens, pairs, s["H"], s["K"], read=4 * (2 * RANK + 1) * s["H"])
+
+
+def _case_of_heads(name: str, window: int | None, shapes: tuple[Sizes, ...]) -> Case:
+    return Case(
+        name, "dcformer", {**SMALL, "heads": 1, "hidden": 16}, shapes,
+        _tokens(2, 100, H=4, K=80), _tokens(1, 5, H=2, K=3),
+        _draw_composed, partial(_composed, window), partial(_work_composed, window),
+    )  # fmt: skip
+
+
 def _tokens(batch: int, time: int, **more: int) -> Sizes:
     return {"B": batch, "T": time, **more}
 
@@ -167,6 +216,7 @@ LONG = _tokens(1, 32768, C=2048)
 RNN = {"width": 16, "depth": 3, "rnn": 16, "heads": 1, "gates": 1, "vocab": 16}
 SMALL = {"width": 16, "depth": 1, "vocab": 16}
 MAMBA2 = {**SMALL, "head": 16, "state": 8}
+RANK, LOCAL = 2, 256
 CASES = (
     Case(
         "diagonal scan with gates", "griffin", RNN,
@@ -204,5 +254,12 @@ CASES = (
         "convolution with bias and silu", "griffin", RNN,
         (_tokens(8, 2048, C=5120), LONG, _tokens(8, 2048, C=2720)), _tokens(2, 300, C=72), _tokens(1, 5, C=3),
         _draw_conv, _conv, lambda s: element_wise(_elements(s), 1, special=2),
+    ),
+    _case_of_heads(
+        "attention with composed heads", None,
+        (_tokens(1, 2048, H=32, K=80), _tokens(2, 2048, H=16, K=64), _tokens(1, 4096, H=32, K=128)),
+    ),
+    _case_of_heads(
+        "attention with composed heads, a window", LOCAL, (_tokens(2, 4096, H=32, K=80), _tokens(1, 16384, H=16, K=64)),
     ),
 )  # fmt: skip

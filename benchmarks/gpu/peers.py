@@ -8,6 +8,7 @@ made inside of the timed call where a model would have to make them; the comment
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, gelu, pad, silu, softplus
 
-from benchmarks.gpu.cases import Case, Inputs, positions
+from benchmarks.gpu.cases import LOCAL, Case, Inputs, compose, positions
 from benchmarks.gpu.place import Place
 
 Contender = Callable[[Inputs], Tensor]
@@ -130,6 +131,17 @@ def _conv(x: Inputs) -> Tensor:
     return silu(conv1d(stream, x[1].T[:, None], x[2], groups=x[1].shape[1])).mT
 
 
+def _composed(window: int | None, x: Inputs) -> Tensor:
+    """Maps of all pairs, which a compiler may keep in pieces."""
+    q, k, v, *tokens = x
+    place = torch.arange(q.shape[1], device=q.device)
+    behind = place[:, None] - place
+    seen = (behind >= 0) & (behind < (window or len(place)))
+    s = compose(torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[3] ** -0.5, *tokens[:6])
+    p = torch.softmax(s.float().masked_fill(~seen, -torch.inf), -1).to(q.dtype)
+    return torch.einsum("bhqk,bkhd->bqhd", compose(p, *tokens[6:]), v)
+
+
 PLAIN: Mapping[str, Contender] = {
     "diagonal scan with gates": _diagonal,
     "diagonal scan alone": _given,
@@ -137,6 +149,8 @@ PLAIN: Mapping[str, Contender] = {
     "outer products, a decay per head": _heads,
     "outer products, a decay per key": _keys,
     "convolution with bias and silu": _conv,
+    "attention with composed heads": partial(_composed, None),
+    "attention with composed heads, a window": partial(_composed, LOCAL),
 }
 
 

@@ -64,3 +64,16 @@ def outer_products(batch: int, time: int, heads: int, key_heads: int, key: int, 
         Work(tokens * (read + heads * value * HALF), products, exponentials),
         Work(tokens * (2 * read + heads * value * HALF), 3 * products, exponentials),
     )
+
+
+def pairs_of_heads(tokens: int, pairs: int, heads: int, dim: int, read: int) -> Both:
+    """Attention whose heads are composed from `read` more numbers of a token, all in half precision.
+
+    Products: scores and sums of values; backward the scores once more, and two gradients of each product. An
+    exponential for each head and pair, both times. What composes heads is no product of matrices and is left out.
+    """
+    given, result, products = heads * dim * 3 + read, heads * dim, 4.0 * pairs * heads * dim
+    return Both(
+        Work(HALF * tokens * (given + result), products, pairs * heads),
+        Work(HALF * tokens * (2 * given + result), 2.5 * products, pairs * heads),
+    )

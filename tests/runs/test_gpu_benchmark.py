@@ -38,7 +38,7 @@ def test_every_stage_runs_on_a_cpu_and_every_contender_computes_the_same(tmp_pat
     found = [row for row in rows if row["stage"] == "race"]
     assert {row["contender"] for row in found} == {"archc", "eager", "plain"}
     assert all(row["error"] < 1e-2 for row in found)  # of bfloat16, which each rounds at other places
-    assert len({row["case"] for row in found}) == 6
+    assert len({row["case"] for row in found}) == 8
     table = (tmp_path / "dry-run.md").read_text("utf-8")
     assert [line[3:].lower() for line in table.splitlines() if line.startswith("## ")] == list(stages)
 
