@@ -56,7 +56,8 @@ class PairTraffic:
     forward, backward: in every pass of its kernel each operand once, since queries of other blocks find keys and values
     in the cache; two passes forward (the normalisers of the softmax, which stay in single precision; the values) and
     four backward (their derivatives; queries; values; keys). ideal_*: everything once. separate: of a forward pass with
-    every operation on pairs by itself, for every key.
+    every operation on pairs by itself, for every key. token: of a single query, for every key: the key, its value and
+    what compositions read of it, once; scores that are kept between the passes come from the cache.
     """
 
     forward: float
@@ -64,6 +65,7 @@ class PairTraffic:
     ideal_forward: float
     ideal_backward: float
     separate: float
+    token: float
 
 
 def pair_traffic(found: Composition) -> PairTraffic:
@@ -87,13 +89,14 @@ def pair_traffic(found: Composition) -> PairTraffic:
         ideal_forward=(own + y) / element,
         ideal_backward=(own + y + own) / element,
         separate=alone / element,
+        token=(k + v + _tokens(found.before, "keys") + _tokens(found.after, "keys")) / element,
     )
 
 
-def _tokens(mixing: Mixing | None) -> int:
-    """Bytes per token of what a composition reads."""
+def _tokens(mixing: Mixing | None, *sides: str) -> int:
+    """Bytes per token of what a composition reads, of these sides or of both."""
     handed = () if mixing is None else mixing.handed
-    return sum(HALF * h.value.type.elements for h in handed if h.side)
+    return sum(HALF * h.value.type.elements for h in handed if h.side in (sides or ("queries", "keys")))
 
 
 def _pair_bytes(value: Value) -> int:

@@ -83,7 +83,9 @@ def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
     if found is not None:
         yield composed_sentence(found)
         yield f"kernel {COMPOSED}: what mixes the heads runs inside, on tiles of the pairs of all heads"
-        yield _pair_bytes(pair_traffic(found))
+        moved = pair_traffic(found)
+        yield _pair_bytes(moved)
+        yield f"kernel of a single token: {moved.token:.3g} bytes an element of every key, each key read once"
         return
     if value in emitted.attention:
         yield from (sentence, f"kernel {ATTENTION}: the framework's own where it has one")

@@ -34,6 +34,8 @@ def test_composed_heads_run_in_the_kernel_of_their_attention() -> None:
     assert "14.1 bytes an element forward (at best 9.25)" in lines[at + 3]  # (4 + 0.625 + 0.125) + (8 + 1.25 + 0.125)
     # four times all inputs, the derivative that comes in and a number per head; three more of these; all gradients
     assert "45.1 backward (at best 16.5)" in lines[at + 3]
+    # of a key and its value 2 bytes each, of what either composition reads of the key 20 numbers, 0.3125 bytes
+    assert "a single token: 4.62 bytes an element of every key" in lines[at + 4]
 
 
 def test_a_program_of_pairs_says_why_no_kernel_runs_it() -> None:

@@ -1,9 +1,9 @@
 """One token of attention with composed heads as a Triton kernel: rings of keys and values, each read once.
 
-A single query has no use for matrix units, so tiles are [heads, keys, columns of a head], multiplied one by one. Programs
-share the slots of a ring out among themselves, tile by tile in turn, for slots that are still empty lie at its end. The
-composed scores stay in memory, a number for each head and key: what is mixed behind the softmax must be normalised
-before, and the normaliser is known when all keys have been seen.
+A single query has no use for matrix units, so tiles are [heads, keys, columns of a head], multiplied one by one.
+Programs share the slots of a ring out among themselves, tile by tile in turn, for slots that are still empty lie at its
+end. The composed scores stay in memory, a number for each head and key: what is mixed behind the softmax must be
+normalised before, and the normaliser is known when all keys have been seen.
 """
 # mypy: ignore-errors
 
@@ -20,7 +20,7 @@ def token_products(
     """`q . k` of every head [heads, 1, BK], of q [heads, D] and the rows c of k [keys, heads, D]."""
     sums = tl.zeros((HP, BK), ACC)
     for first in tl.static_range(0, D, SLICE):
-        one = columns(q, 0 * c, h, first, 1, SLICE, H, D).to(ACC)
+        one = columns(q, tl.arange(0, 1)[None, :, None], h, first, 1, SLICE, H, D).to(ACC)
         other = columns(k, c, h, first, left, SLICE, H, D).to(ACC)
         sums += tl.sum(one * other, 2)
     return sums[:, None, :]

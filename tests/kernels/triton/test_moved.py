@@ -19,8 +19,9 @@ from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.backends.torch.launches import Launched
 from archc.backends.torch.moved import accesses
 
+from archc.fuse.composed import Composition, compositions
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.fuse.traffic import Traffic, outer_traffic
+from archc.fuse.traffic import Traffic, outer_traffic, pair_traffic
 from archc.passes.scans import classify, inside
 from archc.specs_index import program
 from tests.kernels.triton.shipped import SETTINGS, launches
@@ -127,6 +128,28 @@ def test_a_convolution_loads_the_tokens_before_a_segment_again() -> None:
     got = moved(started("griffin", "conv_backward"), "BC", (1 / (c["K"] * c["S"]),))
     assert got.pop("pos") <= 8 * halo / c["BC"]
     assert got == {"x": 2, "dy": 2 * halo, "DX": 2}
+
+
+def test_a_token_with_composed_heads_reads_every_key_once() -> None:
+    """Beside it, scores in single precision, which the cache has: they are written and read, weights likewise, and
+    these once for each slice of the values. What queries have is in the cache, too.
+    """
+    found = [each for name, each in launches("dcpythia", 90).items() if name.startswith("composed_token:")]
+    total: Counter[str] = Counter()
+    for each in found[:2]:  # the scores, then the values
+        c = each.launch.constants
+        for access in accesses(each.launch, 90):
+            if access.loops:
+                name = access.argument.upper() if access.stores else access.argument.partition(" ")[0]
+                total[name] += access.bytes * (c["E"] // c["SLICE"] if len(access.loops) == 2 else 1)
+    c = found[0].launch.constants
+    got = {name: bytes / (c["BK"] * c["H"] * c["E"]) for name, bytes in total.items()}
+    assert got.keys() == {"q", "k", "v", "q_tokens", "k_tokens", "q_after", "k_after", "s", "S", "Y"}
+    assert got["S"] + got["s"] == 4 * (2 + 1 + c["E"] // c["SLICE"]) / c["E"]
+    attention = next(
+        c for c in compositions(program("dcpythia", SETTINGS).graph).values() if isinstance(c, Composition)
+    )
+    assert sum(got[name] for name in ("k", "v", "k_tokens", "k_after")) == pair_traffic(attention).token
 
 
 def outer(spec: str) -> tuple[Traffic, dict[str, int]]:
