@@ -7,7 +7,8 @@ import torch
 import triton
 from kernels.composed_arguments import Given, reads
 from kernels.composed_launch import EVERY, common_of
-from kernels.composed_tiles import arch_of, token_tile
+from kernels.composed_tiles import token_tile
+from kernels.operators import arch_of
 from kernels.composed_token_triton import composed_token, composed_token_sums
 from torch import Tensor
 
