@@ -9,7 +9,6 @@ Between these steps all threads wait, for each reads what others have written. S
 
 import triton
 import triton.language as tl
-from kernels.composed_back_triton import add_planes, empty_planes, mixed_back, store_constants
 from kernels.composed_triton import (
     LOWEST,
     add_dot,
@@ -48,7 +47,7 @@ def add_laid(
     out, pairs, y, out_left, y_left, ACROSS: tl.constexpr, H: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
     SLICE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds to rows out [rows, heads, D] the products of pairs [heads, SIZE, SIZE], ACROSS turned, and rows y like out."""
+    """Adds to rows out [rows, heads, D] the products of pairs [heads, SIZE, SIZE], ACROSS turned, and rows y."""
     r = tl.arange(0, SIZE)[:, None]
     c = tl.arange(0, SIZE)[None, :]
     for h in tl.range(0, H):

@@ -8,8 +8,8 @@ import triton
 from kernels.composed_arguments import Given, reads
 from kernels.composed_launch import EVERY, common_of
 from kernels.composed_tiles import token_tile
-from kernels.operators import arch_of
 from kernels.composed_token_triton import composed_token, composed_token_sums
+from kernels.operators import arch_of
 from torch import Tensor
 
 BLOCK = 256  # sums of a program
