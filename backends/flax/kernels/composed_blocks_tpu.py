@@ -97,11 +97,12 @@ def tile(problem: Problem, x: Operands, row: jax.Array, column: jax.Array) -> Ti
     key = column * band.keys + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     seen = (key <= query) & (key >= x.low[0])
     scores = batched(x.q[0], x.k[0], 2, 2).astype(acc) * problem.scale
-    before, after = (_sides(mix, *refs, acc) for mix, refs in split(problem.composed, x.qs, x.ks, x.ws))
+    before, after = (_sides(mix, refs, acc) for mix, refs in split(problem.composed, x.qs, x.ks, x.ws))
     return Tile(scores, seen[None], before, after)
 
 
-def _sides(mix: Mix | None, qs: Refs, ks: Refs, ws: Refs, acc: jnp.dtype) -> Sides:
+def _sides(mix: Mix | None, refs: tuple[Refs, Refs, Refs], acc: jnp.dtype) -> Sides:
+    qs, ks, ws = refs
     shapes = "" if mix is None else mix.shapes
     return Sides(
         queries=tuple(column_of(z[0, p].astype(acc)) for z in qs for p in range(z.shape[1])),

@@ -48,7 +48,12 @@ def with_numbers(gates: Gates, numbers: tuple[float, ...]) -> Gates:
     """Gates of x and w alone, from gates that take numbers as well."""
     if not numbers:
         return gates
-    return Gates(*(each and _With(each, place, numbers) for each, place in zip(gates, (1, 1, 2, 2), strict=True)))
+    return Gates(
+        _With(gates.gates, 1, numbers),
+        _With(gates.gates_grad, 1, numbers),
+        None if gates.out is None else _With(gates.out, 2, numbers),
+        None if gates.out_grad is None else _With(gates.out_grad, 2, numbers),
+    )
 
 
 def machine(impl: Machine | None, time: int) -> Machine:

@@ -57,7 +57,7 @@ def _sequence(name: str, composed: Any, mixing: int) -> Any:
         q, k, v, pos, lse, *reads = ctx.saved_tensors
         given = Given(q, k, v, reads[: ctx.tokens], reads[ctx.tokens :], pos, *ctx.numbers)
         dq, dk, dv, *shares = gradients(*given, lse, dy.contiguous())
-        found = Given(dq, dk, dv, shares[: ctx.tokens], shares[ctx.tokens :], *(None,) * 3)  # type: ignore[arg-type]
+        found = Given(dq, dk, dv, shares[: ctx.tokens], shares[ctx.tokens :], *(None,) * 3)
         return tuple(found)
 
     def forward_work(*args: Any, **_: Any) -> int:
