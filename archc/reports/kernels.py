@@ -85,7 +85,7 @@ def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         yield f"kernel {COMPOSED}: what mixes the heads runs inside, on tiles of the pairs of all heads"
         moved = pair_traffic(found)
         yield _pair_bytes(moved)
-        yield f"a single token in one pass: {moved.token:.3g} bytes an element of every key, each key read once"
+        yield f"a single token: {moved.token:.3g} bytes an element of every key, each key read once"
         return
     if value in emitted.attention:
         yield from (sentence, f"kernel {ATTENTION}: the framework's own where it has one")
