@@ -143,7 +143,8 @@ def _register(name: str, gates: Gates) -> Fused:
         x, w = tensors[: ctx.inputs], tensors[ctx.inputs :]
         dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
         dx, dw, leaving = gradients(x, w, ctx.numbers, pos, carries, dy, None if dlast is None else dlast.contiguous())
-        return dx, dw, [None] * len(ctx.numbers), None, leaving if ctx.starts else None
+        nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
+        return dx, dw, nothing, None, leaving if ctx.starts else None
 
     fused.register_autograd(back, setup_context=keep)
     register_flop_formula(fused._opoverload.overloadpacket)(_forward_flops)

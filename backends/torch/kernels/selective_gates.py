@@ -104,7 +104,7 @@ def _register(name: str, gates: SelectiveGates) -> Any:
         *shares, dA, dB, dC, dstart = gradients(
             x, w, ctx.numbers, *rest, dy, None if dlast is None else dlast.contiguous()
         )
-        nothing = [None] * len(ctx.numbers)
+        nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
         return shares[:count], shares[count:], nothing, dA, dB, dC, None, dstart if ctx.starts else None, None
 
     fused.register_fake(_outputs)
