@@ -51,7 +51,7 @@ def built(name: str) -> Program:
 def test_torch(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found = built(name)
     module = emitted(found, "torch")
-    monkeypatch.setattr(module, "over_buckets", partial(module.over_buckets, block=2))
+    monkeypatch.setattr(module, "over_buckets", partial(module.over_buckets, block=2, short=0))
     check_torch(found)
 
 
@@ -59,7 +59,7 @@ def test_flax(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's gradients are tested by themselves: they take long to compile."""
     case = text_case(built("rounds and a window"))
     module = emitted(case.program, "flax")
-    monkeypatch.setattr(module, "over_buckets", partial(module.over_buckets, block=2))
+    monkeypatch.setattr(module, "over_buckets", partial(module.over_buckets, block=2, short=0))
     with jax.enable_x64(True):
         found = run_compiled(flax_model(case, jnp.float64), *flax_inputs(case), jnp.asarray(POS))
     require_near("flax, packed", case, (found,), POS, DOUBLE)
@@ -68,5 +68,5 @@ def test_flax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
     found = program("reformer:tiny")
     module = emitted(found, "torch")
-    monkeypatch.setattr(module, "over_buckets", partial(module.over_buckets, block=2))
+    monkeypatch.setattr(module, "over_buckets", partial(module.over_buckets, block=2, short=0))
     check_torch(found)

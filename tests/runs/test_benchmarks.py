@@ -15,6 +15,7 @@ ARGUMENTS = {
     "flax_vs_torch": [*SMALL, "--models=llama", "--new=4"],
     "compiler": ["--models=llama", "--depth=1", "--growth=2"],
     "memory": [*SMALL, "--models=llama"],
+    "buckets": ["--lengths=32", "--buckets=4", "--rounds=1", "--short=0", "--backends=torch"],
     "scans": ["--lengths=20", "--channels=8", "--kinds", "diagonal", "constant"],
     "tasks": ["--tasks=recall", "--models=attention", "--steps=2"],
 }

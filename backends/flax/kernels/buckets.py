@@ -36,6 +36,7 @@ def over_buckets(
     before: int | None = None,
     after: int | None = 0,
     block: int = 64,
+    short: int | None = None,
 ) -> jax.Array:
     """The values [B, T, *lanes, *axes] of a program that sees no pair outside of `same`.
 
@@ -44,12 +45,14 @@ def over_buckets(
     S, *lanes], or of several `rounds`, the last axis: two tokens meet where they are equal in one of them. queries [B,
     T, *lanes, *axes], tokens [B, S, *lanes, *axes]: what the program reads of queries and of keys. It mixes nothing
     between lanes, and runs with lanes of size one. `same` [B, *lanes, Tq, Tk]: whether two tokens meet. before, after:
-    as of `over_rows`, which runs short sequences and what continues one.
+    as of `over_rows`, which runs up to `short` tokens (None: four tiles for each round, as long as sorting takes) and
+    what continues a sequence.
     """
     if not rounds:
         buckets = (buckets[0][..., None], buckets[1][..., None])
     (codes, others), time = buckets, keys.pos.shape[-1]
-    if keys.ring is not None or keys.count != time or time <= 2 * block:
+    short = 4 * block * codes.shape[-1] if short is None else short
+    if keys.ring is not None or keys.count != time or time <= short:
 
         def dense(rows: Rows) -> jax.Array:
             same = (rows.queries(codes) == rows.keys(others)).any(-3)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 FAR = 1 << 30  # the place of what fills up the last tile: further away than any token of a document
-PAIRS = 1 << 19  # how many pairs run at once
+PAIRS, PAIRS_ON_CPU = 1 << 22, 1 << 17  # how many run at once
 
 
 class Order(NamedTuple):
@@ -41,7 +41,8 @@ class Order(NamedTuple):
     def at_once(self) -> int:
         """How many tiles run at once."""
         tiles, block = self.time.shape
-        return min(tiles, max(1, PAIRS // block**2))
+        pairs = PAIRS_ON_CPU if jax.default_backend() == "cpu" else PAIRS
+        return min(tiles, max(1, pairs // block**2))
 
     def walk(self, step: Callable[[jax.Array, jax.Array, Any], Any], carry: Any) -> Any:
         """Steps `(tiles of queries, tiles of keys, carry) -> carry` over all that meet, some at once.

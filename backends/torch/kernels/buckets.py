@@ -37,6 +37,7 @@ def over_buckets(
     before: int | None = None,
     after: int | None = 0,
     block: int = 64,
+    short: int | None = None,
 ) -> Tensor:
     """The values [B, T, *lanes, *axes] of a program that sees no pair outside of `same`.
 
@@ -45,12 +46,14 @@ def over_buckets(
     S, *lanes], or of several `rounds`, the last axis: two tokens meet where they are equal in one of them. queries [B,
     T, *lanes, *axes], tokens [B, S, *lanes, *axes]: what the program reads of queries and of keys. It mixes nothing
     between lanes, and runs with lanes of size one. `same` [B, *lanes, Tq, Tk]: whether two tokens meet. before, after:
-    as of `over_rows`, which runs short sequences and what continues one. Long ones wait for the device once.
+    as of `over_rows`, which runs up to `short` tokens (None: four tiles for each round, as long as sorting takes) and
+    what continues a sequence. More tokens wait for the device once.
     """
     if not rounds:
         buckets = (buckets[0][..., None], buckets[1][..., None])
     (codes, others), time = buckets, keys.pos.shape[-1]
-    if keys.ring is not None or keys.count != time or time <= 2 * block:
+    short = 4 * block * codes.shape[-1] if short is None else short
+    if keys.ring is not None or keys.count != time or time <= short:
 
         def dense(rows: Rows) -> Tensor:
             same = (rows.queries(codes) == rows.keys(others)).any(-3)
@@ -144,14 +147,15 @@ def _sums(program: Program, order: Order, lanes: int, queries: Tensors, tokens: 
     for some, others in order.steps():
         tile = Tile(order, some, others)
         same = order.same(some, others, lanes)
-        value = program(tile, same, *(x[some] for x in left), *(x[others] for x in right))
+        here = (*(x.index_select(0, some) for x in left), *(x.index_select(0, others) for x in right))
+        value = program(tile, same, *here)
         part = value.to(tile.total.dtype), tile.top.movedim(-1, 1), tile.total.movedim(-1, 1)
         if not whole:
             whole = [x.new_zeros(len(order.time), *x.shape[1:]) for x in part]
             whole[1] += _least(whole[1])
-        joined = _joined((whole[0][some], whole[1][some], whole[2][some]), part)
-        for x, new in zip(whole, joined, strict=True):
-            x[some] = new
+        before, top, total = (x.index_select(0, some) for x in whole)
+        for x, new in zip(whole, _joined((before, top, total), part), strict=True):
+            x.index_copy_(0, some, new)
     return (order.unsorted(whole[0]), order.unsorted(whole[1]), order.unsorted(whole[2])), value.dtype
 
 
@@ -165,7 +169,7 @@ def _slopes(
     found = {i: torch.zeros_like(kept[i], dtype=known.dtype) for i in wanted}
     for some, others in order.steps():
         places = [some if i < ctx.queries else others for i in range(len(kept))]
-        here = [x[at] for x, at in zip(kept, places, strict=True)]
+        here = [x.index_select(0, at) for x, at in zip(kept, places, strict=True)]
         same = order.same(some, others, ctx.lanes)
         with torch.enable_grad():
             for i in wanted:
@@ -176,7 +180,7 @@ def _slopes(
         made = torch.autograd.grad(outputs, [here[i] for i in wanted], given, allow_unused=True)
         for i, more in zip(wanted, made, strict=True):
             if more is not None:
-                found[i][places[i]] += more
+                found[i].index_copy_(0, places[i], found[i].index_select(0, places[i]) + more)
     return {i: order.unsorted(slope) for i, slope in found.items()}
 
 

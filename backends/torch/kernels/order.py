@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FAR = 1 << 30  # the place of what fills up the last tile: further away than any token of a document
-PAIRS = 1 << 19  # how many pairs run at once
+PAIRS, PAIRS_ON_CPU = 1 << 22, 1 << 18  # how many run at once
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,16 @@ class Order:
 
     def sorted(self, x: Tensor) -> Tensor:
         """[L, T, *axes] -> [tiles, block, *axes]."""
-        lane = torch.arange(len(x), device=x.device)[:, None]
-        return x[lane, self.token].reshape(*self.time.shape, *x.shape[2:])
+        return _taken(x, self.token).reshape(*self.time.shape, *x.shape[2:])
 
     def unsorted(self, x: Tensor) -> Tensor:
         """[tiles, block, *axes] -> [L, T, *axes]."""
-        lane = torch.arange(len(self.token), device=x.device)[:, None]
-        return x.reshape(*self.token.shape, *x.shape[2:])[lane, self.place]
+        return _taken(x.reshape(*self.token.shape, *x.shape[2:]), self.place)
 
     def steps(self) -> list[tuple[Tensor, Tensor]]:
         """Tiles of queries and of keys that meet, some at once; no tile is in one step twice."""
-        most = max(1, PAIRS // self.time.shape[1] ** 2)
+        pairs = PAIRS_ON_CPU if self.time.device.type == "cpu" else PAIRS
+        most = max(1, pairs // self.time.shape[1] ** 2)
         found = []
         for (tiles, counts), sign, first in ((self.behind, -1, 0), (self.ahead, 1, 1)):
             for distance, count in list(enumerate(counts))[first:]:
@@ -85,15 +84,21 @@ def orders_of(codes: Tensor, pos: Tensor, packed: bool, block: int, both: bool) 
         place = torch.empty_like(token).scatter_(1, token, places.expand_as(token))
         filled = F.pad(token, (0, count * block - time))
         when = F.pad(token, (0, count * block - time), value=-FAR).reshape(-1, block)
-        lane = torch.arange(len(token), device=pos.device)[:, None]
         orders.append(
             Order(
-                index, filled, place, codes[lane, filled].reshape(*when.shape, -1), when,
-                torch.where(when < 0, -1, pos[lane, filled].reshape(when.shape)),
+                index, filled, place, _taken(codes, filled).reshape(*when.shape, -1), when,
+                torch.where(when < 0, -1, pos.gather(1, filled).reshape(when.shape)),
                 reaches[index], reaches[len(tokens) + index] if both else (when[:0, 0], []),
             )
         )  # fmt: skip
     return orders
+
+
+def _taken(x: Tensor, places: Tensor) -> Tensor:
+    """The places [L, N] of x [L, T, *axes] in each lane: [L, N, *axes]."""
+    starts = torch.arange(0, x.shape[0] * x.shape[1], x.shape[1], device=x.device)[:, None]
+    taken = x.flatten(0, 1).index_select(0, (places + starts).flatten())
+    return taken.reshape(*places.shape, *x.shape[2:])
 
 
 def _changes(x: Tensor) -> Tensor:

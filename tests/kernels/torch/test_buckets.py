@@ -69,7 +69,9 @@ def test_values_and_gradients_are_those_of_all_pairs(name: str, packed: bool, af
     seen = seen & (distance >= 0) if after == 0 else seen
     run = program(Rows.causal if after == 0 else Rows.everything)
     keys = Keys(pos if packed else torch.arange(TIME), TIME)
-    found = over_buckets(run, keys, (bucket, bucket), tokens[:1], tokens[1:], rounds=True, after=after, block=BLOCK)
+    found = over_buckets(
+        run, keys, (bucket, bucket), tokens[:1], tokens[1:], rounds=True, after=after, block=BLOCK, short=0
+    )
     wanted = slow(bucket, seen, pos, *tokens)
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=found.dtype)
     weights = weights * (document >= 0)[..., None, None]
@@ -91,7 +93,7 @@ def test_a_window_and_one_round_without_lanes(seen: int) -> None:
         return torch.einsum("bhqk,bkd->bqhd", rows.softmax(s, rows.window(seen) & same), rows.key_tokens(v))
 
     keys = Keys(torch.arange(TIME), TIME)
-    found = over_buckets(run, keys, (bucket, bucket), (q,), (k, v), before=seen - 1, block=BLOCK)
+    found = over_buckets(run, keys, (bucket, bucket), (q,), (k, v), before=seen - 1, block=BLOCK, short=0)
     distance = torch.arange(TIME)[:, None] - torch.arange(TIME)
     met = (bucket[:, :, None] == bucket[:, None]) & (distance >= 0) & (distance < seen)
     p = torch.where(met[:, None], torch.einsum("bqhd,bkd->bhqk", q, k), -torch.inf).softmax(-1)
@@ -102,7 +104,7 @@ def test_half_precision_is_summed_in_single_precision() -> None:
     bucket, tokens = drawn(4), inputs(torch.bfloat16)
     keys = Keys(torch.arange(TIME), TIME)
     run = program(Rows.causal)
-    found = over_buckets(run, keys, (bucket, bucket), tokens[:1], tokens[1:], rounds=True, block=BLOCK)
+    found = over_buckets(run, keys, (bucket, bucket), tokens[:1], tokens[1:], rounds=True, block=BLOCK, short=0)
     seen = torch.ones(TIME, TIME, dtype=torch.bool).tril().expand(2, -1, -1)
     wide = [x.detach().double() for x in tokens]
     wanted = slow(bucket, seen, torch.arange(TIME).expand(2, -1), *wide)
@@ -112,7 +114,7 @@ def test_half_precision_is_summed_in_single_precision() -> None:
     assert all(x.grad.dtype == torch.bfloat16 and x.grad.isfinite().all() for x in tokens)
 
 
-def counted(bucket: Tensor, time: int) -> tuple[int, int, int]:
+def counted(bucket: Tensor, time: int, short: int | None = 0) -> tuple[int, int, int]:
     """Of one round of one head: pairs forward, pairs in all, numbers that wait for the backward pass."""
     pairs, kept = [0], [0]
     q, k, v = (torch.randn(1, time, DIM, requires_grad=True) for _ in range(3))
@@ -127,7 +129,8 @@ def counted(bucket: Tensor, time: int) -> tuple[int, int, int]:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        y = over_buckets(run, Keys(torch.arange(time), time), (bucket, bucket), (q,), (k, v), block=BLOCK)
+        keys = Keys(torch.arange(time), time)
+        y = over_buckets(run, keys, (bucket, bucket), (q,), (k, v), block=BLOCK, short=short)
     forward = pairs[0]
     y.sum().backward()
     return forward, pairs[0], kept[0]
@@ -153,5 +156,6 @@ def test_an_uneven_bucket_costs_its_own_pairs_and_keeps_none() -> None:
 
 
 def test_a_short_sequence_runs_in_blocks_of_queries() -> None:
-    time = 2 * BLOCK
-    assert counted(torch.arange(time)[None], time)[0] == time**2
+    time = 4 * BLOCK
+    assert counted(torch.arange(time)[None], time, None)[0] == time**2
+    assert counted(torch.arange(time + BLOCK)[None], time + BLOCK, None)[0] == (time + BLOCK) * BLOCK
