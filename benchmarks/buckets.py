@@ -69,8 +69,8 @@ def _jax(args: argparse.Namespace, length: int, short: int | None) -> Callable[[
 
     model: Any = _module(args, "jax", short).Model(rngs=nnx.Rngs(0))
     tokens = jax.random.randint(jax.random.key(1), (1, length), 0, model.VOCAB)
-    graph, weights, rest = nnx.split(model, nnx.Param, nnx.Not(nnx.Param))
-    step = jax.jit(jax.grad(lambda w: jnp.square(nnx.merge(graph, w, rest)(tokens)).mean()))
+    graph, weights, *rest = nnx.split(model, nnx.Param, nnx.Not(nnx.Param))
+    step = jax.jit(jax.grad(lambda w: jnp.square(nnx.merge(graph, w, *rest)(tokens)).mean()))
     return lambda: jax.block_until_ready(step(weights))  # type: ignore[no-untyped-call]
 
 
