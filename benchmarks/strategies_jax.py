@@ -23,7 +23,7 @@ DIAGONAL = project("s4d", {}, "flax")
 SELECTIVE = project("mamba", {**SMALL, "state": 2}, "flax")
 STATES, HEADS, SIDE = 16, 2, 64
 STEPS = 8, 128
-CHUNKS = 16, 32, 128, 256
+CHUNKS = 16, 32, 64, 128, 256
 PIECE = 64  # tokens of a block
 
 
@@ -82,7 +82,11 @@ def ways(kind: str) -> Iterator[Way]:
             module = MADE.module("kernels.chunked_scan")
             yield Way("archc", _chunked)
             for chunk in CHUNKS:
-                yield Way(f"chunks of {chunk}", _chunked, changed=partial(patch.object, module, "CHUNK", chunk))
+                yield Way(
+                    f"chunks of {chunk}",
+                    _chunked,
+                    changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
+                )
             yield Way("state by state", _outer, longest=2048)
 
 

@@ -22,7 +22,7 @@ MADE = project("mamba2", {**SMALL, "head": 16, "state": 8})
 SELECTIVE = project("mamba", {**SMALL, "state": 2})
 STATES, HEADS, SIDE = 16, 2, 64
 BLOCKS = 8, 16, 32, 64, 128
-CHUNKS = 16, 32, 128, 256
+CHUNKS = 16, 32, 64, 128, 256
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,11 @@ def ways(kind: str) -> Iterator[Way]:
             module = MADE.module("kernels.chunked_scan")
             yield Way("archc", _chunked)
             for chunk in CHUNKS:
-                yield Way(f"chunks of {chunk}", _chunked, changed=partial(patch.object, module, "CHUNK", chunk))
+                yield Way(
+                    f"chunks of {chunk}",
+                    _chunked,
+                    changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
+                )
             yield Way("state by state", _outer, longest=2048)
 
 

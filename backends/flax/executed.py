@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
+from archc.backends.flax.kernels.chunk_sizes import chunk_length
+
 from archc.emit.executed import Heads, Matrix, Rows
 from archc.ops.support import Support
 
 BLOCK = 256  # attention.py: queries of a block, fewer for a short window
 PARTS = 4  # attention.py, pairs.py: of a long causal sequence without a window
 QUERIES = 128  # pairs.py: queries of a block
-CHUNK = 64  # chunked_scan.py: tokens of a chunk
-SPAN = 16  # chunked_scan.py: a chunk of more tokens is a multiple of these
 
 
 class FlaxKernels:
@@ -59,7 +59,7 @@ class FlaxKernels:
         before
         the chunk gives.
         """
-        size = min(CHUNK, time if time <= SPAN else -(-time // SPAN) * SPAN)
+        size = chunk_length(time, sizes.key, sizes.value)
         heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value
         shared = sizes.shared and kind == "chunked"
         scores = 2 * (sizes.groups if shared else heads) * size * size * key

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
-from archc.backends.torch.kernels.chunk_sizes import COUNTED, chunk_length, key_parts
+from archc.backends.torch.kernels.chunk_sizes import chunk_length, counted_length, key_parts
 
 from archc.emit.executed import Heads, Matrix, Rows
 from archc.ops.support import Support
@@ -57,8 +57,9 @@ class TorchKernels:
         With a decay per key scores are joined from halves, Q (Q - 1) K multiply-adds; the last product, of the states,
         is not needed again. On a GPU many keys run in parts, which are heads of their own.
         """
-        size = chunk_length(time, COUNTED)
+        size = chunk_length(time, sizes.key, sizes.value)
         if self.fused:
+            size = counted_length(time)
             parts, key = key_parts(sizes.key)
             sizes = replace(sizes, heads=parts * sizes.heads, key=key, shared=sizes.shared and parts == 1)
         heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from kernels.chunk_sizes import SPAN, chunk_length
 from kernels.chunked_gpu import chunked_scan_gpu
 from kernels.chunked_key_gpu import chunked_key_scan_gpu
 from kernels.chunked_key_tpu import chunked_key_scan_tpu
@@ -17,8 +18,6 @@ from kernels.chunked_tpu import chunked_scan_tpu
 from kernels.chunks_gpu import MOST
 from kernels.tiles import Machine, accumulator, machine
 
-CHUNK = 64
-SPAN = 16  # tokens of a chunk whose decays per key are compared one by one
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 Kernel = Callable[..., tuple[jax.Array, jax.Array]]
 Part = Callable[..., tuple[jax.Array, jax.Array]]
@@ -147,7 +146,7 @@ def _over_chunks(
     log_a, k, v, q, dtype = (*(x.astype(S.dtype) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     time = v.shape[1]
-    size = min(CHUNK, time if time <= SPAN else -(-time // SPAN) * SPAN)
+    size = chunk_length(time, k.shape[-1], v.shape[-1])
     count = -(-time // size)
     more = count * size - time
     pos = jnp.concatenate([pos, pos[:, -1:] + 1 + jnp.arange(more)], 1)

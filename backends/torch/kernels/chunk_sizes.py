@@ -1,7 +1,30 @@
 """How a scan of outer products is cut: tokens of a chunk, and on a GPU keys of a part."""
 
+SHORTEST, LONGEST = 16, 128  # tokens of a chunk of operations on tensors
 COUNTED = 64  # tokens of a chunk on a GPU, for the count of matrix operations: tiles differ from chip to chip
 MOST_KEYS = 128  # that fit into the registers of a program with the rest, on every GPU from Ampere on
+
+
+def chunk_length(tokens: int, keys: int, values: int) -> int:
+    """Tokens of a chunk of operations on tensors, a power of two, for heads of so many keys and values.
+
+    A token meets as many others as a chunk has, and its share of the state is keys values / chunk: the fastest length
+    was near half the root of keys times values at every size tried (`python -m benchmarks.scans`).
+    """
+    length = SHORTEST
+    while length < LONGEST and (2 * length) ** 2 < keys * values:
+        length *= 2
+    return min(length, power_of_two(tokens))
+
+
+def counted_length(tokens: int) -> int:
+    """Tokens of a chunk on a GPU as they are counted."""
+    return min(COUNTED, power_of_two(tokens))
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is not below a size."""
+    return 1 << (size - 1).bit_length()
 
 
 def key_parts(keys: int) -> tuple[int, int]:
@@ -12,8 +35,3 @@ def key_parts(keys: int) -> tuple[int, int]:
     """
     parts = -(-keys // MOST_KEYS)
     return parts, -(-keys // parts)
-
-
-def chunk_length(tokens: int, most: int) -> int:
-    """The power of two that a chunk of at most `most` tokens has: no more than the sequence needs."""
-    return min(most, 1 << (tokens - 1).bit_length())

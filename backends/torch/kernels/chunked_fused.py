@@ -4,7 +4,7 @@
 from typing import Any
 
 import torch
-from kernels.chunk_sizes import COUNTED, chunk_length, key_parts
+from kernels.chunk_sizes import counted_length, key_parts
 from kernels.operators import TRITON, free_name
 from torch import Tensor
 from torch.nn.functional import pad
@@ -137,7 +137,7 @@ def _backward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> i
 
 def _chunks(v: Any) -> tuple[int, int]:
     """Tokens of a chunk and chunks of all sequences, as the convention has them: see archc's count of what runs."""
-    size = chunk_length(v[1], COUNTED)
+    size = counted_length(v[1])
     return size, v[0] * -(-v[1] // size)
 
 

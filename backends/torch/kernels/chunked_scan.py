@@ -4,7 +4,7 @@
 from collections.abc import Callable
 
 import torch
-from kernels.chunk_sizes import COUNTED, chunk_length
+from kernels.chunk_sizes import chunk_length
 from kernels.chunked_fused import fused_chunked_scan
 from kernels.operators import TRITON, runs_fused, wants_gradient
 from kernels.scan import scan
@@ -102,7 +102,7 @@ def _run(
     if time == 1:
         y, last = _one_token(log_a, k, v, q, pos, before)
     else:
-        size = chunk_length(time, COUNTED)
+        size = chunk_length(time, k.shape[-1], v.shape[-1])
         rest = -time % size
         split = [pad(x, (0, 0) * (x.dim() - 2) + (0, rest)).unflatten(1, (-1, size)) for x in (log_a, k, v, q)]
         documents = (pad(pos, (0, rest), value=1).reshape(-1, split[0].shape[1], size) == 0).cumsum(-1)

@@ -1,0 +1,16 @@
+"""How array code cuts a scan of outer products."""
+
+SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
+LONGEST = 128  # tokens of a chunk
+
+
+def chunk_length(tokens: int, keys: int, values: int) -> int:
+    """Tokens of a chunk of array code, for heads of so many keys and values.
+
+    A token meets as many others as a chunk has, and its share of the state is keys values / chunk: the fastest length
+    was near half the root of keys times values at every size tried (`python -m benchmarks.scans`).
+    """
+    length = SPAN
+    while length < LONGEST and (2 * length) ** 2 < keys * values:
+        length *= 2
+    return min(length, tokens if tokens <= SPAN else -(-tokens // SPAN) * SPAN)
