@@ -212,3 +212,12 @@ def tensor_parameters(unit: Unit) -> list[str]:
         if isinstance(bound, SharedFunction) or (isinstance(bound, Value) and bound.op != "mask"):
             out.append(param.name.text)
     return out
+
+
+def keywords_last(arguments: list[str], names: list[str]) -> list[str]:
+    """After the first keyword argument every argument is one."""
+    out: list[str] = []
+    for name, text in zip(names, arguments, strict=False):
+        named = any("=" in o for o in out) and not text.startswith(f"{name}=")
+        out.append(f"{name}={text}" if named else text)
+    return out

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from archc.emit.dialect import Dialect
-from archc.emit.module import ClassText, ModelText, StackText
+from archc.emit.texts import ClassText, ModelText, StackText
 
 INDENT = "    "
 

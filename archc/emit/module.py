@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from re import search
-from textwrap import wrap
-from typing import Protocol
 
 from archc.elaborate.attributes import attribute
 from archc.elaborate.bound import Num
@@ -16,13 +13,13 @@ from archc.emit.calls import (
     block_arguments,
     default_text,
     instance_name,
+    keywords_last,
     number_arguments,
     number_or_mask,
     tensor_parameters,
 )
 from archc.emit.code import Code, handed_name, python_name
 from archc.emit.constants import constants
-from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused, find
 from archc.emit.initial import initial_value
 from archc.emit.layout import axis_of
@@ -31,84 +28,13 @@ from archc.emit.numbers import Numbers, Taken
 from archc.emit.rules import RULES
 from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
+from archc.emit.texts import ClassText, ModelText, Shape, StackText, docstring
 from archc.emit.units import Unit, Units, group, is_shared
 from archc.fuse.scans import FusedScan
 from archc.ir.graph import Value
 from archc.passes.precision import single_precision
 from archc.passes.weights import weight_names
 from archc.text import ast
-
-
-class Shape(Protocol):
-    """How a framework lays out classes: the part of a module that is not an expression."""
-
-    dialect: Dialect
-
-    def class_lines(self, text: ClassText) -> list[str]:
-        """A whole class."""
-
-    def model_lines(self, text: ModelText) -> list[str]:
-        """The class of the model itself."""
-
-
-@dataclass(eq=False)
-class ClassText:
-    """What a class is made of, as text: the backend puts it in order."""
-
-    unit: Unit
-    doc: str
-    taken: list[Taken]
-    computed: list[tuple[str, Code]]
-    kept: list[tuple[str, str]]
-    weights: list[tuple[str, Code, bool]]
-    children: list[tuple[str, str]]
-    arguments: list[str]
-    lines: list[str]
-    states: list[tuple[str, str]]
-    results: int
-    tokens: list[str] = field(default_factory=list)
-    token_arguments: list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class ModelText(ClassText):
-    """The model: a class with stacks of layers."""
-
-    program: Program = field(kw_only=True)
-    stacks: list[StackText] = field(kw_only=True)
-    constants: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class StackText:
-    """A stack of layers: constructors of one period (of `layer`), overrides by index, the streams, what blocks take
-    besides, the attributes of the model that have shared fns."""
-
-    name: str
-    depth: str
-    pattern: list[str]
-    replaced: dict[int, str]
-    streams: tuple[str, ...]
-    extra: list[str]
-    shared: list[str]
-    units: list[Unit]
-    count: int
-
-    @property
-    def arguments(self) -> list[str]:
-        """What a layer is called with, without its part of the state."""
-        return [*self.streams, *self.extra, *(["pos"] if any(u.needs_pos for u in self.units) else [])]
-
-    @property
-    def uses_layer(self) -> bool:
-        """Whether the layers know their index: then no two of them are the same."""
-        return any(search(r"\blayer\b", made) for made in (*self.pattern, *self.replaced.values()))
-
-    @property
-    def has_state(self) -> bool:
-        """Whether any layer remembers something."""
-        return any(u.has_state for u in self.units)
 
 
 @dataclass(eq=False)
@@ -368,22 +294,3 @@ class Module:
 def input_name(name: str) -> str:
     """An input of the model as its argument."""
     return name if name == "tokens" else python_name(name)
-
-
-def keywords_last(arguments: list[str], names: list[str]) -> list[str]:
-    """After the first keyword argument every argument is one."""
-    out: list[str] = []
-    for name, text in zip(names, arguments, strict=False):
-        named = any("=" in o for o in out) and not text.startswith(f"{name}=")
-        out.append(f"{name}={text}" if named else text)
-    return out
-
-
-def docstring(doc: str, indent: str) -> list[str]:
-    """A doc text as the lines of a docstring."""
-    lines = [part for line in doc.splitlines() for part in (wrap(line, 120 - len(indent) - 6) or [""])]
-    if not lines:
-        return []
-    if len(lines) == 1:
-        return [f'{indent}"""{lines[0]}"""']
-    return [f'{indent}"""{lines[0]}', *(f"{indent}{line}".rstrip() for line in lines[1:]), f'{indent}"""']

@@ -15,7 +15,8 @@ from archc.diagnostics import error
 from archc.elaborate.call import Program
 from archc.emit.artifact import Artifact
 from archc.emit.header import header_lines
-from archc.emit.module import Module, Shape
+from archc.emit.module import Module
+from archc.emit.texts import Shape
 from archc.passes.caches import caches
 from archc.passes.flops import flops
 from archc.passes.params import params

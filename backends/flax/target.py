@@ -11,8 +11,9 @@ from archc.backends.flax.shape import FlaxShape
 from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
 from archc.emit.mixes import Mix, Mixes
-from archc.emit.module import Module, Shape
+from archc.emit.module import Module
 from archc.emit.project import Backend
+from archc.emit.texts import Shape
 from archc.fuse.scans import FusedScan
 
 WRITTEN = {

@@ -6,8 +6,8 @@ from archc.backends.torch.dialect import TorchDialect
 
 from archc.emit.classes import INDENT, Classes, indented
 from archc.emit.dialect import Dialect
-from archc.emit.module import ClassText, ModelText, StackText, docstring
 from archc.emit.numbers import Taken
+from archc.emit.texts import ClassText, ModelText, StackText, docstring
 
 
 def signature(taken: list[Taken]) -> str:

@@ -12,8 +12,9 @@ from archc.emit.code import call
 from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
 from archc.emit.mixes import Mix, Mixes, function_names
-from archc.emit.module import Module, Shape
+from archc.emit.module import Module
 from archc.emit.project import Backend
+from archc.emit.texts import Shape
 from archc.fuse.scans import FusedScan
 
 
