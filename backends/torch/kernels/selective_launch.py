@@ -7,7 +7,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from kernels.selective_triton import identity_gates, identity_gates_grad, selective_backward, selective_forward
+from kernels.selective_back_triton import selective_backward
+from kernels.selective_tokens_triton import identity_gates, identity_gates_grad
+from kernels.selective_triton import selective_forward
 from torch import Tensor
 
 CHUNK = 32  # tokens between the states that the forward pass keeps for the backward pass
