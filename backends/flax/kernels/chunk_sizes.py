@@ -8,9 +8,9 @@ def chunk_length(tokens: int, keys: int, values: int) -> int:
     """Tokens of a chunk of array code, for heads of so many keys and values.
 
     A token meets as many others as a chunk has, and its share of the state is keys values / chunk: the fastest length
-    was near half the root of keys times values at every size tried (`python -m benchmarks.scans`).
+    was near a quarter of the root of keys times values at every size tried (`python -m benchmarks.scans`).
     """
     length = SPAN
-    while length < LONGEST and (2 * length) ** 2 < keys * values:
+    while length < LONGEST and (4 * length) ** 2 < keys * values:
         length *= 2
     return min(length, tokens if tokens <= SPAN else -(-tokens // SPAN) * SPAN)

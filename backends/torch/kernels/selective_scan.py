@@ -23,7 +23,8 @@ def selective_scan(
     dt, x: [B, T, C]. A: [C, N], negative. B, C: [B, T, N]. pos: [T] (whole documents, the state is not read) or
     [B, T]; a document starts from h = 0. state: [B, C, N] or None.
     Returns y like x, and h[T-1] in at least single precision. The backward pass computes the states again from one
-    state in every 8 to 128 tokens, on a GPU in every 32.
+    state in every 8 to 128 tokens, on a GPU in every 32; where those of all tokens are fewer than HELD values, they are
+    kept.
     """
     if runs_fused(x):
         return gated_selective_scan(IDENTITY, (x, dt), (), A, B, C, pos, state)
@@ -85,13 +86,17 @@ class _SelectiveScan(torch.autograd.Function):
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         y_time, C_time = y.transpose(0, 1), C.transpose(0, 1)
         saved = x.new_empty(len(work.blocks), *work.shape)
+        kept: list[Tensor] = []
         h = x.new_zeros(work.shape) if h0 is None else h0
         for block, carry in zip(work.blocks, saved.unbind(), strict=True):
             carry.copy_(h)
-            _, states = work.run(block, carry)
+            if work.keeps:
+                work.decay, work.states = torch.empty_like(work.decay), torch.empty_like(work.states)
+            decay, states = work.run(block, carry)
+            kept += (decay, states) if work.keeps else ()
             y_time[block] = (C_time[block, :, None] @ states[1:])[:, :, 0]
             h = states[-1]
-        ctx.save_for_backward(dt, A, x, B, C, starts, saved)
+        ctx.save_for_backward(dt, A, x, B, C, starts, saved, *kept)
         ctx.has_state = h0 is not None
         return y, h.clone()
 
@@ -99,25 +104,30 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
         # The adjoint runs backwards: g[t] = dy[t] C[t] + a[t+1] g[t+1], and d(dt A)[t] = g[t] a[t] h[t-1].
-        dt, A, x, B, C, starts, saved = ctx.saved_tensors
+        dt, A, x, B, C, starts, saved, *kept = ctx.saved_tensors
         work = _Block(dt, A, x, B, starts)
         grads = [torch.empty_like(z, memory_format=torch.contiguous_format) for z in (dt, x, B, C)]
         ddt, dx, dB, dC = (z.transpose(0, 1) for z in grads)
         C, dy = C.transpose(0, 1), dy.transpose(0, 1)
         d_rates = torch.zeros_like(work.rates)
-        carry, adjoints = dlast.clone(), torch.empty_like(work.decay)
-        for block, h in zip(reversed(work.blocks), reversed(saved.unbind()), strict=True):
-            decay, states = work.run(block, h)
+        carry, adjoints, leaving = dlast, torch.empty_like(work.decay), torch.empty_like(work.states)
+        for i in range(len(work.blocks) - 1, -1, -1):
+            block = work.blocks[i]
+            decay, states = kept[2 * i : 2 * i + 2] if kept else work.run(block, saved[i])
             g = torch.mul(dy[block, :, None], C[block, :, :, None], out=adjoints[: len(decay)])
-            for g_t, a_t in zip(reversed(g.unbind()), reversed(decay.unbind()), strict=True):
-                g_t.add_(carry)
-                torch.mul(g_t, a_t, out=carry)
+            e = leaving[: len(decay) + 1]  # a[t] g[t], of which the last is that of the block behind
+            torch.mul(g, decay, out=e[:-1])
+            e[-1] = carry
+            steps = e.unbind()
+            for e_t, a_t, after in zip(steps[-2::-1], reversed(decay.unbind()), steps[:0:-1], strict=True):
+                e_t.addcmul_(a_t, after)
+            g.add_(e[1:])
+            carry, product = steps[0].clone(), e[:-1]
             dC[block] = (states[1:] @ dy[block, :, :, None])[..., 0]
             dB[block] = (g @ work.x[block, :, :, None])[..., 0]
             dx[block] = (work.B[block, :, None] @ g)[:, :, 0]
             g.mul_(decay).mul_(states[:-1])
-            product = torch.mul(g, work.rates, out=decay)
-            ddt[block] = product.sum(2)
+            ddt[block] = torch.mul(g, work.rates, out=product).sum(2)
             d_rates += torch.mul(g, work.dt[block, :, None], out=product).sum((0, 1))
         ddt, dx, dB, dC = grads
         return ddt, d_rates.t(), dx, dB, dC, None, carry if ctx.has_state else None
@@ -133,6 +143,7 @@ class _Block:
         self.rates = A.t().contiguous()  # [N, C]
         self.shape = (x.shape[0], *self.rates.shape)
         size = min(MOST, max(LEAST, HELD // max(1, prod(self.shape))))
+        self.keeps = time * prod(self.shape) <= HELD
         self.blocks = [slice(t, min(t + size, time)) for t in range(0, time, size)]
         self.decay = x.new_empty(size, *self.shape)
         self.states = x.new_empty(size + 1, *self.shape)

@@ -1,5 +1,6 @@
 """The selective scan against the recurrence written out in double precision."""
 
+import kernels.selective_scan
 import pytest
 import torch
 from kernels.selective_scan import selective_scan
@@ -33,6 +34,15 @@ def assert_same(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.fixture(params=["kept", "in one block", "in blocks"])
+def _held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All states are kept; or computed again, in one block or in several."""
+    if request.param != "kept":
+        monkeypatch.setattr(kernels.selective_scan, "HELD", 1)
+        monkeypatch.setattr(kernels.selective_scan, "LEAST", 64 if request.param == "in one block" else 8)
+
+
+@pytest.mark.usefixtures("_held")
 @pytest.mark.parametrize("time", [1, 2, 15, 16, 17, 43])
 def test_values_gradients_restarts_and_states(time: int) -> None:
     operands, state = inputs(time), torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
@@ -59,6 +69,7 @@ def test_without_a_state(time: int) -> None:
             assert_same((y, last), slow(*operands, pos, zeros))
 
 
+@pytest.mark.usefixtures("_held")
 def test_the_selective_scan_passes_gradcheck() -> None:
     operands, state = inputs(18), torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     call = lambda *z: selective_scan(*z[:-1], packed(18), z[-1])  # noqa: E731
