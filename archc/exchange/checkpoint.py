@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -28,6 +28,11 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     others = sorted(p.name for p in folder.glob("*.bin"))
     help = f"'{others[0]}' is pickled; transformers saves it anew as safetensors" if others else ""
     raise error("E711", f"'{folder}' has neither {WHOLE} nor {INDEX}", help=help)
+
+
+def has_tensors(folder: Path) -> bool:
+    """Whether a folder has weights that can be read."""
+    return (folder / INDEX).is_file() or (folder / WHOLE).is_file()
 
 
 def _sharded(folder: Path) -> dict[str, Tensor]:
@@ -56,11 +61,13 @@ def matched(found: Mapping[str, Tensor], moves: Sequence[Move], family: Family) 
     wanted = {move.theirs: move for move in moves}
     named: dict[str, Tensor] = {}
     problems: list[Diagnostic] = []
+    rest: list[str] = []
     for written, tensor in found.items():
-        name = present(written, family)
-        if name in wanted:
+        name = placed(written, wanted, family)
+        if name is not None:
             named[name] = tensor
-    rest = [n for n in found if present(n, family) not in wanted and not _ignored(n, family)]
+        elif not _ignored(written, family):
+            rest.append(written)
     repeats = [n for n in rest if _repeated(present(n, family), found[n], named, family)]
     left = [n for n in rest if n not in repeats]
     missing = [name for name in wanted if name not in named]
@@ -87,6 +94,13 @@ def present(name: str, family: Family) -> str:
         if name == old or name.endswith(f".{old}"):
             return name.removesuffix(old) + new
     return name
+
+
+def placed(written: str, wanted: Container[str], family: Family) -> str | None:
+    """The one of the wanted names that a tensor goes by, with or without the beginning that heads give to a body."""
+    name = present(written, family)
+    names = (name, family.base + name, name.removeprefix(family.base))
+    return next((each for each in names if each in wanted), None)
 
 
 def _ignored(name: str, family: Family) -> bool:

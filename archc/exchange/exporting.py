@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from archc.diagnostics import ArchError, Diagnostic, error
 from archc.exchange.checkpoint import WHOLE
 from archc.exchange.expressions import is_expression
-from archc.exchange.family import Family, Real, Variant, families
+from archc.exchange.family import Family, Head, Real, Variant, families
 from archc.exchange.fields import size, variants, with_defaults
-from archc.exchange.rows import Move, moves
-from archc.exchange.run import CONFIG, WEIGHTS, fill, is_run, weights
+from archc.exchange.rows import Move
+from archc.exchange.run import CONFIG, TEXT, WEIGHTS, carry, fill, is_run, weights
 from archc.exchange.safetensors import Bits, Element, Tensor, Writer
 from archc.exchange.spec_text import period, spec_text
 from archc.ir.graph import Graph, Layer
@@ -26,14 +26,15 @@ from archc.specs_index import MODEL, find, library, program
 
 @dataclass(frozen=True)
 class Found:
-    """What a model is in another library: the data, and its fields."""
+    """What a model is in another library: the data, the head it has there, and its fields."""
 
     family: Family
+    head: Head
     fields: Mapping[str, Any]
 
 
 def export_run(run: Path, out: Path, *, force: bool = False) -> None:
-    """Writes config.json and model.safetensors of a run into `out`.
+    """Writes config.json and model.safetensors of a run into `out`, and the tokenizer that it came with.
 
     The config that a run was imported with gives the fields that change nothing. `ArchError` E713 where no model of the
     library computes what the spec says, E714 for a folder without model and weights, E711, and those of `fill`.
@@ -42,16 +43,16 @@ def export_run(run: Path, out: Path, *, force: bool = False) -> None:
         raise error("E714", f"'{run}' has no {MODEL} and {WEIGHTS}")
     checked = program(str(run / MODEL))
     found = find_family(checked.graph, {name: Fraction(n.value) for name, n in checked.settings.items()})
-    family = found.family
-    plan = moves(checked.graph, family.outer, family.layers, family.prefix)
+    plan = found.family.moves(checked.graph, found.head)
     have = weights(run, checked.graph)
     config = config_text(found, run / CONFIG, have)
 
     def write(into: Path) -> None:
         _convert(plan, have, into / WHOLE)
         (into / CONFIG).write_text(config, encoding="utf-8")
+        carry(run, into)
 
-    fill(out, force, (WHOLE, CONFIG), write)
+    fill(out, force, (WHOLE, CONFIG, *TEXT), write)
 
 
 def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
@@ -61,14 +62,14 @@ def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
     for family in named:
         if not settings.keys() <= _parameters(family):
             continue
-        for chosen in _subsets(family.variants):
+        for head, chosen in product(family.heads, _subsets(family.variants)):
             direct = {name: text for name, text in family.sizes.items() if name in settings}
-            if not direct or not _same(graph, family, settings, chosen):
+            if not direct or not _same(graph, family, settings, (*chosen, head.text)):
                 continue
             fields = _fields(family, chosen, settings, graph)
             wrong = [n for n, text in direct.items() if Fraction(size(text, fields)) != settings[n]]
             if not wrong and variants(family, fields) == chosen:
-                return Found(family, fields)
+                return Found(family, head, fields)
             problems += [_fixed(family, name, fields, settings[name]) for name in wrong]
     if problems:
         raise ArchError(problems[:1])
@@ -82,8 +83,12 @@ def _parameters(family: Family) -> frozenset[str]:
 
 
 def _subsets(given: tuple[Variant, ...]) -> Iterator[tuple[Variant, ...]]:
+    """All that can be together: no two say different things of a field."""
     for n in range(len(given) + 1):
-        yield from combinations(given, n)
+        for chosen in combinations(given, n):
+            said = [(name, value) for variant in chosen for name, value in variant.when.items()]
+            if all(a != b or x == y for (a, x), (b, y) in combinations(said, 2)):
+                yield chosen
 
 
 def _same(graph: Graph, family: Family, settings: Mapping[str, Fraction], chosen: tuple[Variant, ...]) -> bool:
@@ -149,7 +154,7 @@ def _fixed(family: Family, name: str, fields: Mapping[str, Any], value: Fraction
 def config_text(found: Found, before: Path, have: Mapping[str, Tensor]) -> str:
     """The config.json: the fields, over those that change nothing of the config before."""
     family = found.family
-    out: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type}
+    out: dict[str, Any] = {"architectures": [found.head.architecture], "model_type": family.model_type}
     given = json.loads(before.read_text("utf-8")) if before.is_file() else {}
     out |= {name: value for name, value in given.items() if name in family.free}
     if not given:

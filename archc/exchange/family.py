@@ -1,7 +1,8 @@
 """How another library writes the model of one spec, as data: `specs/NAME.hf.toml` beside `specs/NAME.arch`.
 
     model_type, architecture   what the library calls it
-    like                       another file, whose tables this one adds to
+    like                       another file, whose tables this one adds to; one that has no spec is only there for that
+    base                       how names of tensors begin that the library leaves away where there is no head
     free                       fields that do not change what a trained model computes
     ignored                    tensors, by pattern, that hold nothing learned
     each_layer                 fields that may have a number for each layer, where the spec has one for all of them
@@ -12,7 +13,10 @@
     [as_default]               field = a value that stands for its default
     [blocks]                   field with the list of kinds of layers, and one with a pattern of letters
     [blocks.kinds], [.letters]   kind = block of the spec, of two with one block the first is written; letter = kind
-    [[variants]]               when.FIELD = a value that the spec can say after `replace` and `without` a parameter
+    [[variants]]               when.FIELD = a value that the spec can say after `replace`, `without` a parameter, and
+                               with the fns that are `also` there
+    [[heads]]                  another architecture of the same body: what the spec is after `replace`; those with more
+                               tensors first. `bare`: its names of tensors begin without `base`
     [tensors], [layers.tensors]  rows (see `rows`); [layers] has the prefix of the layers' names too
     [aliases], [copies]        other names, or ends of names, or, with a point behind them, beginnings; tensors that
                                repeat another one
@@ -26,13 +30,14 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 from archc.exchange.expressions import is_expression, names
-from archc.exchange.rows import Row, read_row
+from archc.exchange.rows import Move, Row, moves, read_row
+from archc.ir.graph import Graph
 from archc.resources import paths, read
 
 SUFFIX = ".hf.toml"
@@ -46,6 +51,16 @@ class Variant:
     when: Mapping[str, Any]
     replace: tuple[tuple[str, str], ...] = ()
     without: tuple[str, ...] = ()
+    also: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands behind the body of a model, by the name of the architecture, and what the spec's text is then."""
+
+    architecture: str
+    text: Variant = Variant({})
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,14 @@ class Blocks:
 class Family:
     """The data of one spec; `name` is that of the spec. See the head of this file.
 
-    `common`: the fields that any model of the library may have.
+    `heads`: of as many architectures as the library has for the body, the shipped spec first. `common`: the fields that
+    any model of the library may have.
     """
 
     name: str
     model_type: str
-    architecture: str
+    heads: tuple[Head, ...]
+    base: str
     sizes: Mapping[str, str]
     fields: Mapping[str, Any]
     must: Mapping[str, Any]
@@ -103,6 +120,11 @@ class Family:
         found = {name for text in texts for name in (names(text) if is_expression(text) else {text})}
         return frozenset(found | ({self.blocks.field} if self.blocks else set()))
 
+    def moves(self, graph: Graph, head: Head) -> tuple[Move, ...]:
+        """Every tensor that the library has of a model of this family."""
+        found = moves(graph, self.outer, self.layers, self.prefix)
+        return tuple(replace(m, theirs=m.theirs.removeprefix(self.base)) for m in found) if head.bare else found
+
     def allowed(self, field: str) -> tuple[Any, ...]:
         """The values that a field may have, an expression among them perhaps; none: any."""
         if field not in self.must and field in self.read:
@@ -114,8 +136,9 @@ class Family:
 @cache
 def families() -> tuple[Family, ...]:
     """Every family that there is data of, by the name of its spec."""
+    specs = {path.removesuffix(".arch") for path in paths("specs")}
     found = (path.removesuffix(SUFFIX) for path in paths("specs", SUFFIX))
-    return tuple(_family(name) for name in found if name != _COMMON)
+    return tuple(_family(name) for name in found if name in specs)
 
 
 def _family(name: str) -> Family:
@@ -125,7 +148,8 @@ def _family(name: str) -> Family:
     return Family(
         name,
         data["model_type"],
-        data["architecture"],
+        (Head(data["architecture"]), *map(_head, data.get("heads", ()))),
+        data.get("base", ""),
         data["sizes"],
         _exact(data["fields"]),
         _exact(data.get("must", {})),
@@ -182,6 +206,13 @@ def _exact(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if value == "= none" else value for name, value in table.items()}
 
 
+def _head(data: Mapping[str, Any]) -> Head:
+    return Head(data["architecture"], Variant({}, _replaced(data)), data.get("bare", False))
+
+
 def _variant(data: Mapping[str, Any]) -> Variant:
-    replace = tuple((old, new) for old, new in data.get("replace", ()))
-    return Variant(_exact(data["when"]), replace, tuple(data.get("without", ())))
+    return Variant(_exact(data["when"]), _replaced(data), tuple(data.get("without", ())), data.get("also", ""))
+
+
+def _replaced(data: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((old, new) for old, new in data.get("replace", ()))

@@ -9,20 +9,27 @@ from typing import Any
 
 from archc.diagnostics import ArchError, Diagnostic, Note, Source, Span, closest, error
 from archc.exchange.expressions import is_expression, value_of
-from archc.exchange.family import Family, Variant, families
+from archc.exchange.family import Family, Head, Variant, families
 from archc.exchange.letters import kinds
 from archc.exchange.located import Located, read_json
+from archc.exchange.spec_text import spec_text
 
 _BY_DEFAULT = (Note("by default: the config does not have it"),)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A config that a spec can say: its family, the value of every field, and the variants of the spec's text."""
+    """A config that a spec can say: its family, the value of every field, the variants of the spec's text, the head."""
 
     family: Family
     fields: Mapping[str, Any]
     variants: tuple[Variant, ...]
+    head: Head
+
+    @property
+    def text(self) -> str:
+        """The spec."""
+        return spec_text(self.family.name, self.sizes, (*self.variants, self.head.text), self.blocks)
 
     @property
     def sizes(self) -> dict[str, Fraction]:
@@ -68,10 +75,23 @@ def read_config(source: Source) -> Config:
             fields = with_defaults({name: each.value for name, each in given.values.items()}, family)
             problems += _not_said(fields, given.values, family, candidates)
             if not problems:
-                return Config(family, fields, variants(family, fields))
+                return Config(family, fields, variants(family, fields), _head(found.members, family))
         failures.append(problems)
     fewest = min(failures, key=len)
     raise ArchError(sorted(fewest, key=lambda each: each.span.start if each.span else 0))
+
+
+def _head(members: Mapping[str, Located], family: Family) -> Head:
+    """The head that a config names. `ArchError` E705 for one that the spec cannot say, where there are several."""
+    given = members.get("architectures")
+    if given is None or not given.value or len(family.heads) == 1:
+        return family.heads[0]
+    for head in family.heads:
+        if given.value == [head.architecture]:
+            return head
+    known = " or ".join(dict.fromkeys(_shown([head.architecture]) for head in family.heads))
+    what = f"'architectures' is {_shown(given.value)}; the spec can say {known} only"
+    raise error("E705", what, given.span)
 
 
 def size(text: str, fields: Mapping[str, Any]) -> Any:

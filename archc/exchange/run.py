@@ -1,4 +1,4 @@
-"""A folder with a model and its weights: `model.arch`, `weights.safetensors`, and the config that they came with."""
+"""A folder with a model and its weights: `model.arch`, `weights.safetensors`, their config and tokenizer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,33 @@ from archc.specs_index import MODEL
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TEXT = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""What may lie beside a model that says how text becomes tokens; it travels as it stands."""
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a model and weights."""
     return (folder / MODEL).is_file() and (folder / WEIGHTS).is_file()
+
+
+def carry(folder: Path, into: Path) -> None:
+    """Copies the files that say how text becomes tokens."""
+    for name in TEXT:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, into / name)
 
 
 def weights(folder: Path, graph: Graph) -> dict[str, Tensor]:

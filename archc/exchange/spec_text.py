@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
 
@@ -23,10 +24,12 @@ def spec_text(
 
     A default that is an expression stays where it comes to the same number. `blocks`: the period of layers.
     """
-    shelf = library(find(name))
-    text = _alone(shelf, shelf.model(None))
+    shipped = find(name)
+    text = shipped.source.text
     for variant in variants:
         text = _varied(text, variant)
+    shelf = library(replace(shipped, source=Source(shipped.source.name, text)))
+    text = _alone(shelf, shelf.model(None))
     source = Source(f"{name}.arch", text)
     model = next(item for item in parse(source).items if isinstance(item, ast.ModelDef))
     changes = [*_defaults(source, model, sizes)]
@@ -116,6 +119,7 @@ def _varied(text: str, variant: Variant) -> str:
     for old, new in variant.replace:
         assert text.count(old) == 1, f"'{old}' stands {text.count(old)} times in the spec"
         text = text.replace(old, new)
+    text += variant.also and f"\n{variant.also}"
     model = next(item for item in parse(Source("variant", text)).items if isinstance(item, ast.ModelDef))
     return _changed(text, [((p.span.start, _behind(text, p.span)), "") for p in _named(model, variant.without)])
 
@@ -146,6 +150,8 @@ def _defaults(source: Source, model: ast.ModelDef, sizes: Mapping[str, Fraction]
         if name not in sizes or node is None:
             continue
         now = node.value if isinstance(node, ast.Number) else present[name].value if name in present else None
+        if not isinstance(node, ast.Number) and sizes[name].denominator != 1 and now is None:
+            continue  # no size of an axis: the check will say so of the expression
         if now != sizes[name]:
             yield (node.span.start, node.span.end), number_text(sizes[name])
 

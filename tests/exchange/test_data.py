@@ -42,13 +42,15 @@ def test_every_field_that_is_read_has_a_default(family: Family) -> None:
 def test_every_variant_changes_the_text_and_is_a_model_with_tensors(family: Family) -> None:
     for variant in family.variants:
         assert variant.when.keys() <= family.fields.keys()
+        assert variant.replace or variant.without or variant.also
         found = program(spec_text(family.name, {}, [variant])).graph
-        assert moves(found, family.outer, family.layers, family.prefix)
+        assert family.moves(found, family.heads[0])
 
 
 def test_names_that_mean_something_else_mean_a_tensor(family: Family) -> None:
-    graphs = [program(spec_text(family.name, {}, chosen)).graph for chosen in [(), *((v,) for v in family.variants)]]
-    plan = {move.theirs for graph in graphs for move in moves(graph, family.outer, family.layers, family.prefix)}
+    texts = [*family.variants, *(head.text for head in family.heads)]
+    graphs = [program(spec_text(family.name, {}, [text])).graph for text in texts]
+    plan = {move.theirs for graph in graphs for move in family.moves(graph, family.heads[0])}
     assert set(family.copies.values()) <= plan
     for new in family.aliases.values():
         assert any(name.startswith(new) or name.endswith(new) for name in plan)

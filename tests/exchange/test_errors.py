@@ -16,7 +16,6 @@ from archc.diagnostics import ArchError, Source
 from archc.emit.initial import stored_shapes
 from archc.exchange.codes import CODES
 from archc.exchange.fields import read_config
-from archc.exchange.rows import moves
 from archc.exchange.safetensors import Writer, read_header
 from archc.exchange.spec_text import spec_text
 from archc.specs_index import program
@@ -75,7 +74,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     config = read_config(Source("config.json", json.dumps(CONFIG)))
     graph = program(spec_text("llama", config.sizes)).graph
     family = config.family
-    return {move.theirs: move.shape for move in moves(graph, family.outer, family.layers, family.prefix)}
+    return {move.theirs: move.shape for move in family.moves(graph, config.head)}
 
 
 def shards(folder: Path, tensors: dict[str, tuple[int, ...]], element: Any = "F32") -> None:

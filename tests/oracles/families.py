@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import transformers
+from transformers import PreTrainedModel
 
 from tests.oracles.family import Family
 
@@ -58,7 +59,25 @@ def _stretched() -> Family:
     return Family(transformers.LlamaForCausalLM, config)
 
 
+def _llama_with_biases() -> Family:
+    """As Granite's code models are, and with heads that have a size of their own."""
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=10,
+        intermediate_size=80,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+    )
+    return Family(transformers.LlamaForCausalLM, config)
+
+
 def mistral(window: int | None) -> Family:
+    """Without a window as Mistral-Nemo is: heads have a size of their own."""
     config = transformers.MistralConfig(
         vocab_size=VOCAB,
         hidden_size=48,
@@ -67,6 +86,7 @@ def mistral(window: int | None) -> Family:
         num_key_value_heads=2,
         intermediate_size=80,
         sliding_window=window,
+        head_dim=8 if window else 12,
     )
     return Family(transformers.MistralForCausalLM, config, window or 0)
 
@@ -118,9 +138,46 @@ def _nemotron_h() -> Family:
     return Family(transformers.NemotronHForCausalLM, config)
 
 
-def _pythia() -> Family:
+def _mixtral() -> Family:
+    config = transformers.MixtralConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=24,
+        num_local_experts=4,
+    )
+    return Family(transformers.MixtralForCausalLM, config, regrouped=True)
+
+
+def _gpt() -> Family:
+    config = transformers.OpenAIGPTConfig(vocab_size=VOCAB, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    return Family(transformers.OpenAIGPTLMHeadModel, config)
+
+
+def pythia(width: int = 48, depth: int = 2, vocab: int = VOCAB, heads: int = 3) -> Family:
     config = transformers.GPTNeoXConfig(
-        vocab_size=VOCAB, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=192
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )
+    return Family(transformers.GPTNeoXForCausalLM, config)
+
+
+def _sequential() -> Family:
+    """As RedPajama-INCITE and Rinna's GPT-NeoX are, with the activation of GPT-NeoX-20B."""
+    config = transformers.GPTNeoXConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=192,
+        hidden_act="gelu_fast",
+        use_parallel_residual=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 1.0},
     )
     return Family(transformers.GPTNeoXForCausalLM, config)
 
@@ -131,7 +188,7 @@ def _rwkv() -> Family:
     return Family(transformers.RwkvForCausalLM, config)
 
 
-def _bert() -> Family:
+def _bert(model: type[PreTrainedModel], **options: bool) -> Family:
     config = transformers.BertConfig(
         vocab_size=VOCAB,
         hidden_size=48,
@@ -140,7 +197,7 @@ def _bert() -> Family:
         intermediate_size=192,
         max_position_embeddings=32,
     )
-    return Family(transformers.BertForPreTraining, config)
+    return Family(model, config, options=options)
 
 
 def _longformer() -> Family:
@@ -163,18 +220,29 @@ DECODERS = {
     "recurrentgemma": recurrentgemma(width=64),
     "llama with a key head per query head": llama(kv=6),
     "llama with grouped heads": llama(kv=2),
+    "llama with biases": _llama_with_biases(),
     "llama 3.2": _stretched(),
     "mistral": mistral(window=6),
     "mistral without a window": mistral(window=None),
+    "mixtral": _mixtral(),
     "mamba": mamba(),
     "falcon-mamba": _falcon_mamba(),
     "mamba-2 with one group": _mamba2(groups=1),
     "mamba-2 with groups": _mamba2(groups=3),
     "nemotron-h": _nemotron_h(),
-    "pythia": _pythia(),
+    "pythia": pythia(),
+    "gpt-neox with one residual after the other": _sequential(),
+    "gpt": _gpt(),
     "rwkv-4": _rwkv(),
 }
 """By name, those that have logits for the next token."""
 
-BERT = _bert()
+BERTS = {
+    "bert": _bert(transformers.BertForPreTraining),
+    "bert for masked words": _bert(transformers.BertForMaskedLM),
+    "bert without a head": _bert(transformers.BertModel),
+    "bert without a pooler": _bert(transformers.BertModel, add_pooling_layer=False),
+}
+"""By name, encoders with the heads that their body may have."""
+
 LONGFORMER = _longformer()

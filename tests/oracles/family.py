@@ -1,10 +1,15 @@
-"""A model of transformers and the spec that should equal it, made of its config by the data beside the spec."""
+"""A model of transformers, saved as its authors would and imported: the spec that should equal it, with its weights."""
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +20,21 @@ from archc.diagnostics import Source
 from archc.emit.initial import stored_shapes
 from archc.exchange.checkpoint import present
 from archc.exchange.fields import Config, read_config
-from archc.exchange.rows import moves
-from archc.exchange.spec_text import spec_text
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A model of transformers at some sizes; `window`: how many tokens a query sees in some layer, 0: all."""
+    """A model of transformers at some sizes.
+
+    `window`: how many tokens a query sees in some layer, 0: all. `options`: what the class takes besides its config.
+    `regrouped`: it holds its parameters otherwise than its files do.
+    """
 
     model: type[PreTrainedModel]
     config: PretrainedConfig
     window: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    regrouped: bool = False
 
     @cached_property
     def read(self) -> Config:
@@ -35,16 +44,26 @@ class Family:
     @cached_property
     def spec(self) -> str:
         """The text of the spec."""
-        return spec_text(self.read.family.name, self.read.sizes, self.read.variants, self.read.blocks)
+        return self.read.text
 
     def theirs(self) -> PreTrainedModel:
         """Their model in single precision, every parameter drawn anew: none is left at zero or one."""
         draw = torch.Generator().manual_seed(1)
-        model = self.model(self.config).eval()
+        model = self.model(self.config, **self.options).eval()
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.copy_(_drawn(name, weight, draw))
         return model
+
+    @cached_property
+    def imported(self) -> Imported:
+        """Their model, saved in many shards, and imported; once in a process."""
+        folder = Path(mkdtemp(prefix="archc-test-"))
+        atexit.register(rmtree, folder, ignore_errors=True)
+        theirs = self.theirs()
+        theirs.save_pretrained(folder / "hf", max_shard_size="20KB")
+        archc.import_hf(folder / "hf", folder / "run")
+        return Imported(theirs, folder / "hf", folder / "run")
 
     def ours(self, theirs: nn.Module, **settings: float) -> nn.Module:
         """Our emitted model with their weights."""
@@ -57,12 +76,26 @@ class Family:
         family = self.read.family
         named = {present(name, family): tensor.detach().numpy() for name, tensor in theirs.items()}
         graph = archc.check(self.spec).graph
-        plan = moves(graph, family.outer, family.layers, family.prefix)
+        plan = family.moves(graph, self.read.head)
         assert named.keys() == {move.theirs for move in plan}
         whole = [each for move in plan for each in move.to_ours(named[move.theirs])]
         assert all(piece.at is None for piece, _ in whole)
         shapes = stored_shapes(graph)
         return {piece.ours: torch.from_numpy(part.reshape(shapes[piece.ours])) for piece, part in whole}
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """Their model, the folder `saved` that they wrote, and the `run` that it was imported into."""
+
+    theirs: PreTrainedModel
+    saved: Path
+    run: Path
+
+    @cached_property
+    def ours(self) -> nn.Module:
+        """The emitted model with the weights of the run."""
+        return archc.load(self.run, backend="torch").eval()
 
 
 def _drawn(name: str, weight: Tensor, draw: torch.Generator) -> Tensor:

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.oracles.families import BERT, DECODERS, LONGFORMER, VOCAB, recurrentgemma
+from tests.oracles.families import BERTS, DECODERS, LONGFORMER, VOCAB, recurrentgemma
 
 TIME = 21  # more than three windows, no multiple of a chunk
 BOUND = 1e-4
 
 
-@cache
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and theirs."""
-    theirs = DECODERS[name].theirs()
-    return DECODERS[name].ours(theirs), theirs
+    """Ours, imported, and theirs."""
+    found = DECODERS[name].imported
+    return found.ours, found.theirs
 
 
 @cache
@@ -95,6 +94,7 @@ def test_packed_documents_give_their_logits_of_each_alone(name: str) -> None:
     assert_close(ours(tokens(), pos), torch.cat(alone, 1))
 
 
+@pytest.mark.parametrize("name", [n for n, family in DECODERS.items() if not family.regrouped])
 def test_gradients_of_every_weight_are_theirs(name: str) -> None:
     ours, theirs = pair(name)
     found = gradients(ours, next_token_loss(ours(tokens())))
@@ -139,23 +139,33 @@ def test_the_gated_norm_is_of_each_group() -> None:
 
 
 def test_bert_has_their_two_heads_and_gradients() -> None:
-    theirs = BERT.theirs()
-    ours = BERT.ours(theirs)
-    segment = (torch.arange(TIME) >= 8).long().expand(2, -1)
-    words, is_next = ours(tokens(), segment)
-    wanted = theirs(tokens(), token_type_ids=segment)
+    ours, theirs = BERTS["bert"].imported.ours, BERTS["bert"].imported.theirs
+    words, is_next = ours(tokens(), segment())
+    wanted = theirs(tokens(), token_type_ids=segment())
     assert_close(words, wanted.prediction_logits)
     assert_close(is_next, wanted.seq_relationship_logits)
     mine = gradients(ours, pretraining_loss(words, is_next))
     other = gradients(theirs, pretraining_loss(wanted.prediction_logits, wanted.seq_relationship_logits))
-    assert_same_gradients(mine, BERT.moved(other))
+    assert_same_gradients(mine, BERTS["bert"].moved(other))
+
+
+@pytest.mark.parametrize("name", [name for name in BERTS if name != "bert"])
+@torch.no_grad()
+def test_bert_with_less_behind_it_gives_what_theirs_does(name: str) -> None:
+    found = BERTS[name].imported.ours(tokens(), segment())
+    wanted = BERTS[name].imported.theirs(tokens(), token_type_ids=segment())
+    for mine, other in zip(found if isinstance(found, tuple) else (found,), wanted.values(), strict=True):
+        assert_close(mine, other)
+
+
+def segment() -> Tensor:
+    return (torch.arange(TIME) >= 8).long().expand(2, -1)
 
 
 @pytest.mark.parametrize("chosen", [(), (0, 7)])
 def test_longformer_has_their_logits_and_gradients(chosen: tuple[int, ...]) -> None:
     # a token that is the one of padding has no position there; theirs wants no masked key in a window that is cut
-    theirs = LONGFORMER.theirs()
-    ours = LONGFORMER.ours(theirs)
+    ours, theirs = LONGFORMER.imported.ours, LONGFORMER.imported.theirs
     words, whole = tokens().clamp(min=2), torch.zeros(2, TIME, dtype=torch.long)
     whole[:, chosen] = 1
     found = ours(words, whole)
