@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 from archc.arguments import parse
 from archc.diagnostics import ArchError, as_json, error, render
@@ -132,7 +133,7 @@ def _import(arguments: Namespace) -> int:
 
     if arguments.what == "hf" and arguments.out is not None and arguments.out.suffix != ".arch":
         import_hf(arguments.source, arguments.out, force=arguments.force)
-        print(f"model and weights in {arguments.out}")
+        print(f"model and weights in {arguments.out}{_with_text(arguments.out)}")
         return 0
     text = import_hf(arguments.source) if arguments.what == "hf" else import_pattern(arguments.source)
     if arguments.out is None:
@@ -142,6 +143,14 @@ def _import(arguments: Namespace) -> int:
         raise error("E605", f"'{arguments.out}' is there already", help="choose another name, or add --force")
     arguments.out.write_text(text, encoding="utf-8")
     return 0
+
+
+def _with_text(run: Path) -> str:
+    from archc.exchange.run import TOKENIZER
+
+    if (run / TOKENIZER).is_file():
+        return f", and its {TOKENIZER}"
+    return f"; there was no {TOKENIZER} to read text with"
 
 
 def _export(arguments: Namespace) -> int:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from archc.api import Backend, compile
-from archc.diagnostics import error
-from archc.specs_index import Settings
+from archc.diagnostics import ArchError, error
+from archc.exchange.run import TEXT, TOKENIZER, is_run
+from archc.specs_index import MODEL, Settings, program
 
 _EXTRAS = {"torch": "torch", "triton": "torch", "flax": "jax", "jax": "jax"}
 _FRAMEWORK = re.compile(r"^(?:import|from) (torch|jax|flax)\b", re.MULTILINE)
@@ -40,10 +42,13 @@ def train(
 def generate(run: Path, arguments: tuple[str, ...]) -> int:
     """Runs the generate.py that belongs to a run folder or a checkpoint in it; its exit code.
 
-    `ArchError` E609 where there is none, E608 where the framework is not installed.
+    A folder that `archc import` wrote has none: its model is compiled for this once. `ArchError` E609 where there is no
+    run, E615 where it has no tokenizer that can be read, E608 where the framework is not installed.
     """
     if not run.exists():
         raise error("E609", f"no run folder or checkpoint '{run}'")
+    if is_run(run):
+        return _generate_imported(run, arguments)
     for folder in (run, *run.resolve().parents[:2]):
         script = folder / "generate.py"
         if script.is_file():
@@ -51,8 +56,32 @@ def generate(run: Path, arguments: tuple[str, ...]) -> int:
             require(found[1] if found else "torch")
             return _run(script, (str(run), *arguments))
         if (folder / "masking.py").is_file():
-            raise error("E609", f"'{run}' holds an encoder: it fills in masked tokens and cannot continue a text")
+            raise _encoder(run)
     raise error("E609", f"'{run}' is no run folder: it has no generate.py", help="'archc train' makes run folders")
+
+
+def _generate_imported(run: Path, arguments: tuple[str, ...]) -> int:
+    """With the first framework that is installed."""
+    if program(run / MODEL).graph.kind == "encoder":
+        raise _encoder(run)
+    if not (run / TOKENIZER).is_file():
+        raise error("E615", f"'{run}' has no {TOKENIZER}: its text cannot be read or written", help=_instead(run))
+    backend: Backend = "torch" if find_spec("torch") or not find_spec("flax") else "flax"
+    require(backend)
+    with TemporaryDirectory(prefix="archc-") as scratch:
+        compile(run / MODEL, backend=backend, out=Path(scratch) / "project")
+        return _run(Path(scratch) / "project" / "generate.py", (str(run.resolve()), *arguments))
+
+
+def _instead(run: Path) -> str:
+    others = [name for name in TEXT if (run / name).is_file()]
+    if not others:
+        return f"put the {TOKENIZER} of the model there"
+    return f"of '{others[0]}' transformers makes one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+
+
+def _encoder(run: Path) -> ArchError:
+    return error("E609", f"'{run}' holds an encoder: it fills in masked tokens and cannot continue a text")
 
 
 def _run_name(spec: str, backend: str, settings: Settings) -> str:

@@ -118,6 +118,13 @@ COMMANDS: dict[str, Code] = {
         "archc kernels llama:tiny --target sm_90",
         "archc kernels griffin:tiny --target sm_90",
     ),
+    "E615": Code(
+        "an imported model without a tokenizer",
+        "archc import takes a tokenizer.json along where one lies beside the weights. Without one nobody knows which\n"
+        "text a token is. Other files (tokenizer.model, vocab.txt) are kept and exported, but not read.",
+        "archc generate run --prompt Once",
+        "cp model/tokenizer.json run\narchc generate run --prompt Once",
+    ),
 }
 
 CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS | EXCHANGE
