@@ -15,16 +15,16 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from benchmarks.measure import Clock, Run, seconds
-from tests.oracles.families import llama, mamba, recurrentgemma
+from tests.oracles.families import llama, mamba, mamba2, mistral, pythia, recurrentgemma
 from tests.oracles.family import Family
 
 HEAD = 64
-NAMES = ("recurrentgemma", "mamba", "llama")
+NAMES = ("recurrentgemma", "mamba", "mamba2", "llama", "mistral", "pythia")
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of all three: heads have 64 channels, three query heads share keys in Llama, windows are of 512 tokens."""
+    """Of all: heads have 64 channels, three query heads share keys in Llama and Mistral, windows are of 512 tokens."""
 
     width: int
     depth: int
@@ -34,14 +34,21 @@ class Size:
 def family(name: str, size: Size) -> Family:
     """A spec and the configuration of transformers that equals it."""
     heads = size.width // HEAD
+    kv = heads // 3 if heads % 3 == 0 else heads
     match name:
         case "recurrentgemma":
             return recurrentgemma(size.width, size.depth, size.vocab, heads, window=512)
         case "mamba":
             return mamba(size.vocab, size.width, size.depth, state=16)
         case "llama":
-            kv = heads // 3 if heads % 3 == 0 else heads
             return llama(kv, size.width, size.depth, size.vocab, heads, hidden=8 * size.width // 3)
+        case "mistral":
+            hidden = 8 * size.width // 3
+            return mistral(512, HEAD, size.width, size.depth, size.vocab, heads, kv, hidden)
+        case "pythia":
+            return pythia(size.width, size.depth, size.vocab, heads)
+        case "mamba2":
+            return mamba2(1, size.width, size.depth, size.vocab, HEAD, state=128, chunk=256)
         case _:
             raise ValueError(f"{name}: not one of {', '.join(NAMES)}")
 
@@ -113,7 +120,8 @@ def our_decoding(model: Any, inputs: Tensor, new: int, clock: Clock) -> Run:
 
 def their_decoding(model: Any, inputs: Tensor, new: int, clock: Clock) -> Run:
     """The model of transformers. RecurrentGemma keeps its recurrent states itself and starts anew with a prompt."""
-    cache = "cache_params" if isinstance(model, transformers.MambaForCausalLM) else "past_key_values"
+    recurrent = isinstance(model, transformers.MambaForCausalLM | transformers.Mamba2ForCausalLM)
+    cache = "cache_params" if recurrent else "past_key_values"
 
     def step(token: Tensor, state: Any) -> Any:
         model(token, use_cache=True, **{cache: state})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AIMS = {"recurrentgemma": {"train": 3.0}, "mambapy": {"train": 6.0}, "llama": {"train": 1.1}}
 DECODE_AIM = {"token": 3.0}
 LONGER = (1, 1024)  # sequences, tokens: where the aims for a train step hold
-NAMES = ("recurrentgemma", "mamba", "mambapy", "llama")
+NAMES = ("recurrentgemma", "mamba", "mambapy", "mamba2", "llama", "mistral", "pythia")
 SAME = 1e-3
 LOOP_TOKENS = 256
 """Mamba's loop over tokens in transformers trains on no more here, and once: for every token its backward pass fills

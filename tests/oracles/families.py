@@ -76,17 +76,25 @@ def _llama_with_biases() -> Family:
     return Family(transformers.LlamaForCausalLM, config)
 
 
-def mistral(window: int | None) -> Family:
-    """Without a window as Mistral-Nemo is: heads have a size of their own."""
+def mistral(
+    window: int | None,
+    dim: int = 8,
+    width: int = 48,
+    depth: int = 2,
+    vocab: int = VOCAB,
+    heads: int = 6,
+    kv: int = 2,
+    hidden: int = 80,
+) -> Family:
     config = transformers.MistralConfig(
-        vocab_size=VOCAB,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        intermediate_size=80,
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        intermediate_size=hidden,
         sliding_window=window,
-        head_dim=8 if window else 12,
+        head_dim=dim,
     )
     return Family(transformers.MistralForCausalLM, config, window or 0)
 
@@ -103,16 +111,24 @@ def _falcon_mamba() -> Family:
     return Family(transformers.FalconMambaForCausalLM, config)
 
 
-def _mamba2(groups: int) -> Family:
+def mamba2(
+    groups: int,
+    width: int = 48,
+    depth: int = 2,
+    vocab: int = VOCAB,
+    head: int = 8,
+    state: int = 16,
+    chunk: int = 8,
+) -> Family:
     config = transformers.Mamba2Config(
-        vocab_size=VOCAB,
-        hidden_size=48,
-        num_hidden_layers=2,
-        state_size=16,
-        num_heads=12,
-        head_dim=8,
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        state_size=state,
+        num_heads=2 * width // head,
+        head_dim=head,
         n_groups=groups,
-        chunk_size=8,
+        chunk_size=chunk,
         tie_word_embeddings=groups == 1,
     )
     return Family(transformers.Mamba2ForCausalLM, config)
@@ -223,12 +239,12 @@ DECODERS = {
     "llama with biases": _llama_with_biases(),
     "llama 3.2": _stretched(),
     "mistral": mistral(window=6),
-    "mistral without a window": mistral(window=None),
+    "mistral without a window": mistral(window=None, dim=12),  # heads of a size of their own, as in Mistral-Nemo
     "mixtral": _mixtral(),
     "mamba": mamba(),
     "falcon-mamba": _falcon_mamba(),
-    "mamba-2 with one group": _mamba2(groups=1),
-    "mamba-2 with groups": _mamba2(groups=3),
+    "mamba-2 with one group": mamba2(groups=1),
+    "mamba-2 with groups": mamba2(groups=3),
     "nemotron-h": _nemotron_h(),
     "pythia": pythia(),
     "gpt-neox with one residual after the other": _sequential(),
