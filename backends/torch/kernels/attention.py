@@ -64,13 +64,26 @@ def write_ring(ring: Tensor, x: Tensor, pos: Tensor) -> Tensor:
     Counted back from the last position, so that no slot is written twice; tokens of earlier documents land in slots
     that are not valid. In place, unless a gradient has to flow through the ring.
     """
-    count = min(x.shape[1], ring.shape[1])
-    back = torch.arange(1 - count, 1, device=ring.device)
-    slots = (pos[..., -1:] + back).expand(len(ring), count) % ring.shape[1]
+    width = ring.shape[1]
+    count = min(x.shape[1], width)
     if torch.is_grad_enabled() and (ring.requires_grad or x.requires_grad):
         ring = ring.clone()
+    last = shared_position(pos)
+    if last is not None and last % width + 1 >= count:  # slots side by side: a copy, without indices
+        ring[:, last % width + 1 - count : last % width + 1] = x[:, x.shape[1] - count :]
+        return ring
+    back = torch.arange(1 - count, 1, device=ring.device)
+    slots = (pos[..., -1:] + back).expand(len(ring), count) % width
     ring[_rows(ring), slots] = x[:, x.shape[1] - count :].to(ring.dtype)
     return ring
+
+
+def shared_position(pos: Tensor) -> int | None:
+    """The last position of pos [T] or [B, T], if that of every sequence is the same; accelerators are not asked."""
+    if pos.device.type != "cpu":
+        return None
+    first, *others = pos[..., -1:].flatten().tolist()
+    return int(first) if all(other == first for other in others) else None
 
 
 def _whole(pos: Tensor) -> bool:
@@ -84,10 +97,14 @@ def _rows(ring: Tensor) -> Tensor:
 
 def _one_token(q: Tensor, keys: Tensor, values: Tensor, pos: Tensor, reach: int, scale: float) -> Tensor:
     """The token at pos [B, 1] against rings that hold it already; the heads of a group are the rows of one product."""
-    used = keys.shape[1]
+    width = used = keys.shape[1]
+    last = shared_position(pos)
+    if last is not None and last >= 0 and reach >= min(width, last + 1):  # every slot that is used is seen
+        k, v = (ring[:, : last + 1].transpose(1, 2) for ring in (keys, values))
+        return scaled_dot_product_attention(q[:, 0], k, v, scale=scale)[:, None]
     if pos.device.type == "cpu":  # slots after the largest position are empty; an accelerator would have to wait for it
         used = min(used, max(1, int(pos.max()) + 1))
-    age = (pos - torch.arange(used, device=pos.device)) % keys.shape[1]
+    age = (pos - torch.arange(used, device=pos.device)) % width
     seen = ((age <= pos) & (age < reach)) | (age == 0)
     k, v = keys[:, :used].transpose(1, 2), values[:, :used].transpose(1, 2)
     y = scaled_dot_product_attention(q[:, 0], k, v, attn_mask=seen[:, None, None], scale=scale)
