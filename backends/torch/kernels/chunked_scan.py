@@ -114,11 +114,18 @@ def _run(
 def _one_token(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor, before: bool = False
 ) -> tuple[Tensor, Tensor]:
+    """One update and one product; the state [B, G, H, K, V] is written in place, unless gradients are wanted."""
     decay = log_a[:, 0].exp().reshape(*log_a.shape[:1], *log_a.shape[2:4], -1, 1)
-    if pos.dim() == 2:
-        state = state.masked_fill((pos == 0)[..., None, None, None], 0)
-    after = decay * state + k[:, 0, ..., None] * v[:, 0, ..., None, :]
-    return (q[:, 0, ..., None] * (state if before else after)).sum(-2)[:, None], after
+    keys, values, queries = k[:, 0, ..., None], v[:, 0, ..., None, :], q[:, 0, ..., None, :]
+    starts = (pos == 0).reshape(-1, 1, 1, 1, 1)
+    y = (queries @ state).masked_fill(starts, 0) if before else None
+    decay = decay.masked_fill(starts, 0)
+    if wants_gradient(decay, keys, values, state):
+        after = decay * state + keys * values
+    else:
+        after = state.mul_(decay).addcmul_(keys, values)
+    y = queries @ after if y is None else y
+    return y.movedim(-2, 1), after
 
 
 def _chunks(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, documents: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

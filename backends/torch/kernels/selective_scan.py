@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 import torch
-from kernels.operators import runs_fused
+from kernels.operators import runs_fused, wants_gradient
 from kernels.selective_gates import IDENTITY, SelectiveGates, fused_scan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -69,10 +69,17 @@ def gated_selective_scan(
 def _one_token(
     dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, starts: Tensor | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    h = x[:, 0, :, None] * B[:, 0, None]  # [B, C, N]
-    if state is not None and starts is not None:
-        h = h + torch.exp(dt[:, 0, :, None] * A) * state.masked_fill(starts[..., None], 0)
-    return (h * C[:, 0, None]).sum(-1)[:, None], h
+    """One update and one product; the state [B, C, N] is written in place, unless gradients are wanted."""
+    x, B, C = x[:, 0, :, None], B[:, 0, None], C[:, 0, :, None]
+    if state is None or starts is None:
+        h = x * B
+    else:
+        decay = torch.exp(dt[:, 0, :, None] * A).masked_fill(starts[..., None], 0)
+        if wants_gradient(decay, x, B, state):
+            h = decay * state + x * B
+        else:
+            h = state.mul_(decay).addcmul_(x, B)
+    return (h @ C).mT, h
 
 
 class _SelectiveScan(torch.autograd.Function):
