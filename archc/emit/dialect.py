@@ -15,11 +15,15 @@ class Dialect(Protocol):
     method: str
 
     own_norms: bool
+    own_affine: bool
 
     def norm(
         self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
     ) -> Code:
         """The framework's own norm over the last axes, if `own_norms`; `kind` is rms or layer."""
+
+    def affine(self, x: Code, matrix: Code, turned: bool, bias: Code) -> Code:
+        """`x @ matrix + bias`, with the transpose of the matrix if `turned`, if `own_affine`."""
 
     def weight(self, name: str) -> Code:
         """A weight of this module."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, infix, minus
-from archc.emit.contract import contract
+from archc.emit.contract import affine, contract
 from archc.emit.gated import gated
 from archc.emit.layout import axis_of
 from archc.emit.numbers import number_node
@@ -27,6 +27,10 @@ INFIX = {
 
 COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 OWN = frozenset({"inv_softplus"})
+
+
+def _add(body: Body, value: Value) -> Code:
+    return affine(body, value) or _infix(body, value)
 
 
 def _infix(body: Body, value: Value) -> Code:
@@ -182,6 +186,7 @@ RULES: dict[str, Rule] = {
     "gated": gated,
     **{name: _unary for name in UNARY if name != "neg"},
     **{name: _compared if name in COMPARISONS else _infix for name in INFIX},
+    "add": _add,
     "neg": _neg,
     "not": _unary,
     "real": _unary,

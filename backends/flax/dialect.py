@@ -36,12 +36,17 @@ class FlaxDialect:
     method = "__call__"
     state_arguments: tuple[str, ...] = ("batch", "context", "dtype")
     own_norms = False
+    own_affine = False
 
     def norm(
         self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
     ) -> Code:
         """JAX has no norm of its own: XLA fuses what the spec says."""
         raise AssertionError("norms are written out")
+
+    def affine(self, x: Code, matrix: Code, turned: bool, bias: Code) -> Code:
+        """XLA fuses a bias with the product by itself."""
+        raise AssertionError("biases are written out")
 
     def weight(self, name: str) -> Code:
         """A weight of this module."""

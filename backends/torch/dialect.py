@@ -30,6 +30,7 @@ class TorchDialect:
     state_arguments: tuple[str, ...] = ("batch", "context", "dtype", "device")
 
     own_norms = True
+    own_affine = True
 
     def norm(
         self, kind: str, value: Code, sizes: Sequence[Code], scale: Code | None, shift: Code | None, eps: Code
@@ -38,6 +39,10 @@ class TorchDialect:
         shape = "(" + ", ".join(s.text for s in sizes) + ("," if len(sizes) == 1 else "") + ")"
         weights = {k: v for k, v in (("weight", scale), ("bias", shift)) if v is not None}
         return call(f"F.{kind}_norm", value, shape, **weights, eps=eps)
+
+    def affine(self, x: Code, matrix: Code, turned: bool, bias: Code) -> Code:
+        """`x @ matrix + bias`; `F.linear` transposes its matrix by itself."""
+        return call("F.linear", x, matrix if turned else Code(f"{matrix.atom}.T"), bias)
 
     def weight(self, name: str) -> Code:
         """A weight of this module."""
