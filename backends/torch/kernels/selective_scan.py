@@ -2,7 +2,7 @@
 # mypy: disable-error-code="no-untyped-call"
 
 from collections.abc import Sequence
-from math import prod
+from math import log, prod
 from typing import Any
 
 import torch
@@ -130,8 +130,9 @@ class _SelectiveScan(torch.autograd.Function):
                 e_t.addcmul_(a_t, after)
             g.add_(e[1:])
             carry, product = steps[0].clone(), e[:-1]
-            dC[block] = (states[1:] @ dy[block, :, :, None])[..., 0]
-            dB[block] = (g @ work.x[block, :, :, None])[..., 0]
+            # a row from the left: the product with a column takes ten times as long
+            dC[block] = (dy[block, :, None] @ states[1:].mT)[:, :, 0]
+            dB[block] = (work.x[block, :, None] @ g.mT)[:, :, 0]
             dx[block] = (work.B[block, :, None] @ g)[:, :, 0]
             g.mul_(decay).mul_(states[:-1])
             ddt[block] = torch.mul(g, work.rates, out=product).sum(2)
@@ -148,6 +149,7 @@ class _Block:
         self.dt, self.x, self.B = (z.transpose(0, 1) for z in (dt, x, B))
         self.starts = None if starts is None else starts.t()
         self.rates = A.t().contiguous()  # [N, C]
+        self.octaves = self.rates / log(2)  # exp2 is up to three times as fast as exp
         self.shape = (x.shape[0], *self.rates.shape)
         size = min(MOST, max(LEAST, HELD // max(1, prod(self.shape))))
         self.keeps = time * prod(self.shape) <= HELD
@@ -159,7 +161,7 @@ class _Block:
         """The decays [K, B, N, C] of a block, and its states [K + 1, B, N, C] with h first."""
         tokens = block.stop - block.start
         decay, states = self.decay[:tokens], self.states[: tokens + 1]
-        torch.mul(self.dt[block, :, None], self.rates, out=decay).exp_()
+        torch.mul(self.dt[block, :, None], self.octaves, out=decay).exp2_()
         if self.starts is not None:
             decay.masked_fill_(self.starts[block, :, None, None], 0)
         torch.mul(self.x[block, :, None], self.B[block, :, :, None], out=states[1:])
