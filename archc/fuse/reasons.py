@@ -15,7 +15,7 @@ from archc.passes.scans import ScanClass
 if TYPE_CHECKING:
     from archc.fuse.scans import Handed
 
-MOST_KEYS = 128  # kernels/chunked_fused.py: more run in parts, whose results are added behind the kernel
+MOST_KEYS = 128  # kernels/chunk_sizes.py: more run in parts, whose results are added behind the kernel
 
 
 def problem(found: ScanClass) -> str:

@@ -90,8 +90,9 @@ def head_constants(
     """The constants of the kernels with a decay per head."""
     v = x[0]
     narrow, constants = tile_constants(k, v, q, pos, start)
-    least = 64 if arch_of(v) >= 90 else 32
-    if backward and constants["BK"] > least and (arch_of(v) < 100 or gates.device is not None):
+    has_gates = gates.device is not None
+    least = 64 if arch_of(v) >= 90 and not has_gates else 32
+    if backward and constants["BK"] > least and (arch_of(v) < 100 or has_gates):
         constants["Q"] = min(constants["Q"], 32)  # of longer chunks, or of gates beside them, some would be in memory
     return constants | {
         "X": gates.x_values,
