@@ -117,8 +117,8 @@ class _Writer:
     def written(self, spread: bool) -> Statements:
         for node in self.equations.nodes:
             self.codes[node] = self.code(node)
-        leaves = (*self.equations.x, *self.equations.given)
-        varying = depends(self.equations.outputs, leaves) if spread else {*self.equations.outputs}
+        tokens = (*self.equations.x, *self.equations.given)
+        varying = depends(self.equations.outputs, tokens) if spread else {*self.equations.outputs}
         outputs = tuple(self.codes[o].text if o in varying else self.spread(o).text for o in self.equations.outputs)
         leaves = self.equations.x, self.equations.w, self.equations.n
         return Statements(tuple(self.lines), outputs, *(tuple(map(self.called, each)) for each in leaves))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archc.backends.torch.kernels import chunk_sizes
 
+from archc.fuse import reasons
 from archc.fuse.dag import Equations
 from archc.fuse.scans import FusedScan, Handed, fused_scans
 from archc.ir.graph import Graph
@@ -373,3 +375,7 @@ def test_a_decay_with_a_factor_per_sequence_is_no_product_of_tokens_and_weights(
     body = SELECTIVE.format("return y").replace("exp(dt *", "exp(mean(dt, over = [time]) * dt *")
     (fused,) = fused_scans(mixer(body)).values()
     assert fused.gates is None
+
+
+def test_keys_that_run_in_parts_are_those_of_the_kernels() -> None:
+    assert reasons.MOST_KEYS == chunk_sizes.MOST_KEYS

@@ -31,10 +31,8 @@ def _token(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor, before: bool
 ) -> tuple[Tensor, Tensor]:
     y, last = torch.empty_like(v), torch.empty_like(state)
-    if log_a.dim() == 3:
-        xs, has_values, of_keys = (v,), (True,), log_a
-    else:
-        xs, has_values, of_keys = (v, log_a), (True, False), None
+    xs: tuple[Tensor, ...] = (v,) if log_a.dim() == 3 else (v, log_a)
+    of_keys, has_values = log_a if log_a.dim() == 3 else None, (True, False)[: len(xs)]
     _launch(
         xs, (), of_keys, k, q, pos, state, y, last, X=has_values, W=(), NUMBERS=(), GATES=None, OUT=None, BEFORE=before
     )
