@@ -69,13 +69,15 @@ def number(value: float) -> Code:
     return Code(repr(value), UNARY if value < 0 else 100)
 
 
-def statements(equations: Equations, say: Say, zeros: Callable[[str], Code], reserved: Iterable[str]) -> Statements:
+def statements(
+    equations: Equations, say: Say, zeros: Callable[[str], Code], reserved: Iterable[str], *, spread: bool = True
+) -> Statements:
     """The equations in the words of a backend; `zeros(x)` is the expression of zeros like a value of that name.
 
-    Outputs that depend on no token (numbers, weights alone) are spread like the first input. `reserved` are the names
-    that the text around uses.
+    Outputs that depend on no token (numbers, weights alone) are spread like the first input, unless whoever calls the
+    equations does that. `reserved` are the names that the text around uses.
     """
-    return _Writer(equations, say, zeros, reserved).written()
+    return _Writer(equations, say, zeros, reserved).written(spread)
 
 
 class _Writer:
@@ -112,10 +114,11 @@ class _Writer:
         self.taken.add(name)
         return name
 
-    def written(self) -> Statements:
+    def written(self, spread: bool) -> Statements:
         for node in self.equations.nodes:
             self.codes[node] = self.code(node)
-        varying = depends(self.equations.outputs, (*self.equations.x, *self.equations.given))
+        tokens = (*self.equations.x, *self.equations.given)
+        varying = depends(self.equations.outputs, tokens) if spread else {*self.equations.outputs}
         outputs = tuple(self.codes[o].text if o in varying else self.spread(o).text for o in self.equations.outputs)
         leaves = self.equations.x, self.equations.w, self.equations.n
         return Statements(tuple(self.lines), outputs, *(tuple(map(self.called, each)) for each in leaves))
@@ -214,7 +217,7 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
 
 GLUE = "\xa0"
 """Between words of one line."""
-GATES = {"a": "The decay", "u": "the input", "dt": "The step dt", "v": "the input v"}
+GATES = {"a": "The decay", "u": "the input", "dt": "The step dt", "log_a": "The log decay", "v": "the input v"}
 
 
 def _listed(handed: Sequence[Handed]) -> str:

@@ -20,6 +20,7 @@ from archc.ops.table import OPS
 from archc.passes.attention import Attention
 from archc.passes.gradients import needs_gradient
 from archc.passes.keyed import same_for_every_query
+from archc.passes.matrix_scans import grouped
 from archc.passes.scans import ScanClass, inside
 
 
@@ -178,8 +179,7 @@ def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> 
     assert found.kind in ("chunked", "chunked_key")
     sources = [found.reads[0].query, *(f.operand for f in found.factors["key"])]
     named = [set(s.names) for s in sources if isinstance(s, Value)]
-    groups = [n for n in found.heads if all(n in names for names in named)]
-    heads = [n for n in found.heads if n not in groups]
+    groups, heads = grouped(found)
     shared = not any(n in names for n in heads for names in named)
     of_groups, of_heads = (prod(sizes[n] for n in names) for names in (groups, heads))
     return kernels.chunked(

@@ -124,7 +124,7 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
     if any(is_placed(h.value) for h in found.inputs):  # the kernel wants a batch
         return False
     real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
-    return found.gates is not None and real and (found.kind == "diagonal" or len(found.tile) == 1)
+    return found.gates is not None and real and (found.kind != "selective" or len(found.tile) == 1)
 
 
 def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from re import sub
 
 from archc.emit.body import Body
@@ -9,10 +10,12 @@ from archc.emit.code import Code, python_name
 from archc.emit.kernels import GATED
 from archc.emit.layout import legend, reindex
 from archc.emit.numbers import number_from
+from archc.emit.outer import keys_and_queries, outer_axes
 from archc.emit.recurrent import state_operands
 from archc.fuse.regions import Given, Group
 from archc.fuse.scans import FusedScan, Handed
 from archc.ir.graph import Axis, Kind, Type, Value
+from archc.passes.scans import ScanClass, ScanKind
 
 
 def constant(stem: str) -> str:
@@ -26,6 +29,14 @@ def stem_of(body: Body, name: str) -> str:
     return f"{unit}_{name.lower()}"
 
 
+_OUTER: Mapping[ScanKind, Callable[[Body, ScanClass], tuple[Code, ...]]] = {
+    "diagonal": lambda body, found: (),
+    "selective": state_operands,
+    "chunked": keys_and_queries,
+}
+"""What a kernel is handed besides what its equations read."""
+
+
 def gated(body: Body, value: Value) -> Code:
     """The call of a kernel, on a line of its own."""
     fused = body.fused.gated[value]
@@ -34,8 +45,7 @@ def gated(body: Body, value: Value) -> Code:
     body.gates[stem] = fused
     inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
     operands = [inputs, weights]
-    if fused.kind != "diagonal":
-        operands += [code.text for code in state_operands(body, fused.found)]
+    operands += [code.text for code in _OUTER[fused.kind](body, fused.found)]
     arguments = [constant(stem), *operands, "pos", body.old(state)]
     if fused.numbers:
         arguments.append(f"numbers={_row([_number(body, each).text for each in fused.numbers])}")
@@ -49,7 +59,10 @@ def _in_own_axes(body: Body, value: Value, code: Code, fused: FusedScan) -> Code
     sizes = fused.scan.type.sizes
     tile, order = (tuple(Axis(n, sizes[n]) for n in names) for names in (fused.tile, _flat(fused.groups)))
     have = Value(-1, "param", (), Type(Kind.TOKEN, tile))
-    out = reindex(code, have, Type(Kind.TOKEN, order), body.dialect)
+    whole = code
+    if len(_tile(fused)) > len(tile):
+        whole = body.dialect.reshape_tail(code, [body.size(a.name, a.size).text for a in tile])
+    out = reindex(whole, have, Type(Kind.TOKEN, order), body.dialect)
     for place, group in reversed([*enumerate(fused.groups)]):
         if len(group) > 1:
             out = body.dialect.flatten(out, len(group), len(fused.groups) - 1 - place)
@@ -69,8 +82,16 @@ def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:
             inner = [body.size(a.name, a.size) for a in group]
             code = body.dialect.unflatten(code, place - len(handed.groups), inner)
     have = Value(-1, "param", (), Type(kind, tuple(Axis(n, sizes[n]) for n in handed.axes)))
-    target = Type(Kind.WEIGHT if kind is Kind.WEIGHT else Kind.TOKEN, tuple(Axis(n, sizes[n]) for n in fused.tile))
+    target = Type(Kind.WEIGHT if kind is Kind.WEIGHT else Kind.TOKEN, _tile(fused))
     return reindex(code, have, target, body.dialect).text
+
+
+def _tile(fused: FusedScan) -> tuple[Axis, ...]:
+    """The axes of the kernel's tile; outer products come in groups and heads, also where there is one of either."""
+    if fused.kind != "chunked":
+        return tuple(Axis(n, fused.scan.type.sizes[n]) for n in fused.tile)
+    axes, one = outer_axes(fused.found), (Axis("", 1),)
+    return (*(axes.groups or one), *(axes.heads or one), *axes.value)
 
 
 def _flat(groups: tuple[Group, ...]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ KERNELS = {
     "selective_scan": "selective_scan.py",
     "chunked_scan": "chunked_scan.py",
     "chunked_key_scan": "chunked_scan.py",
+    "gated_chunked_scan": "chunked_scan.py",
     "attention": "attention.py",
     "composed_attention": "composed.py",
     "loop": "loop.py",

@@ -14,7 +14,11 @@ SCANS: Mapping[ScanKind, str] = {
     "chunked_key": "chunked_key_scan",
 }
 """Of scans whose equations are operations of their own."""
-GATED: Mapping[ScanKind, str] = {"diagonal": "gated_scan", "selective": "gated_selective_scan"}
+GATED: Mapping[ScanKind, str] = {
+    "diagonal": "gated_scan",
+    "selective": "gated_selective_scan",
+    "chunked": "gated_chunked_scan",
+}
 """Of scans whose equations run inside."""
 ATTENTION, COMPOSED, SORTED, PROGRAM = "attention", "composed_attention", "over_buckets", "over_rows"
 """Of plain attention, of attention with composed heads, of pairs within buckets, of any other program of pairs."""

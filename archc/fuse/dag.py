@@ -119,6 +119,14 @@ def written(outputs: Iterable[Node], leaves: Iterable[Node] = ()) -> tuple[objec
     return tuple((n.op, n.value, known.get(n, n.name), tuple(place[a] for a in n.args)) for n in order)
 
 
+def makes_numbers(outputs: Iterable[Node]) -> bool:
+    """Whether something below the outputs is made of numbers and a condition, or of a number and its exponent: such a
+    value does not know in which precision and along which axes it is.
+    """
+    parts = {"where": slice(1, None), "pow": slice(0, 1)}
+    return any(n.op in parts and all(a.is_number() for a in n.args[parts[n.op]]) for n in ordered(outputs))
+
+
 def depends(outputs: Iterable[Node], leaves: Iterable[Node]) -> set[Node]:
     """The nodes below the outputs that are functions of the leaves, the leaves included."""
     out = set(leaves)

@@ -91,4 +91,4 @@ class Mixing:
         """Its derivatives by the pairs that come in and by those planes."""
         forward = self.equations(handed)
         seed = self.planes.leaf(SEED, PAIR)
-        return self.planes.gradient(forward, seed, (self.source, *forward.x))
+        return self.planes.gradient(forward, (seed,), (self.source, *forward.x))

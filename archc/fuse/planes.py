@@ -1,6 +1,7 @@
 """Pieces of pair values as a kernel holds them: along what each varies, sums along that, and their derivatives.
 
-A plane is a node over [heads, queries, keys] with size 1 where it does not vary; a matrix [heads, heads'] mixes heads.
+A plane is a node over [heads, queries, keys], or over columns, with size 1 where it does not vary; a matrix
+[heads, heads'] mixes heads.
 A value with more axes, such as a rank, is several planes. The ops of the table broadcast; what sums is stated here.
 """
 
@@ -13,12 +14,12 @@ from archc.fuse.dag import Equations, gradient
 from archc.ops.node import Node, Nodes, Operand
 from archc.ops.table import OPS
 
-HEADS, QUERIES, KEYS, MIXED = "heads", "queries", "keys", "heads'"
-PLACES = {HEADS: 0, QUERIES: 1, KEYS: 2}
-"""The axes of a tile."""
+HEADS, QUERIES, KEYS, MIXED, COLUMNS = "heads", "queries", "keys", "heads'", "columns"
+PLACES = {HEADS: 0, QUERIES: 1, KEYS: 2, COLUMNS: 1}
+"""The axes of a tile; one of tokens by values has rows, which nothing here sums over, and columns."""
 Room = frozenset[str]
 """The axes along which something varies."""
-PAIR: Room = frozenset(PLACES)
+PAIR: Room = frozenset((HEADS, QUERIES, KEYS))
 MATRIX: Room = frozenset((HEADS, MIXED))
 
 
@@ -94,14 +95,14 @@ class Planes:
 
     def fitted(self, slope: Node, operand: Node) -> Node:
         """A derivative by an operand that was broadcast: summed along what the operand does not vary along."""
-        for axis in (KEYS, QUERIES, HEADS):
+        for axis in (KEYS, QUERIES, HEADS, COLUMNS):
             if axis in self.room(slope) and axis not in self.room(operand):
                 slope = self.summed(slope, axis)
         return slope
 
-    def gradient(self, equations: Equations, seed: Node, wanted: Sequence[Node]) -> Equations:
+    def gradient(self, equations: Equations, seeds: Sequence[Node], wanted: Sequence[Node]) -> Equations:
         """The derivatives of `sum(seed * output)` by the wanted leaves, each with all axes of its leaf."""
-        found = gradient(equations, (seed,), wanted, self.slopes, self.fitted)
+        found = gradient(equations, seeds, wanted, self.slopes, self.fitted)
         pairs = zip(found.outputs, wanted, strict=True)
         return replace(found, outputs=tuple(self._spread(output, leaf) for output, leaf in pairs))
 

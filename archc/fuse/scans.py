@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from archc.fuse.behind import End, behind
-from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, new_nodes, ordered, written
-from archc.fuse.regions import Builder, Given, Group, Kernel, Numbers, Placed, border, factor, fuses, leaf_names, placed
+from archc.fuse.convs import fused_convs
+from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, makes_numbers, new_nodes, ordered, written
+from archc.fuse.planes import COLUMNS, Planes, Room
+from archc.fuse.products import OUTPUTS, PRODUCTS, Product, decay_chain, log_of
+from archc.fuse.reasons import ending, problem
+from archc.fuse.regions import Builder, Given, Group, Kernel, Numbers, Placed, border, leaf_names, placed
 from archc.fuse.traffic import Traffic, traffic
 from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.node import Node
 from archc.ops.table import OPS
-from archc.passes.matrix_scans import runs_fused, split_decay
 from archc.passes.placed import is_placed
 from archc.passes.scans import ScanClass, ScanKind, classify
 from archc.passes.scans import inside as held
+
+PER_HEAD: Room = frozenset()
+PER_VALUE: Room = frozenset({COLUMNS})
+"""Of a scan of outer products: a number for a head, or one for each of its values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +52,15 @@ class FusedScan:
     """A scan and the element-wise equations that run in its kernel.
 
     Diagonal: `gates` has the outputs decay and input, over the axes of the scan. Selective: `gates` has the outputs dt
-    and v over the channels (`tile`), decay exp(dt rate), input v key. `out` has one output, from the leaf `given[0]`
-    that stands for the state or what is read out of it, and `result` is the value that it computes (state or read-out
-    itself if `out` is None), `groups` the axes of the tile that each of its axes is made of. `gates` is None for a scan
-    that is not run this way. `inputs` (varying with the token), `weights` (hoisted: computed once, outside) and
-    `numbers` are in the order of `gates.x`, `gates.w` and `gates.n`, and likewise of `out`.
-    `computed` are the values that no line of code computes any more. `reason`: why not more is fused, a sentence.
+    and v over the channels (`tile`), decay exp(dt rate), input v key. Chunked: log_a, of a head, and v, over heads and
+    values (`tile`), input v key; derivatives by what varies by head alone are sums over values.
+
+    `out` has one output, from the leaf `given[0]` that stands for the state or what is read out of it, and `result` is
+    the value that it computes (state or read-out itself if `out` is None), `groups` the axes of the tile that each of
+    its axes is made of. `gates` is None for a scan that is not run this way. `inputs` (varying with the token),
+    `weights` (hoisted: computed once, outside) and `numbers` are in the order of `gates.x`, `gates.w` and `gates.n`,
+    and likewise of `out`. `computed` are the values that no line of code computes any more. `reason`: why not more is
+    fused, a sentence.
     """
 
     scan: Value
@@ -75,7 +85,7 @@ class FusedScan:
     @property
     def outputs(self) -> tuple[str, str]:
         """What the two outputs of the gates are called."""
-        return ("a", "u") if self.kind == "diagonal" else ("dt", "v")
+        return OUTPUTS[self.kind]
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -86,12 +96,12 @@ class FusedScan:
     @property
     def gates_grad(self) -> Equations | None:
         """The derivatives of `gates` by x and then w; `given` are the two incoming derivatives."""
-        return None if self.gates is None else _gradient(self.gates, tuple(f"d{n}" for n in self.outputs))
+        return None if self.gates is None else self._gradient(self.gates, tuple(f"d{n}" for n in self.outputs))
 
     @property
     def out_grad(self) -> Equations | None:
         """The derivatives of `out` by what it reads, x and then w; `given` are what it reads and what comes in."""
-        return None if self.out is None else _gradient(self.out, ("do",))
+        return None if self.out is None else self._gradient(self.out, ("do",))
 
     @property
     def reads_linearly(self) -> bool:
@@ -99,26 +109,54 @@ class FusedScan:
         derived = self.out_grad
         return derived is not None and derived.given[0] not in ordered(derived.outputs[:1])
 
+    @property
+    def needs_read(self) -> bool:
+        """Whether any derivative of `out` depends on what it reads."""
+        derived = self.out_grad
+        return derived is not None and derived.given[0] in ordered(derived.outputs)
 
-def _gradient(equations: Equations, seeds: Sequence[str]) -> Equations:
-    home = equations.outputs[0].home
-    wanted = (*equations.given, *equations.x, *equations.w)
-    return gradient(equations, [home.leaf(SPECIAL + s) for s in seeds], wanted)
+    def has_values(self, handed: Handed) -> bool:
+        """Whether something that a scan of outer products is handed varies along its values."""
+        return bool(set(self.found.value) & set(handed.axes))
+
+    def _gradient(self, equations: Equations, names: Sequence[str]) -> Equations:
+        home = equations.outputs[0].home
+        seeds = [home.leaf(SPECIAL + name) for name in names]
+        wanted = (*equations.given, *equations.x, *equations.w)
+        if self.kind != "chunked":
+            return gradient(equations, seeds, wanted)
+        planes = Planes(home)
+        for handed in (*self.inputs, *self.weights):
+            planes.leaf(handed.name, PER_VALUE if self.has_values(handed) else PER_HEAD)
+        for leaf in (*equations.given, *seeds):
+            planes.leaf(leaf.name, PER_HEAD if leaf.name == f"{SPECIAL}dlog_a" else PER_VALUE)
+        return planes.gradient(equations, seeds, wanted)
 
 
 def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, FusedScan]:
-    """Every live scan with what one kernel can run of it, to which `numbers` are handed."""
+    """Every live scan with what one kernel can run of it, to which `numbers` are handed.
+
+    A kernel of matrix products leaves the bias and the activation of a convolution to the kernel of that: its registers
+    are full.
+    """
     home = {v: region for region, _ in graph.regions() for v in region.values}
     found = classify(graph)
     ends: dict[Value, End] = {}
+    convs = frozenset(v for conv in fused_convs(graph).values() for v in (conv.result, *conv.computed))
     for scan in reversed(found):  # what two states meet in runs with the later one
-        if not _problem(found[scan]):
+        if not problem(found[scan]):
             start = scan if found[scan].kind == "diagonal" else found[scan].reads[0].value
             ends[scan] = behind(placed(start), home[scan], _others(ends, scan))
     return {
-        scan: _fused(each, home[scan], ends[scan], _others(ends, scan), numbers or {})
+        scan: _fused(
+            each,
+            home[scan],
+            ends[scan],
+            _others(ends, scan) | (convs if each.kind == "chunked" else frozenset()),
+            numbers or {},
+        )
         if scan in ends
-        else _unfused(each, _problem(each))
+        else _unfused(each, problem(each))
         for scan, each in found.items()
     }
 
@@ -129,8 +167,7 @@ def _others(ends: Mapping[Value, End], scan: Value) -> frozenset[Value]:
 
 
 def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value], numbers: Numbers) -> FusedScan:
-    products = _diagonal(found, numbers) if found.kind == "diagonal" else _selective(found)
-    tile = found.scan.names if found.kind == "diagonal" else found.heads
+    tile, products = PRODUCTS[found.kind](found, numbers)
     plan = _Plan(found, region, tile, products, end, taken, numbers)
     fused = _assembled(plan)
     if fused.out is not None and not _takes_all(fused, fused.out):
@@ -147,34 +184,6 @@ def _takes_all(fused: FusedScan, out: Equations) -> bool:
 def _unfused(found: ScanClass, reason: str) -> FusedScan:
     scan, nothing = found.scan, frozenset[Value]()
     return FusedScan(scan, found, scan.names, (), (), (), None, None, scan, placed(scan).groups, nothing, None, reason)
-
-
-def _problem(found: ScanClass) -> str:
-    """Why no equations are generated for a scan."""
-    if found.scan.type.dtype == "complex":
-        return "its numbers are complex"
-    if found.kind in ("chunked", "chunked_key"):
-        return "the matrix form takes log decay, keys, values and queries as they are"
-    if found.kind == "long_convolution":
-        return "the decay is the same for every token"
-    if found.kind == "selective" and not runs_fused(found):
-        return "its decay is no product of a factor per channel and weights, or its state is not read once, as it is"
-    return ""
-
-
-Product = tuple[tuple[Placed | float | Given, int], ...]
-
-
-def _diagonal(found: ScanClass, numbers: Numbers) -> dict[str, Product]:
-    decay, entering = (numbers.get((found.scan, i), factor(arg)) for i, arg in enumerate(found.scan.args))
-    return {"a": ((decay, 1),), "u": ((entering, 1),)}
-
-
-def _selective(found: ScanClass) -> dict[str, Product]:
-    split = split_decay(found)
-    assert split is not None
-    values = tuple((factor(f.operand), f.power) for f in (*found.factors["head"], *found.factors["value"]))
-    return {"dt": tuple((placed(v), 1) for v, _ in split[0]), "v": values}
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +221,8 @@ class _Plan:
             value = todo.pop()
             between.add(value)
             todo += [v for v in value.operands if v not in stops and _is_product(v) and _bare(v) not in keys]
+        if self.found.kind == "chunked":
+            between |= decay_chain(self.found)
         calls = self.found.scan.origin.calls
         return Kernel(self.region, calls, frozenset(self.tile), frozenset(own), frozenset(between - own), self.taken)
 
@@ -234,6 +245,8 @@ def _assembled(plan: _Plan) -> FusedScan:
     fused = kernel.inside(tops) | end.cone
     build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}), plan.numbers)
     gates = tuple(build.product(p) for p in plan.products.values())
+    if plan.found.kind == "chunked":
+        gates = (log_of(gates[0], plan.found.log_decay), gates[1])
     out = _behind(build, end) if end.cone else ()
     handed = _handed(build, plan.tile)
     inputs = tuple(h for h in handed if h.value.kind is not Kind.WEIGHT)
@@ -242,12 +255,14 @@ def _assembled(plan: _Plan) -> FusedScan:
     n = tuple(build.handed)
     if not inputs:
         return _unfused(plan.found, "nothing in its gates varies with the token")
+    if plan.found.kind == "chunked" and (reason := _idle(inputs, gates, out)):
+        return _unfused(plan.found, reason)
     for name, node in zip(plan.products, gates, strict=True):
         if node.args and name not in {*build.names.values(), *(h.name for h in handed)}:
             build.names.setdefault(node, name)
     values = {p.value for p in fused} | kernel.between
     ideal = [p.value for p in border(tops, kernel.grown(tops, frozenset()) | end.cone) if p.value not in kernel.own]
-    return FusedScan(
+    made = FusedScan(
         scan=plan.found.scan,
         found=plan.found,
         tile=plan.tile,
@@ -261,9 +276,24 @@ def _assembled(plan: _Plan) -> FusedScan:
         computed=frozenset(
             (values - kernel.read_elsewhere(values) | {plan.found.scan, end.start.value}) - {end.result.value}
         ),
-        traffic=traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, values | kernel.own),
-        reason=_reason(inputs),
+        traffic=None,
+        reason=ending(inputs, plan.taken),
     )
+    kept = made.kind == "chunked" and made.needs_read
+    own = values | kernel.own
+    moved = traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, own, kept=kept)
+    return replace(made, traffic=moved)
+
+
+def _idle(inputs: Sequence[Handed], gates: tuple[Node, ...], out: tuple[Node, ...]) -> str:
+    """Why there are no gates around a scan of outer products though they could be computed."""
+    if makes_numbers([*gates, *out]):
+        return "its equations make numbers of a condition or of an exponent alone"
+    if inputs[0].is_broadcast:
+        return "its values are no product of a token that has all their axes"
+    if not out and not any(set(n.home.leaf(h.name) for h in inputs) & set(n.args) for n in ordered(gates)):
+        return "there are no equations around it"
+    return ""
 
 
 def _behind(build: Builder, end: End) -> tuple[Node, ...]:
@@ -280,26 +310,3 @@ def _handed(build: Builder, tile: tuple[str, ...]) -> list[Handed]:
     found = sorted(build.border.items(), key=lambda each: (each[0].value.id, each[0].axes))
     handed = [Handed(p.value, p.groups, tuple(a for a in tile if a not in p.axes), leaf.name) for p, leaf in found]
     return sorted(handed, key=lambda h: (h.is_broadcast or h.value.type.dtype != "real", h.value.type.wide))
-
-
-SOURCES = {
-    "contract": "a projection",
-    "conv": "a convolution",
-    "lookup": "a look-up",
-    "param": "the stream of the block",
-    "pos": "the position",
-    **dict.fromkeys(("split", "merge", "slice", "concat", "stack_axis", "pick"), "elements in other places"),
-    **dict.fromkeys(("scan", "maxscan", "prev", "loop_out", "contract_keys"), "other tokens"),
-}
-
-
-def _reason(inputs: Iterable[Handed]) -> str:
-    """Where the equations end: what makes each input."""
-    ends: dict[str, list[str]] = {}
-    for each in inputs:
-        if fuses(each.value):
-            why = "values that are read elsewhere too or belong to another function"
-        else:
-            why = SOURCES.get(each.value.op, "values of other elements")
-        ends.setdefault(why, []).append(f"'{each.name}'")
-    return "the equations end at " + ", ".join(f"{why} ({', '.join(names)})" for why, names in ends.items())

@@ -34,17 +34,32 @@ class Traffic:
 
 
 def traffic(
-    found: ScanClass, tile: tuple[str, ...], inputs: Sequence[Value], ideal: Sequence[Value], values: Iterable[Value]
+    found: ScanClass,
+    tile: tuple[str, ...],
+    inputs: Sequence[Value],
+    ideal: Sequence[Value],
+    values: Iterable[Value],
+    *,
+    kept: bool = False,
 ) -> Traffic:
-    """The traffic of a scan whose kernel reads `inputs`, at best `ideal`, and computes `values`."""
+    """The traffic of a scan whose kernel reads `inputs`, at best `ideal`, and computes `values`; kept: what it reads
+    out stays for the backward pass, which at best computes it again.
+
+    A kernel of outer products reads inputs that heads share once for each.
+    """
     sizes = found.scan.type.sizes
-    elements = 1
-    for name in tile:
-        elements *= sizes[name]
+    elements = prod(sizes[n] for n in tile)
     keys = [f.operand for f in found.factors["key"] if isinstance(f.operand, Value)]
     outer = [*keys, *(r.query for r in found.reads)]
     forward, backward = _moved([*inputs, *outer], elements)
     best = _moved([*ideal, *outer], elements)
+    if found.kind == "chunked":
+        heads = prod(sizes[n] for n in found.heads)
+        tokens = [v for v in inputs if v.kind is Kind.TOKEN]
+        again = sum(heads * prod(sizes[n] for n in found.value if n in v.names) - v.type.elements for v in tokens)
+        forward, backward = forward + HALF * again / elements, backward + 2 * HALF * again / elements
+    if kept:
+        forward, backward = forward + HALF, backward + HALF
     alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
     return Traffic(forward, backward, min(forward, best[0]), min(backward, best[1]), alone / elements)
 

@@ -8,7 +8,7 @@ from itertools import product
 from math import prod
 
 from archc.fuse.axes import Axes, Place, heads_of
-from archc.fuse.dag import SPECIAL, new_nodes, ordered
+from archc.fuse.dag import SPECIAL, makes_numbers, new_nodes
 from archc.fuse.mixing import PART_OF, SOURCE, Handed, Index, Mixing, Outside
 from archc.fuse.planes import HEADS, PAIR, Planes
 from archc.fuse.regions import own_name
@@ -36,10 +36,8 @@ def mixing(source: Value, target: Value, hoisted: tuple[object, ...]) -> tuple[M
     found = build.at(target, {})
     if found.zero != NOWHERE:
         raise Outside("the composition adds something to the pairs that is not made of them")
-    for node in ordered([found.node]):
-        of_numbers = node.op == "where" and all(n.is_number() for n in node.args[1:])
-        if of_numbers or (node.op == "pow" and node.args[0].is_number()):
-            raise Outside("it makes numbers of a condition or of an exponent alone")  # of which precision and axes?
+    if makes_numbers([found.node]):
+        raise Outside("it makes numbers of a condition or of an exponent alone")
     if found.node is build.source:
         return None, order
     values = frozenset(v for v in inside if v.op not in PART_OF)

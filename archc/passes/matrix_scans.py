@@ -31,6 +31,16 @@ def runs_fused(found: ScanClass) -> bool:
     return all(n <= set(found.key) | set(found.heads) for n in names)
 
 
+def grouped(found: ScanClass) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The heads of a scan of outer products: axes that all of its keys and queries have, and those of heads that share
+    some of them.
+    """
+    sources = [found.reads[0].query, *(f.operand for f in found.factors["key"])]
+    names = [set(s.names) for s in sources if isinstance(s, Value)]
+    groups = tuple(n for n in found.heads if all(n in each for each in names))
+    return groups, tuple(n for n in found.heads if n not in groups)
+
+
 def bonus_sides(found: ScanClass) -> tuple[tuple[Factor, ...], tuple[Factor, ...]] | None:
     """What is added to the state before it is read, as factors of the keys and factors of the values.
 

@@ -23,24 +23,27 @@ def gate_functions(name: str, fused: FusedScan) -> str:
 
     `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
     (dt, v), and if something is fused behind the read-out `name_out(read, xs, ws) -> o` and
-    `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`. xs, ws, dx, dw are in the order of `fused.inputs` and
-    `fused.weights`, behind which ws has `fused.numbers`; arrays broadcast. The text needs `jax`, `jnp` and what
-    `device_names` finds in it.
+    `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`; for one of outer products (log_a, v), and no derivatives. xs,
+    ws, dx, dw are in the order of `fused.inputs` and `fused.weights`, behind which ws has `fused.numbers`; arrays
+    broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
     """
     gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
     assert gates is not None, fused.reason
     assert gates_grad is not None
     seeds = [f"d{n}" for n in fused.outputs]
-    texts = [
-        _function(f"{name}_gates", gates, fused, ("xs", "ws", "first"), "gates"),
-        _function(f"{name}_gates_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"),
-    ]
+    texts = [_function(f"{name}_gates", gates, fused, ("xs", "ws", "first"), "gates")]
+    if has_derivatives(fused):
+        texts.append(_function(f"{name}_gates_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"))
     if out is not None and out_grad is not None:
-        texts += [
-            _function(f"{name}_out", out, fused, ("read", "xs", "ws"), "out"),
-            _function(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
-        ]
+        texts.append(_function(f"{name}_out", out, fused, ("read", "xs", "ws"), "out"))
+        if has_derivatives(fused):
+            texts.append(_function(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"))
     return "\n\n".join(texts)
+
+
+def has_derivatives(fused: FusedScan) -> bool:
+    """Whether a kernel calls derivatives of the equations: those of outer products are array code around theirs."""
+    return fused.kind != "chunked"
 
 
 def mix_texts(name: str, mixes: Mixes) -> str:
@@ -57,12 +60,16 @@ def device_names(text: str) -> list[str]:
 
 
 def _function(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
-    said = statements(equations, _say, lambda x: call("jnp.zeros_like", x), RESERVED)
+    said = statements(equations, _say, _zeros, RESERVED, spread=has_derivatives(fused))
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")))
 
 
 _FLAX = FlaxDialect()
+
+
+def _zeros(x: str) -> Code:
+    return call("jnp.zeros_like", x)
 
 
 def _say(op: str, args: Sequence[Code]) -> Code:

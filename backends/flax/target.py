@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from re import search
 
-from archc.backends.flax.gates import device_names, gate_functions, mix_texts
+from archc.backends.flax.gates import device_names, gate_functions, has_derivatives, mix_texts
 from archc.backends.flax.shape import FlaxShape
 
 from archc.emit.gated import constant
@@ -56,15 +56,17 @@ class FlaxTarget:
         functions += [mix_texts(stem, found) for stem, found in mixes.items()]
         text = "\n\n\n".join(functions)
         used = device_names(text)
+        chunked = [fused for fused in scans.values() if not has_derivatives(fused)]
         on = "of whole arrays or of tiles" if scans else "of tiles"
         lines = [
             f'"""{subject(module)} and their derivatives, {on}."""',
             "",
             *(["import jax"] if search(r"\bjax\.", text) else []),
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
+            *(["from kernels.chunked_scan import ChunkedGates"] if chunked else []),
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            *(["from kernels.gated import Gates"] if scans else []),
+            *(["from kernels.gated import Gates"] if len(chunked) < len(scans) else []),
             "",
             "",
             text,
@@ -78,8 +80,11 @@ class FlaxTarget:
 
 def _together(stem: str, fused: FusedScan) -> str:
     """All functions of a scan in one object."""
-    out = [f"{stem}_out", f"{stem}_out_grad"] if fused.out is not None else []
-    return f"{constant(stem)} = Gates({', '.join([f'{stem}_gates', f'{stem}_gates_grad', *out])})"
+    parts = ["gates", *(["out"] if fused.out is not None else [])]
+    if has_derivatives(fused):
+        parts = [part for each in parts for part in (each, f"{each}_grad")]
+    given = ", ".join(f"{stem}_{part}" for part in parts)
+    return f"{constant(stem)} = {'Gates' if has_derivatives(fused) else 'ChunkedGates'}({given})"
 
 
 def _composed(stem: str, mixes: Mixes) -> str:

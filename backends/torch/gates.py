@@ -27,7 +27,7 @@ RESERVED = ("torch", "F", "fp32", "map", "inv_softplus", "triton", "tl", "xs", "
 
 def plain_functions(name: str, fused: FusedScan) -> str:
     """The equations on whole tensors, under autograd: `name(*x, *w, *n, first) -> (a, u)`; a selective scan has
-    `(dt, v)`; n are numbers.
+    `(dt, v)`, one of outer products `(log_a, v)`; n are numbers.
 
     If something is fused behind the read-out, also `name_out(read, *x, *w, *n) -> o`. Tensors are [B, T, *axes] and
     [*axes], or what broadcasts to that; everything is computed in at least single precision, as in the kernel. The
@@ -44,10 +44,10 @@ def device_functions(name: str, fused: FusedScan) -> str:
     """The equations and their derivatives on tiles, as Triton functions that a kernel calls.
 
     `name_device(xs, ws, first) -> (a, u)` and `name_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
-    (dt, v), and if something is fused behind the read-out `name_out_device(read, xs, ws) -> o` and
-    `name_out_grad(read, xs, ws, do) -> (d_read, dx, dw)`. xs, ws, dx, dw are tuples of tiles in the order of
-    `fused.inputs` and `fused.weights`; behind the weights ws has `fused.numbers`. The text needs `triton`, `tl` and
-    what `device_names` finds in it.
+    (dt, v), for one of outer products (log_a, v), and if something is fused behind the read-out
+    `name_out_device(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (d_read, dx, dw)`. xs, ws, dx, dw are
+    tuples of tiles in the order of `fused.inputs` and `fused.weights`; behind the weights ws has `fused.numbers`. The
+    text needs `triton`, `tl` and what `device_names` finds in it.
     """
     gates, out = _equations(fused)
     gates_grad, out_grad = fused.gates_grad, fused.out_grad
@@ -87,7 +87,7 @@ def _equations(fused: FusedScan) -> tuple[Equations, Equations | None]:
 
 
 def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
-    said = statements(equations, _say_plain, lambda x: call("torch.zeros_like", x), RESERVED)
+    said = statements(equations, _say_plain, _plain_zeros, RESERVED, spread=fused.kind != "chunked")
     before = ["read"] if doc == "out" else []
     read = [n for n in (*before, *said.x, *said.w) if n != "_"]
     wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
@@ -97,6 +97,10 @@ def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
 
 
 _TORCH = TorchDialect()
+
+
+def _plain_zeros(x: str) -> Code:
+    return call("torch.zeros_like", x)
 
 
 def _say_plain(op: str, args: Sequence[Code]) -> Code:
@@ -115,9 +119,14 @@ def _say_plain(op: str, args: Sequence[Code]) -> Code:
 
 
 def _device(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
-    said = statements(_from_exponentials(equations), _say_device, lambda x: call("tl.zeros_like", x), RESERVED)
+    equations = _from_exponentials(equations)
+    said = statements(equations, _say_device, _device_zeros, RESERVED, spread=fused.kind != "chunked")
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")), "@triton.jit")
+
+
+def _device_zeros(x: str) -> Code:
+    return call("tl.zeros_like", x)
 
 
 def _say_device(op: str, args: Sequence[Code]) -> Code:

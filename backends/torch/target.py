@@ -51,6 +51,14 @@ class TorchTarget:
         return {"gates.py": _gates(module), "gates_triton.py": _device(module, device)}
 
 
+_CLASSES = {
+    "chunked": ("ChunkedGates", "chunked_gates"),
+    "diagonal": ("Gates", "gated"),
+    "selective": ("SelectiveGates", "selective_gates"),
+}
+"""What holds the equations of a class of scans, and the file of kernels/ that has it."""
+
+
 def _functions(stem: str, fused: FusedScan) -> list[str]:
     """The device functions of a scan."""
     parts = ["device", "grad", *(["out_device", "out_grad"] if fused.out is not None else [])]
@@ -59,13 +67,16 @@ def _functions(stem: str, fused: FusedScan) -> list[str]:
 
 def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
     """All functions of a scan in one object."""
-    kind = "Gates" if fused.kind == "diagonal" else "SelectiveGates"
-    given = [stem, *([f"{stem}_device", f"{stem}_grad"] if on_device else [])]
+    given = [stem]
+    if fused.kind == "chunked":
+        given += [repr(tuple(map(fused.has_values, each))) for each in (fused.inputs, fused.weights)]
+    given += [f"{stem}_device", f"{stem}_grad"] if on_device else []
     if fused.out is not None:
         read = [f"{stem}_out", *([f"{stem}_out_device", f"{stem}_out_grad"] if on_device else [])]
         linear = ["linear=True"] if fused.reads_linearly and fused.kind == "diagonal" and on_device else []
+        linear += ["needs_y=False"] if not fused.needs_read and fused.kind == "chunked" and on_device else []
         given.append(f"read=Read({', '.join([*read, *linear])})")
-    return f"{constant(stem)} = {kind}({', '.join(given)})"
+    return f"{constant(stem)} = {_CLASSES[fused.kind][0]}({', '.join(given)})"
 
 
 def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
@@ -87,6 +98,7 @@ def _gates(module: Module) -> str:
     kinds = {fused.kind for fused in scans.values()}
     behind = any(fused.out is not None for fused in scans.values())
     own = [name for name in ("fp32", "inv_softplus") if search(rf"\b{name}\b", text)]
+    classes = [f"from kernels.{file} import {name}" for kind, (name, file) in _CLASSES.items() if kind in kinds]
     names = [name for stem in scans for name in _functions(stem, scans[stem])]
     names += [name for stem in mixes for name in function_names(stem, mixes[stem])]
     fused, plain = (
@@ -100,12 +112,15 @@ def _gates(module: Module) -> str:
         "",
         *(["import torch"] if search(r"\btorch\.", text) else []),
         *(["import torch.nn.functional as F"] if search(r"\bF\.", text) else []),
-        *(["from kernels.composed import Composed, Mix"] if mixes else []),
-        *(["from kernels.gated import Gates"] if "diagonal" in kinds else []),
-        *([f"from kernels.numerics import {', '.join(own)}"] if own else []),
-        "from kernels.operators import TRITON",
-        *(["from kernels.read_out import Read"] if behind else []),
-        *(["from kernels.selective_gates import SelectiveGates"] if "selective" in kinds else []),
+        *sorted(
+            [
+                *classes,
+                *(["from kernels.composed import Composed, Mix"] if mixes else []),
+                *([f"from kernels.numerics import {', '.join(own)}"] if own else []),
+                "from kernels.operators import TRITON",
+                *(["from kernels.read_out import Read"] if behind else []),
+            ]
+        ),
         "",
         "if TRITON:",
         f"    from gates_triton import {', '.join(sorted(names))}",

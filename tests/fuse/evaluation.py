@@ -46,10 +46,10 @@ def leaves(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
     assert fused.gates is not None
     nodes, handed = (*fused.gates.x, *fused.gates.w), (*fused.inputs, *fused.weights)
     shape = (*POS.shape, *(fused.scan.type.sizes[n] for n in fused.tile))
-    found: dict[Node, Array] = {
-        leaf: np.broadcast_to(on_tile(frame, each.value, fused, each.groups), shape).astype(np.float64)
-        for leaf, each in zip(nodes, handed, strict=True)
-    }
+    found: dict[Node, Array] = {}
+    for leaf, each in zip(nodes, handed, strict=True):
+        whole = shape if fused.kind != "chunked" or fused.has_values(each) else (*shape[:-1], 1)
+        found[leaf] = np.broadcast_to(on_tile(frame, each.value, fused, each.groups), whole).astype(np.float64)
     start = fused.gates.outputs[0].home.leaf(FIRST, truth=True)
     found[start] = (POS == 0).reshape(*POS.shape, *(1 for _ in fused.tile))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from archc.fuse.dag import ordered
+from archc.fuse.planes import COLUMNS, ZEROS, sum_along
 from archc.ir.graph import Kind, Type, Value
 from archc.ops.node import Node
 from archc.reference.frame import Array, Frame
@@ -22,6 +23,10 @@ def evaluate(outputs: Sequence[Node], leaves: Mapping[Node, Array]) -> tuple[Arr
     for node in ordered(outputs):
         if node.op == "number":
             found[node] = np.asarray(node.value)
+        elif node.op == sum_along(COLUMNS):
+            found[node] = found[node.args[0]].sum(-1, keepdims=True)
+        elif node.op == ZEROS:
+            found[node] = np.zeros_like(found[node.args[0]])
         elif node not in found:
             found[node] = _apply(node.op, [found[a] for a in node.args])
     return tuple(found[o] for o in outputs)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archc.backends.torch.kernels import chunk_sizes
 
+from archc.fuse import reasons
 from archc.fuse.dag import Equations
 from archc.fuse.scans import FusedScan, Handed, fused_scans
 from archc.ir.graph import Graph
@@ -26,6 +28,12 @@ RUN_FUSED = {
     "rwkv4": 2,
     "mamba": 1,
     "falcon_mamba": 1,
+    "mamba2": 1,
+    "nemotron_h": 1,
+    "linear_transformer": 1,
+    "mamba_in_llama": 1,
+    "mamba_in_zephyr": 1,
+    "performer": 1,
 }
 
 
@@ -53,6 +61,9 @@ def check_values(graph: Graph) -> None:
             for value, _ in split[1]:
                 rate = rate * on_tile(frame, value, fused)
             first = np.exp(first[..., None] * rate)
+        if fused.kind == "chunked":
+            first = np.exp(first)
+        if fused.kind != "diagonal":
             second = second[..., None]
             for factor in fused.found.factors["key"]:
                 second = second * on_tile(frame, factor.operand, fused) ** factor.power
@@ -74,20 +85,28 @@ def test_the_equations_of_every_spec_are_what_the_reference_computes(tiny: Calla
 
 
 def check_derivatives(equations: Equations, derived: Equations, at: dict[Node, Array]) -> None:
-    """Central differences of the sum of the outputs, weighed as the incoming derivatives say."""
+    """Central differences of the sum of the outputs, weighed as the incoming derivatives say.
+
+    What has no values, in a scan of outer products, has size one along them: there the sum is over all.
+    """
     fresh = [n for n in derived.given if n not in equations.given]
     rng = np.random.default_rng(5)
     shape = next(iter(at[x] for x in equations.x)).shape
-    at = {**at, **{n: rng.normal(size=shape) for n in (*equations.given, *fresh) if n not in at}}
+    of_a_head = (*shape[:-1], 1)
+    sizes = {n: of_a_head if n.name.endswith("dlog_a") else shape for n in (*equations.given, *fresh)}
+    at = {**at, **{n: rng.normal(size=size) for n, size in sizes.items() if n not in at}}
 
     def value(wanted: Node, step: float) -> Array:
         outputs = evaluate(equations.outputs, {**at, wanted: at[wanted] + step})
-        return sum(at[f] * o for f, o in zip(fresh, outputs, strict=True))  # type: ignore[return-value]
+        parts = [at[f] * o for f, o in zip(fresh, outputs, strict=True)]
+        if at[wanted].shape == of_a_head:
+            parts = [p.sum(-1, keepdims=True) for p in parts]
+        return sum(parts)  # type: ignore[return-value]
 
     wanted = (*equations.given, *equations.x, *equations.w)
     for leaf, slope in zip(wanted, evaluate(derived.outputs, at), strict=True):
         numeric = (value(leaf, 1e-6) - value(leaf, -1e-6)) / 2e-6
-        np.testing.assert_allclose(np.broadcast_to(slope, shape), numeric, rtol=2e-6, atol=2e-7)
+        np.testing.assert_allclose(np.broadcast_to(slope, numeric.shape), numeric, rtol=2e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("name", sorted(RUN_FUSED))
@@ -345,7 +364,7 @@ def test_what_a_product_that_is_read_elsewhere_is_made_of_stays_outside(mixer: C
     ("name", "reason"),
     [
         ("s4d", "its numbers are complex"),
-        ("mamba2", "the matrix form takes log decay, keys, values and queries as they are"),
+        ("gla", "the matrix form takes log decay, keys, values and queries as they are"),
     ],
 )
 def test_what_is_not_fused_says_why(tiny: Callable[[str], Graph], name: str, reason: str) -> None:
@@ -356,3 +375,7 @@ def test_a_decay_with_a_factor_per_sequence_is_no_product_of_tokens_and_weights(
     body = SELECTIVE.format("return y").replace("exp(dt *", "exp(mean(dt, over = [time]) * dt *")
     (fused,) = fused_scans(mixer(body)).values()
     assert fused.gates is None
+
+
+def test_keys_that_run_in_parts_are_those_of_the_kernels() -> None:
+    assert reasons.MOST_KEYS == chunk_sizes.MOST_KEYS

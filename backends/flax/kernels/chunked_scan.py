@@ -7,6 +7,7 @@ Only the state before each chunk is kept for the backward pass, which computes e
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from kernels.chunked_key_gpu import chunked_key_scan_gpu
 from kernels.chunked_key_tpu import chunked_key_scan_tpu
 from kernels.chunked_tpu import chunked_scan_tpu
 from kernels.chunks_gpu import MOST
-from kernels.tiles import Machine, accumulator, machine
+from kernels.tiles import Arrays, Machine, accumulator, machine
 
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 Kernel = Callable[..., tuple[jax.Array, jax.Array]]
@@ -49,6 +50,44 @@ def chunked_scan(
     scan = _scan(machine(impl, v.shape[1]), HEAD_KERNELS, _chunk, k.shape[-1], interpret)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
+
+
+class ChunkedGates(NamedTuple):
+    """The equations around a scan of outer products, element by element.
+
+    gates(x, w, first) -> (log_a, v): the log decay, the same for all values of a head, and the values; `first` says
+    where a document starts. out(y, x, w) -> o: what follows the read-out, if anything.
+    """
+
+    gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
+    out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
+
+
+def gated_chunked_scan(
+    gates: ChunkedGates,
+    x: Arrays,
+    w: Arrays,
+    k: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None = None,
+    *,
+    numbers: tuple[float, ...] = (),
+    impl: Machine | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """`chunked_scan` of `log_a, v = gates(x, w)`, and what the gates make of its y: array code before and behind it.
+
+    x: arrays [B, T, G, H, V], w: arrays [G, H, V], or what broadcasts to them; numbers: those that the gates take
+    behind w. Returns out(y, x, w), or y, in the dtype of x[0]. The rest is as for `chunked_scan`.
+    """
+    shape = jnp.broadcast_shapes(*(z.shape for z in x))
+    acc = accumulator(*x, *w)
+    exact = tuple(z.astype(acc) for z in x), (*(z.astype(acc) for z in w), *numbers)
+    log_a, v = gates.gates(*exact, (pos == 0).reshape(-1, shape[1], 1, 1, 1))
+    decays = jnp.broadcast_to(log_a, (*shape[:-1], 1))[..., 0]
+    y, last = chunked_scan(decays, k, jnp.broadcast_to(v, shape), q, pos, state, impl=impl, interpret=interpret)
+    return (y if gates.out is None else gates.out(y, *exact)).astype(x[0].dtype), last
 
 
 def chunked_key_scan(

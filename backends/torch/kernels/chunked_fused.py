@@ -4,13 +4,15 @@
 from typing import Any
 
 import torch
-from kernels.chunk_sizes import counted_length, key_parts
+from kernels.chunk_sizes import key_parts
+from kernels.chunked_gates import PLAIN, fused_gated_scan
+from kernels.chunked_work import Shapes, backward_flops, forward_flops
 from kernels.operators import TRITON, free_name
 from torch import Tensor
 from torch.nn.functional import pad
 
 if TRITON:
-    from kernels.chunked_launch import backward, forward
+    from kernels.chunked_key_launch import key_backward, key_forward
 
 
 def fused_chunked_scan(
@@ -20,13 +22,14 @@ def fused_chunked_scan(
     if key_parts(k.shape[-1])[0] > 1:
         return _in_parts(log_a, k, v, q, pos, state)
     wide = torch.promote_types(v.dtype, torch.float32)
+    if log_a.dim() == 4:
+        return fused_gated_scan(PLAIN, (v, log_a.to(wide)[..., None]), (), k, q, pos, state)
     places = start = None
     if pos.dim() == 2:
         places = pos.expand(v.shape[:2]).contiguous()
         start = None if state is None else state.to(wide).flatten(1, 2).contiguous()
     k, v, q = (x.flatten(2, 3).contiguous() for x in (k, v, q))
-    operator = _PER_KEY if log_a.dim() == 5 else _PER_HEAD
-    y, last = operator(log_a.to(wide).flatten(2, 3).contiguous(), k, v, q, places, start)
+    y, last = _PER_KEY(log_a.to(wide).flatten(2, 3).contiguous(), k, v, q, places, start)
     groups = log_a.shape[2:4]
     return y.unflatten(2, groups), None if state is None else last.unflatten(1, groups)
 
@@ -62,7 +65,7 @@ def _register(name: str) -> Any:
         log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         outputs = _outputs(log_a, k, v, q, pos, start)
-        forward(log_a, k, v, q, pos, start, *outputs)
+        key_forward(log_a, k, v, q, pos, start, *outputs)
         return outputs
 
     @torch.library.custom_op(free_name(f"{name}_backward"), mutates_args=())
@@ -77,7 +80,7 @@ def _register(name: str) -> Any:
         dy: Tensor,
         dlast: Tensor | None,
     ) -> list[Tensor]:
-        found: list[Tensor] = backward(log_a, k, v, q, pos, start, last, dy, dlast)
+        found: list[Tensor] = key_backward(log_a, k, v, q, pos, start, last, dy, dlast)
         return found
 
     def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
@@ -122,24 +125,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _forward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> int:
-    """Scores and their mix inside of chunks, states into and out of them."""
-    size, chunks = _chunks(v)
-    scores = max(k[2], q[2]) * size * size if len(log_a) == 3 else v[2] * size * (size - 1) // 2
-    return int(2 * chunks * (scores * k[3] + v[2] * v[3] * size * (size + 2 * k[3])))
+    return forward_flops(Shapes(k, v, q), per_key=True)
 
 
 def _backward_flops(log_a: Any, k: Any, v: Any, q: Any, *_: Any, **__: Any) -> int:
-    """Two gradients of every product, and the forward work once more; with a decay per key all but the last state."""
-    size, chunks = _chunks(v)
-    again = 0 if len(log_a) == 3 else 2 * chunks * v[2] * size * k[3] * v[3]
-    return 3 * _forward_flops(log_a, k, v, q) - int(again)
+    return backward_flops(Shapes(k, v, q), per_key=True)
 
 
-def _chunks(v: Any) -> tuple[int, int]:
-    """Tokens of a chunk and chunks of all sequences, as the convention has them: see archc's count of what runs."""
-    size = counted_length(v[1])
-    return size, v[0] * -(-v[1] // size)
-
-
-_PER_HEAD: Any = _register("chunked_scan") if TRITON else None
 _PER_KEY: Any = _register("chunked_key_scan") if TRITON else None

@@ -9,12 +9,20 @@ the same for chunks of any length. The loops over chunks are those of `chunked_t
 
 import triton
 import triton.language as tl
-from kernels.chunked_triton import _add_dot, _at, _dot, _rows, _state, _store_rows, _store_state
+from kernels.chunked_triton import _add_dot, _dot, _rows, _state, _store_rows, _store_state
 
 
 @triton.jit
 def _plus(a, b):
     return a + b
+
+
+@triton.jit
+def _at(pos, row, PACKED: tl.constexpr):
+    if PACKED:
+        return pos + row
+    else:
+        return pos
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The launches of the fused scans of outer products: sizes of tiles, and what is added up over programs."""
+"""The launches of the scan of outer products with a decay per head: tiles, and sums over programs."""
 # mypy: disable-error-code="no-untyped-call"
 
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
 from kernels.chunked_triton import chunked_backward_keys, chunked_backward_queries, chunked_forward
 from kernels.operators import arch_of
 from torch import Tensor
@@ -16,145 +15,129 @@ DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: t
 
 
 def forward(
-    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, y: Tensor, last: Tensor
+    gates: Any,
+    x: list[Tensor],
+    w: list[Tensor],
+    numbers: list[float],
+    k: Tensor,
+    q: Tensor,
+    pos: Tensor | None,
+    start: Tensor | None,
+    outputs: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Fill y [B, T, heads, V] and the last state [B, heads, K, V]; log_a: [B, T, heads] or [B, T, heads, K]."""
-    per_key = log_a.dim() == 4
-    constants = _constants(k, v, q, pos, start, per_key)
-    kernel = chunked_key_forward if per_key else chunked_forward
-    with torch.cuda.device_of(v):
-        kernel[_grid(v, constants)](
-            log_a, k, v, q, pos, start, y, last, *_sizes(k, v, q), **constants,
-            num_warps=_warps(constants), num_stages=_stages(constants),
+    """Fill y [B, T, heads, V], the last state [B, heads, K, V] and, unless it is empty, what is read, like y.
+
+    x: [B, T, heads, V] or [B, T, heads]. w: [heads, V] or [heads].
+    """
+    y, last, read = outputs
+    constants = head_constants(gates, x, numbers, k, q, pos, start)
+    with torch.cuda.device_of(y):
+        chunked_forward[grid_of(y, constants)](
+            tuple(x), tuple(w), k, q, pos, start, y, last, read if read.numel() else None, *sizes_of(k, y, q),
+            OUT=gates.read and gates.read.device, **constants,
+            num_warps=warps_of(constants), num_stages=stages_of(constants),
         )  # fmt: skip
 
 
 def backward(
-    log_a: Tensor,
+    gates: Any,
+    x: list[Tensor],
+    w: list[Tensor],
+    numbers: list[float],
     k: Tensor,
-    v: Tensor,
     q: Tensor,
     pos: Tensor | None,
     start: Tensor | None,
     last: Tensor,
+    read: Tensor,
     dy: Tensor,
     dlast: Tensor | None,
 ) -> list[Tensor]:
-    """The gradients of log_a, k, v, q and of the state that came in."""
-    per_key = log_a.dim() == 4
-    dv, dstart = torch.empty_like(v), torch.empty_like(last)
-    run = _per_key if per_key else _per_head
-    dk, dq, shares = run(log_a, k, v, q, pos, start, dy, dlast, dv, dstart)
-    dlog = shares.flip(1).cumsum(1).flip(1)
-    if dlast is not None:  # the last state is one more query
-        dlog = dlog + (dlast * last).sum(-1 if per_key else (-2, -1))[:, None]
-    if pos is not None:
-        dlog = dlog.masked_fill((pos == 0).reshape(pos.shape + (1,) * (dlog.dim() - 2)), 0)
-    return [dlog.to(log_a.dtype), dk, dv, dq, dstart]
-
-
-def _per_head(
-    log_a: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q: Tensor,
-    pos: Tensor | None,
-    start: Tensor | None,
-    dy: Tensor,
-    dlast: Tensor | None,
-    dv: Tensor,
-    dstart: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dk, dq and what each token adds to the gradient of the log decay [B, T, heads]; fills dv and dstart."""
-    constants = _constants(k, v, q, pos, start, per_key=False, backward=True)
-    grid, options = _grid(v, constants), {"num_warps": 8, "num_stages": _stages(constants)}
-    shape = (grid[0], *v.shape[:3])
-    dk, dq = k.new_empty(*shape, k.shape[-1]), q.new_empty(*shape, q.shape[-1])
-    of_keys, of_queries = dstart.new_empty(shape), dstart.new_empty(shape)
-    with torch.cuda.device_of(v):
+    """The gradients of x, w, k, q and of the state that came in."""
+    constants = head_constants(gates, x, numbers, k, q, pos, start, backward=True)
+    grid, options = grid_of(dy, constants), {"num_warps": 8, "num_stages": stages_of(constants)}
+    constants["OUT_GRAD"] = gates.read and gates.read.grad
+    reads, slices, dstate = read if read.numel() else None, grid[0], torch.empty_like(last)
+    dk, dq = (z.new_empty(slices, *dy.shape[:3], z.shape[-1]) for z in (k, q))
+    shares = last.new_empty(slices, *dy.shape[:3])
+    dx = [torch.empty_like(z) if z.dim() == 4 else torch.empty_like(shares) for z in x]
+    programs = {True: dy.shape[:1], False: (slices, dy.shape[0])}
+    dw = [last.new_empty((*programs[z.dim() == 2], *z.shape)) for z in w]
+    with torch.cuda.device_of(dy):
         chunked_backward_queries[grid](
-            log_a, k, v, q, pos, start, dy, dq, of_queries, *_sizes(k, v, q), **constants, **options
+            tuple(x), tuple(w), k, q, pos, start, dy, reads, dq, shares, *sizes_of(k, dy, q), **constants, **options
         )  # fmt: skip
         constants["CONTINUED"] = dlast is not None
         chunked_backward_keys[grid](
-            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, of_keys, *_sizes(k, v, q), **constants, **options
+            tuple(x), tuple(w), k, q, pos, last, dlast, dy, reads, dk, tuple(dx), tuple(dw), dstate, shares,
+            *sizes_of(k, dy, q), GATES_GRAD=gates.grad, **constants, **options,
         )  # fmt: skip
-    return _over_programs(dk, k), _over_programs(dq, q), of_keys.sum(0) + of_queries.sum(0)
+    found = [d if z.dim() == 4 else d.sum(0).to(z.dtype) for d, z in zip(dx, x, strict=True)]
+    found += [d.flatten(0, -z.dim() - 1).sum(0).to(z.dtype) for d, z in zip(dw, w, strict=True)]
+    return [*found, over_programs(dk, k), over_programs(dq, q), dstate]
 
 
-def _per_key(
-    log_a: Tensor,
+def head_constants(
+    gates: Any,
+    x: list[Tensor],
+    numbers: list[float],
     k: Tensor,
-    v: Tensor,
     q: Tensor,
     pos: Tensor | None,
     start: Tensor | None,
-    dy: Tensor,
-    dlast: Tensor | None,
-    dv: Tensor,
-    dstart: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_per_head`, with [B, T, heads, K]: for each key what a token adds is `q dq - k dk`."""
-    constants = _constants(k, v, q, pos, start, per_key=True)
-    grid, options = _grid(v, constants), {"num_warps": _warps(constants), "num_stages": _stages(constants)}
-    dk, dq = (dstart.new_empty(grid[0], *v.shape[:3], k.shape[-1]) for _ in range(2))
-    with torch.cuda.device_of(v):
-        chunked_key_backward_queries[grid](
-            log_a, k, v, q, pos, start, dy, dq, *_sizes(k, v, q), **constants, **options
-        )  # fmt: skip
-        constants["CONTINUED"] = dlast is not None
-        chunked_key_backward_keys[grid](
-            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, *_sizes(k, v, q), **constants, **options
-        )  # fmt: skip
-    dk, dq = dk.sum(0, keepdim=True), dq.sum(0, keepdim=True)
-    shares = _over_heads(q, v) * dq[0] - _over_heads(k, v) * dk[0]
-    return _over_programs(dk, k), _over_programs(dq, q), shares
+    backward: bool = False,
+) -> dict[str, Any]:
+    """The constants of the kernels with a decay per head."""
+    v = x[0]
+    narrow, constants = tile_constants(k, v, q, pos, start)
+    has_gates = gates.device is not None
+    least = 64 if arch_of(v) >= 90 and not has_gates else 32
+    if backward and constants["BK"] > least and (arch_of(v) < 100 or has_gates):
+        constants["Q"] = min(constants["Q"], 32)  # of longer chunks, or of gates beside them, some would be in memory
+    return constants | {
+        "X": gates.x_values,
+        "W": gates.w_values,
+        "NUMBERS": tuple(numbers),
+        "GATES": gates.device,
+        "RAGGED": v.shape[3] % constants["BV"] != 0,
+        "LEAST": -746.0 if narrow is torch.float64 else -104.0,  # of which the exponential is zero
+    }
 
 
-def _over_heads(x: Tensor, v: Tensor) -> Tensor:
-    """Keys or queries for every head."""
-    return x.repeat_interleave(v.shape[2] // x.shape[2], 2)
-
-
-def _over_programs(x: Tensor, like: Tensor) -> Tensor:
+def over_programs(x: Tensor, like: Tensor) -> Tensor:
     """Shares [slices, B, T, heads, K] of the programs, added up over slices and over heads with the same keys."""
     whole: Tensor = x.unflatten(3, (like.shape[2], -1)).sum((0, 4))
     return whole.to(like.dtype)
 
 
-def _sizes(k: Tensor, v: Tensor, q: Tensor) -> tuple[int, ...]:
+def sizes_of(k: Tensor, v: Tensor, q: Tensor) -> tuple[int, ...]:
     """time, heads, K, V, heads of keys, heads of queries."""
     return v.shape[1], v.shape[2], k.shape[3], v.shape[3], k.shape[2], q.shape[2]
 
 
-def _grid(v: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
+def grid_of(v: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
+    """Slices of the values, heads, sequences."""
     return triton.cdiv(v.shape[3], constants["BV"]), v.shape[2], v.shape[0]
 
 
-def _constants(
-    k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, per_key: bool, backward: bool = False
-) -> dict[str, Any]:
-    time, _, K, V, *_ = _sizes(k, v, q)
+def tile_constants(
+    k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
+) -> tuple[torch.dtype, dict[str, Any]]:
+    """The type of the operands of products, and constants of either kind of decay."""
     narrow = _operands(k.dtype, q.dtype, v.dtype)
     if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
-    chunk, slice_ = _tile(narrow, _side(K), torch.backends.cuda.matmul.allow_tf32)
-    least = 64 if arch_of(v) >= 90 else 32
-    if backward and K > least and arch_of(v) < 100:  # of longer chunks some would not fit into registers
-        chunk = min(chunk, 32)
-    constants = {
+    chunk, slice_ = _tile(narrow, _side(k.shape[3]), torch.backends.cuda.matmul.allow_tf32)
+    return narrow, {
         "PACKED": pos is not None,
         "CONTINUED": start is not None,
-        "Q": SMALLEST if per_key else min(_side(time), chunk),
-        "BK": _side(K),
-        "BV": min(_side(V), slice_),
+        "Q": min(_side(v.shape[1]), chunk),
+        "BK": _side(k.shape[3]),
+        "BV": min(_side(v.shape[3]), slice_),
         "DOT": DOTS[narrow],
         "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
     }
-    if not per_key:
-        constants["LEAST"] = -746.0 if narrow is torch.float64 else -104.0  # of which the exponential is zero
-    return constants
 
 
 def _operands(*given: torch.dtype) -> torch.dtype:
@@ -181,9 +164,11 @@ def _side(size: int) -> int:
     return max(SMALLEST, 1 << (size - 1).bit_length())
 
 
-def _warps(constants: dict[str, Any]) -> int:
+def warps_of(constants: dict[str, Any]) -> int:
+    """Warps of a program, by its keys."""
     return 4 if constants["BK"] <= 64 else 8
 
 
-def _stages(constants: dict[str, Any]) -> int:
+def stages_of(constants: dict[str, Any]) -> int:
+    """Chunks that are loaded at once."""
     return 2 if constants["BK"] <= 128 else 1

@@ -1,11 +1,12 @@
 """Scans of outer products, in chunks: matrix products inside a chunk, states only between chunks."""
 # mypy: disable-error-code="no-untyped-call"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from kernels.chunk_sizes import chunk_length
 from kernels.chunked_fused import fused_chunked_scan
+from kernels.chunked_gates import ChunkedGates, fused_gated_scan
 from kernels.operators import TRITON, runs_fused, wants_gradient
 from kernels.scan import scan
 from torch import Tensor
@@ -51,6 +52,31 @@ def chunked_key_scan(
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
     return _scan(_key_chunks, log_a, k, v, q, pos, state, before)
+
+
+def gated_chunked_scan(
+    gates: ChunkedGates,
+    x: Sequence[Tensor],
+    w: Sequence[Tensor],
+    k: Tensor,
+    q: Tensor,
+    pos: Tensor,
+    state: Tensor | None = None,
+    *,
+    numbers: Sequence[float] = (),
+) -> tuple[Tensor, Tensor | None]:
+    """`chunked_scan` of `log_a, v = gates(x, w)`, and what the gates make of its y; on a GPU all of it is one kernel.
+
+    x: each [B, T, G, H, V], w: each [G, H, V], or what broadcasts to these, x[0] in full. numbers: those of the
+    gates. k, q, pos, state: as for `chunked_scan`. Returns y in the dtype of x[0], and the last state.
+    """
+    if runs_fused(x[0]):
+        y, last = fused_gated_scan(gates, x, w, k, q, pos, state, numbers)
+        return y, last
+    log_a, v = gates.plain(*x, *w, *numbers, (pos == 0).expand(x[0].shape[:2])[..., None, None, None])
+    decays = (v.new_zeros(()) + log_a).expand(*x[0].shape[:-1], 1)[..., 0]
+    y, last = chunked_scan(decays, k, v.expand(x[0].shape), q, pos, state)
+    return (y if gates.read is None else gates.read.plain(y, *x, *w, *numbers)).to(x[0].dtype), last
 
 
 def _scan(

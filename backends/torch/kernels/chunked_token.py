@@ -1,4 +1,4 @@
-"""One token of a scan of outer products on a GPU, as an operator of torch; it has no gradient."""
+"""One token of a scan of outer products on a GPU, with its gates if it has any, as operators of torch."""
 # mypy: disable-error-code="no-untyped-call"
 
 from typing import Any
@@ -31,15 +31,11 @@ def _token(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor, before: bool
 ) -> tuple[Tensor, Tensor]:
     y, last = torch.empty_like(v), torch.empty_like(state)
-    batch, heads, keys, values = state.shape
-    rows = triton.next_power_of_2(keys)
-    columns = min(triton.next_power_of_2(values), max(8, TILE // rows))
-    with torch.cuda.device_of(v):
-        outer_token[(triton.cdiv(values, columns), heads, batch)](
-            log_a, k, v, q, pos, state, y, last, heads, k.shape[1], q.shape[1], keys, values,
-            PER_KEY=log_a.dim() == 3, BEFORE=before, BK=rows, BV=columns,
-            ACC=tl.float64 if state.dtype == torch.float64 else tl.float32, num_warps=WARPS,
-        )  # fmt: skip
+    xs: tuple[Tensor, ...] = (v,) if log_a.dim() == 3 else (v, log_a)
+    of_keys, has_values = log_a if log_a.dim() == 3 else None, (True, False)[: len(xs)]
+    _launch(
+        xs, (), of_keys, k, q, pos, state, y, last, X=has_values, W=(), NUMBERS=(), GATES=None, OUT=None, BEFORE=before
+    )
     return y, last
 
 
@@ -54,3 +50,53 @@ def _(
 def _flops(log_a: Any, k: Any, v: Any, q: Any, pos: Any, state: torch.Size, *_: Any, **__: Any) -> int:
     """The read-out is a product; so is the update, of a key and a value."""
     return 4 * state.numel()
+
+
+def gated_token(name: str, gates: Any) -> Any:
+    """The operator `(x, w, numbers, k, q, pos, state) -> (y, last)` of one token with gates.
+
+    x: [B, heads, V] or [B, heads]. w: [heads, V] or [heads]. k, q: [B, heads or fewer, K]. pos: [B, 1].
+    """
+
+    @torch.library.custom_op(free_name(f"{name}_outer_token"), mutates_args=())
+    def token(
+        x: list[Tensor], w: list[Tensor], numbers: list[float], k: Tensor, q: Tensor, pos: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, last = torch.empty_like(x[0]), torch.empty_like(state)
+        _launch(
+            tuple(x), tuple(w), None, k, q, pos, state, y, last, X=gates.x_values, W=gates.w_values,
+            NUMBERS=tuple(numbers), GATES=gates.device, OUT=gates.read and gates.read.device, BEFORE=False,
+        )  # fmt: skip
+        return y, last
+
+    @token.register_fake
+    def _(x: list[Tensor], w: list[Tensor], k: Tensor, q: Tensor, pos: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(x[0]), torch.empty_like(state)
+
+    register_flop_formula(token._opoverload.overloadpacket)(
+        lambda x, w, numbers, k, q, pos, state, *_, **__: 4 * state.numel()
+    )
+    return token
+
+
+def _launch(
+    xs: tuple[Tensor, ...],
+    ws: tuple[Tensor, ...],
+    log_a: Tensor | None,
+    k: Tensor,
+    q: Tensor,
+    pos: Tensor,
+    state: Tensor,
+    y: Tensor,
+    last: Tensor,
+    **equations: Any,
+) -> None:
+    batch, heads, keys, values = state.shape
+    rows = triton.next_power_of_2(keys)
+    columns = min(triton.next_power_of_2(values), max(8, TILE // rows))
+    with torch.cuda.device_of(y):
+        outer_token[(triton.cdiv(values, columns), heads, batch)](
+            xs, ws, log_a, k, q, pos, state, y, last, heads, k.shape[1], q.shape[1], keys, values,
+            RAGGED=values % columns != 0, BK=rows, BV=columns, **equations,
+            ACC=tl.float64 if state.dtype == torch.float64 else tl.float32, num_warps=WARPS,
+        )  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archc.backends.torch.executed import TorchKernels
-from kernels import chunk_sizes, chunked_fused, chunked_token
+from kernels import chunk_sizes, chunked_fused, chunked_gates, chunked_token
 from kernels.chunked_scan import chunked_key_scan, chunked_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -191,9 +191,13 @@ def test_the_counter_sees_what_the_report_says(kernel, time: int, shared: str, k
 
 def test_the_operators_hold_what_torch_asks_of_them() -> None:
     state = before().detach().flatten(1, 2).requires_grad_()
-    for kernel, operator in ((chunked_scan, chunked_fused._PER_HEAD), (chunked_key_scan, chunked_fused._PER_KEY)):
+    for kernel in (chunked_scan, chunked_key_scan):
         log_a, k, v, q = (x.detach().flatten(2, 3).requires_grad_() for x in inputs(kernel, 2))
-        torch.library.opcheck(operator, (log_a, k, v, q, packed(2), state), test_utils=ASKED)
+        if kernel is chunked_scan:
+            operator, operands = chunked_gates.PLAIN.fused, ([v, log_a], [], [], k, q, packed(2), state, False)
+        else:
+            operator, operands = chunked_fused._PER_KEY, (log_a, k, v, q, packed(2), state)
+        torch.library.opcheck(operator, operands, test_utils=ASKED)
 
 
 @pytest.mark.parametrize("late", [False, True])

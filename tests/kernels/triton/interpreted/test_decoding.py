@@ -35,7 +35,7 @@ class Launches(TorchDispatchMode):
     [
         ("hawk", {"causal_conv_token", "rg_lru_h_scan"}),
         ("falcon_mamba", {"causal_conv_token", "mixer_h_selective_scan"}),
-        ("mamba2", {"causal_conv_token", "outer_token"}),
+        ("mamba2", {"causal_conv_token", "ssd_h_outer_token"}),
         ("gla", {"outer_token"}),
     ],
 )

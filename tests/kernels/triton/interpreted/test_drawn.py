@@ -1,5 +1,6 @@
 """Drawn models whose recurrences and convolutions run as kernels: any gate equations, in one piece and in many."""
 
+import re
 from pathlib import Path
 from random import Random
 
@@ -7,6 +8,7 @@ import pytest
 
 from archc.diagnostics import ArchError
 from archc.elaborate import Program
+from archc.fuse.scans import fused_scans
 from tests.parity import in_process, random_mixers
 from tests.parity.agreement import check_torch, checked
 from tests.parity.random_bodies import Writer
@@ -42,6 +44,50 @@ def drawn(seed: int) -> Program:
         seed += 1_000
 
 
+NEXT = "\n    "
+DECAYS = (
+    "exp(-dt * exp(A[heads_]))", "exp(-dt * (1 + r ^ 2))", "sigmoid(r + b[heads_])", "sigmoid(r + b[heads_]) ^ 0.25",
+    "1 - 0.5 * dt / (1 + dt)", "0.9",
+)  # fmt: skip
+FACTORS = ("dt * ", "sigmoid(i) * ", "dt * sigmoid(i) / 2 * ", "where(pos == 0, 1, dt) * ", "")
+VALUES = ("u", "silu(u)", "u * sigmoid(z)", "tanh(u + c[heads_ value])", "(u - z * i)", "u / (1 + u ^ 2)")
+ENDS = ("y + D[heads_] * u", "(y + D[heads_] * u) * silu(z)", "y / (abs(i) + 1)", "tanh(y + g[value]) * z", "y * dt")
+SOURCES = {
+    "u": "x @ W_u[heads_ value]",
+    "z": "x @ W_z[heads_ value]",
+    "r": "x @ W_r[heads_]",
+    "i": "x @ W_i[heads_]",
+    "dt": "fp32(softplus(r))",
+}
+
+
+def gated_outer(seed: int) -> Program:
+    """A scan of outer products with drawn equations in front of it and behind it."""
+    choose = Random(seed).choice
+    heads = choose(("groups heads", "heads", "groups"))
+    of_keys = choose(("groups", heads) if "groups" in heads else ("", heads))
+    scan = f"h = scan(decay = {choose(DECAYS)}, input = {choose(FACTORS)}k * {choose(VALUES)})"
+    lines = [scan, "y = dot(h, q, over = key)", f"return ({choose(ENDS)}) @ W_o[heads_ value -> width]"]
+    for name in reversed(SOURCES):
+        if re.search(rf"\b{name}\b", "".join(lines)):
+            lines.insert(0, f"{name} = {SOURCES[name]}")
+    lines = [f"{name} = x @ W_{name}[{of_keys} key]" for name in "kq"] + lines
+    axes = ", ".join([*heads.split(), "key", "value"])
+    text = f"""
+model drawn(width = 4, depth = 1, vocab = 11, {axes.replace(",", " = 2,")} = 5) {{
+    block mix {{ x = x + mixer(rms_norm(x), {axes}) }}
+    x = E[vocab width](tokens)
+    x = stack(x, depth, [mix])
+    logits = x @ E[width -> vocab]
+    tied E
+}}
+fn mixer(x[width], {axes}) {{
+    {NEXT.join(lines)}
+}}
+"""
+    return checked(text.replace("heads_", heads))
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that the emitted model has started."""
@@ -70,3 +116,12 @@ def test_numbers_are_handed_to_kernels(launches: list[str]) -> None:
     check_torch(checked(CASE.read_text("utf-8")))
     both = {f"{kind}_{way}" for kind in ("scan", "selective") for way in ("forward", "backward")}
     assert both == set(launches)
+
+
+@pytest.mark.parametrize("seed", [1, 13, 15])
+def test_drawn_equations_around_outer_products_mean_the_same_in_one_kernel(seed: int, launches: list[str]) -> None:
+    program = gated_outer(seed)
+    (found,) = fused_scans(program.graph).values()
+    assert found.gates is not None, found.reason
+    check_torch(program)
+    assert "chunked_backward_keys" in launches

@@ -44,8 +44,8 @@ CASES = {
     ),
     "mamba2": Case(
         {"width": 16, "depth": 2, "head": 16, "state": 8},
-        frozenset({"chunked_scan", "causal_conv"}),
-        frozenset({"outer_token", "causal_conv_token"}),
+        frozenset({"ssd_h_chunked_scan", "causal_conv"}),
+        frozenset({"ssd_h_outer_token", "causal_conv_token"}),
     ),
     "gla": Case(
         {"width": 16, "depth": 2, "heads": 2, "key": 4, "value": 8},

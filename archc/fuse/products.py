@@ -1,0 +1,69 @@
+"""What the gates of each class of scans give its kernel, as products of values of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from archc.fuse.regions import Given, Numbers, Placed, factor, placed
+from archc.ir.graph import Value
+from archc.ops.node import Node, of
+from archc.passes.matrix_scans import grouped, split_decay
+from archc.passes.scans import LogDecay, ScanClass, ScanKind
+
+OUTPUTS: Mapping[ScanKind, tuple[str, str]] = {
+    "diagonal": ("a", "u"),
+    "selective": ("dt", "v"),
+    "chunked": ("log_a", "v"),
+}
+"""What the two outputs of the gates are called."""
+Product = tuple[tuple[Placed | float | Given, int], ...]
+"""Factors to the power of 1 or -1."""
+Products = tuple[tuple[str, ...], Mapping[str, Product]]
+"""The axes of a kernel's tile, and what its gates give as products."""
+
+
+def _diagonal(found: ScanClass, numbers: Numbers) -> Products:
+    decay, entering = (numbers.get((found.scan, i), factor(arg)) for i, arg in enumerate(found.scan.args))
+    return found.scan.names, {"a": ((decay, 1),), "u": ((entering, 1),)}
+
+
+def _selective(found: ScanClass, numbers: Numbers) -> Products:
+    split = split_decay(found)
+    assert split is not None
+    return found.heads, {"dt": tuple((placed(v), 1) for v, _ in split[0]), "v": _values(found)}
+
+
+def _outer(found: ScanClass, numbers: Numbers) -> Products:
+    groups, heads = grouped(found)
+    return (*groups, *heads, *found.value), {"log_a": ((factor(found.log_decay.operand), 1),), "v": _values(found)}
+
+
+def _values(found: ScanClass) -> Product:
+    return tuple((factor(f.operand), f.power) for f in (*found.factors["head"], *found.factors["value"]))
+
+
+PRODUCTS: Mapping[ScanKind, Callable[[ScanClass, Numbers], Products]] = {
+    "diagonal": _diagonal,
+    "selective": _selective,
+    "chunked": _outer,
+}
+
+
+def log_of(node: Node, decay: LogDecay) -> Node:
+    """The log of a decay, from what it is taken of."""
+    match decay.form:
+        case "log_sigmoid":
+            node = -of("softplus", -node)
+        case "log":
+            node = of("log", node)
+    return node * decay.times
+
+
+def decay_chain(found: ScanClass) -> set[Value]:
+    """The decay, and what it is computed from, up to what its log is taken of."""
+    out: set[Value] = set()
+    value = found.scan.args[0]
+    while isinstance(value, Value) and value is not found.log_decay.operand:
+        out.add(value)
+        value = value.args[0]
+    return out
