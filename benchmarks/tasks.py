@@ -26,15 +26,17 @@ ARCHC = (sys.executable, "-P", "-c", "from archc.cli import main; main()")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model: a spec, and the values of its parameters besides those that all share."""
+    """A model: a spec, the values of its parameters besides those that all share, and its learning rate."""
 
     spec: str
     settings: dict[str, int]
+    lr: float
 
 
 @dataclass(frozen=True)
 class Exam:
-    """A task, the length of the sequences in training, those of the evaluation, and how long is trained."""
+    """A task, the length of sequences in training, those of the evaluation, how long is trained, and on how many of
+    the sequences of training's length a model is judged (of other lengths on as many tokens)."""
 
     data: str
     vocab: int
@@ -42,19 +44,23 @@ class Exam:
     lengths: tuple[int, ...]
     batch: int
     steps: int
+    judged: int
 
 
 SHARED = {"width": 64}
+WINDOW = 8  # keys: two layers reach 14 tokens back
+HEADS = {"depth": 2, "heads": 2, "kv": 2, "hidden": 128, "base": 10_000}
+UNITS = {"rnn": 64, "gates": 2}
 SUBJECTS = {
-    "attention": Subject("llama", {"depth": 2, "heads": 2, "kv": 2, "hidden": 128, "base": 10_000}),
-    "window of 16": Subject("mistral", {"depth": 2, "heads": 2, "kv": 2, "hidden": 128, "window": 16}),
-    "Hawk": Subject("hawk", {"depth": 2, "rnn": 64, "gates": 2}),
-    "Mamba": Subject("mamba", {"depth": 2}),
-    "Griffin, window of 16": Subject("griffin", {"depth": 3, "rnn": 64, "gates": 2, "heads": 2, "window": 16}),
+    "attention": Subject("llama", HEADS, 1e-3),
+    "window": Subject("mistral", {**HEADS, "window": WINDOW}, 1e-3),
+    "hawk": Subject("hawk", {"depth": 2, **UNITS}, 2e-3),
+    "mamba": Subject("mamba", {"depth": 2}, 2e-3),
+    "griffin": Subject("griffin", {"depth": 3, **UNITS, "heads": 2, "window": WINDOW}, 2e-3),
 }
 EXAMS = {
-    "induction": Exam("task:induction:vocab=16", 16, 64, (64, 128, 256, 512, 1024), 32, 3000),
-    "recall": Exam("task:recall:vocab=64,pairs=0", 64, 64, (8, 16, 32, 64, 96), 32, 2000),
+    "induction": Exam("task:induction:vocab=16", 16, 32, (32, 64, 128, 256, 512), 64, 400, 2048),
+    "recall": Exam("task:recall:vocab=64,pairs=0", 64, 32, (8, 16, 32, 60), 32, 800, 512),
 }
 
 
@@ -62,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """A table for each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=EXAMS, default=list(EXAMS))
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument(
+        "--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help=f"window: of {WINDOW} keys"
+    )
     parser.add_argument("--steps", type=int, help="of each training, in place of those of the task")
     parser.add_argument("--seed", type=int, default=0, help="of weights and sequences")
     parser.add_argument("--threads", type=int, default=1, help="processors that may be used")
@@ -85,18 +93,20 @@ def examined(model: str, exam: Exam, steps: int, seed: int, threads: int) -> str
     settings = {**SHARED, "vocab": exam.vocab, **subject.settings}
     report = archc.report(subject.spec, settings, context=exam.lengths[-1])
     began = processor_time()
-    found = trained(subject.spec, settings, exam, steps, seed, threads)
+    found = trained(subject, settings, exam, steps, seed, threads)
     spent = processor_time() - began
     names = ("heldout" if length == exam.context else f"heldout_{length}" for length in exam.lengths)
     accuracies = (f"{found[f'{name}_accuracy']:.1%}" for name in names)
     return row(model, f"{report.params.total:,}", f"{report.cache.bytes_per_sequence:,}", *accuracies, f"{spent:.0f}")
 
 
-def trained(spec: str, settings: dict[str, int], exam: Exam, steps: int, seed: int, threads: int) -> dict[str, float]:
+def trained(
+    subject: Subject, settings: dict[str, int], exam: Exam, steps: int, seed: int, threads: int
+) -> dict[str, float]:
     """The last line of the metrics of a training as a user runs it; ends with its message if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [*ARCHC, "train", spec, "--backend", "torch", "-o", str(run)]
+        command = [*ARCHC, "train", subject.spec, "--backend", "torch", "-o", str(run)]
         command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         fields = {
             "data": exam.data,
@@ -105,11 +115,11 @@ def trained(spec: str, settings: dict[str, int], exam: Exam, steps: int, seed: i
             "batch": exam.batch,
             "steps": steps,
             "warmup": min(steps, 100),
-            "lr": 3e-3,
+            "lr": subject.lr,
             "seed": seed,
             "threads": threads,
             "eval-every": 0,
-            "eval-sequences": 1024,
+            "eval-sequences": exam.judged,
             "save-every": 0,
         }
         command += [word for name, value in fields.items() for word in (f"--{name}", *str(value).split())]

@@ -29,7 +29,6 @@ VALUES = {
     "context": 32,
     "decodes": True,
     "apart": True,
-    "longest": None,
     "inputs": ("tokens",),
     "outputs": 1,
 }
@@ -153,13 +152,13 @@ def same_weights(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> b
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
-def lay_out(folder: Path, backend: Backend, cache: Path) -> Project:
-    """A project with the model written by hand, and its text."""
+def lay_out(folder: Path, backend: Backend, cache: Path, longest: int | None = None) -> Project:
+    """A project with the model written by hand, which knows so many positions, and its text."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     for path in (*SHARED, *(f"{backend}/{name}" for name in OWN[backend])):
-        text = environment.get_template(f"{path}.j2").render(VALUES)
+        text = environment.get_template(f"{path}.j2").render(VALUES | {"longest": longest})
         (folder / Path(path).name).write_text(text, "utf-8")
     shutil.copy(HERE / backend / "fixtures" / "model.py", folder)
     write_text(folder / "text")

@@ -128,6 +128,15 @@ def test_lengths_are_multiples_of_the_context_or_as_asked(load):
     assert settings(load, "--eval-lengths", 64).lengths == (32, 64)
 
 
+@ONLY_TORCH
+def test_lengths_end_where_the_positions_of_the_model_do(tmp_path, backend, cache):
+    project = lay_out(tmp_path, backend, cache, longest=100)
+    (tmp_path / "lengths.py").write_text("import sys, settings\nprint(settings.load_settings(sys.argv[1:]).lengths)\n")
+    assert project.run("lengths.py", "--data", "task:induction", "--context", 25).stdout == "(25, 50, 100)\n"
+    said = one_line(project.run("lengths.py", "--data", "task:induction", "--eval-lengths", 101))
+    assert "eval_lengths: input should be less than or equal to 100, not '101'" in said
+
+
 MISTAKES = {
     "task:phonebook": "unknown task 'phonebook'; did you mean 'phone_book'?",
     "task:": "unknown task ''; there are selective_copying, induction, recall, phone_book",
