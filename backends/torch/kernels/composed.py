@@ -78,7 +78,7 @@ def composed_attention(
     [heads, heads]. What both compositions read is there twice. before: how many keys behind its own a query sees, None
     for all; none ahead.
     """
-    if composed.fused is None or not _runs(q, one=keys.ring is not None):
+    if composed.fused is None or not _runs(q):
         return over_rows(program, keys, before=before)
     if keys.ring is not None and wants_gradient(q, k, v, *tokens, *weights):
         return over_rows(program, keys, before=before)
@@ -96,10 +96,7 @@ def composed_attention(
     return y
 
 
-def _runs(q: Tensor, *, one: bool) -> bool:
-    """Whether kernels are there for these heads, this device and this type; a GPU is not asked for double precision.
-
-    one: for a single token on rings.
-    """
+def _runs(q: Tensor) -> bool:
+    """Whether kernels are there for these heads, this device and this type; a GPU is not asked for double precision."""
     exact = q.is_cuda and q.dtype is torch.float64
-    return runs_fused(q) and not exact and fits(q.shape[2], arch_of(q), token=one)
+    return runs_fused(q) and not exact and fits(q.shape[2], arch_of(q))

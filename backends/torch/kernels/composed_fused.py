@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from kernels.composed_arguments import Given, GivenBack, Ring, schema
+from kernels.composed_tiles import HEADS
 from kernels.operators import TRITON, free_name
 from torch import Tensor
 
 if TRITON:
-    from kernels.composed_launch import backward, forward
+    from kernels import composed_laid, composed_launch
     from kernels.composed_token import token
 
 BLOCK = 128  # pairs.py: queries of a block, for the count of matrix operations
@@ -41,14 +42,15 @@ def _sequence(name: str, composed: Any, mixing: int) -> Any:
     @torch.library.custom_op(free_name(f"{name}_attention"), mutates_args=(), schema=both)
     def fused(*args: Any) -> tuple[Tensor, Tensor]:
         outputs = _outputs(*args)
-        forward(composed, Given(*args), *outputs)
+        _launches(Given(*args)).forward(composed, Given(*args), *outputs)
         return outputs
 
     back_too = schema(Given, GivenBack, gives="Tensor[]")
 
     @torch.library.custom_op(free_name(f"{name}_attention_backward"), mutates_args=(), schema=back_too)
     def gradients(*args: Any) -> list[Tensor]:
-        found: list[Tensor] = backward(composed, Given(*args[:COUNT]), *args[COUNT:])
+        given = Given(*args[:COUNT])
+        found: list[Tensor] = _launches(given).backward(composed, given, *args[COUNT:])
         return found
 
     def back(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
@@ -96,6 +98,11 @@ def _token(name: str, composed: Any, mixing: int) -> Any:
     fused.register_fake(_values)
     register_flop_formula(fused._opoverload.overloadpacket)(work)
     return fused
+
+
+def _launches(given: Given) -> Any:
+    """Where its kernels are: tiles in registers, or in memory if there are too many heads for that."""
+    return composed_launch if given.q.shape[2] <= HEADS else composed_laid
 
 
 def _outputs(*args: Any) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,8 @@ from kernels.composed_triton import (
     seen,
 )
 
+NOTHING = tl.constexpr(-5e29)  # a logarithm below it is `LOWEST`, in whatever precision
+
 
 @triton.jit
 def lay(
@@ -47,7 +49,7 @@ def add_laid(
     out, pairs, y, out_left, y_left, ACROSS: tl.constexpr, H: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
     SLICE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds to rows out [rows, heads, D] the products of pairs [heads, SIZE, SIZE], ACROSS turned, and rows y."""
+    """Adds to rows out [rows, heads, D] the products of pairs [heads, SIZE, SIZE], ACROSS turned, and such rows y."""
     r = tl.arange(0, SIZE)[:, None]
     c = tl.arange(0, SIZE)[None, :]
     for h in tl.range(0, H):
@@ -75,6 +77,13 @@ def grow_planes(tokens, found, row, r, h, left, H: tl.constexpr, PLANES: tl.cons
             else:
                 there = (r < left) & (h < H)
                 tl.store(at + h, tl.load(at + h, mask=there, other=0.0) + value, mask=there)
+
+
+@triton.jit
+def normaliser(at, there):
+    """The logarithm that `laid_forward` found; 0 for a query without keys."""
+    found = tl.load(at, mask=there, other=LOWEST)
+    return tl.where(found > NOTHING, found, 0.0)
 
 
 @triton.jit
@@ -115,7 +124,7 @@ def laid_forward(
             at = lse + batch * H * T + q0 + i + h * T + r
             there = (r < left) & (h < H)
             top = tl.load(at, mask=there, other=LOWEST)
-            total = tl.where(top > LOWEST, 1.0, tl.zeros_like(top))
+            total = tl.where(top > NOTHING, 1.0, tl.zeros_like(top))
             qs = planes(q_tokens, row + i, r, h, left, H, BEFORE_Q, ACC)
             for j in tl.range(0, SIZE, PK):
                 ks = planes(k_tokens, batch * S + k0 + j, c, h, S - k0 - j, H, BEFORE_K, ACC)
@@ -137,7 +146,7 @@ def laid_forward(
         for i in tl.range(0, SIZE, PQ):
             left = T - q0 - i
             place = positions(pos, row + i, r, left, PACKED)
-            norm = tl.load(lse + batch * H * T + q0 + i + h * T + r, mask=(r < left) & (h < H), other=0.0)
+            norm = normaliser(lse + batch * H * T + q0 + i + h * T + r, (r < left) & (h < H))
             for j in tl.range(0, SIZE, PK):
                 qs = planes(q_tokens, row + i, r, h, left, H, BEFORE_Q, ACC)
                 ks = planes(k_tokens, k_row + j, c, h, S - k0 - j, H, BEFORE_K, ACC)

@@ -105,7 +105,7 @@ def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tenso
 
     def of_keys(kind: Pass, read: Read, summed: Tensor, last: bool) -> tuple[Tensor, ...]:
         grid, constants = call.of_pass(kind, summed.shape[3])
-        ends = None if pos is None else _ends(pos, k.shape[1], constants["BK"])
+        ends = None if pos is None else ends_of(pos, k.shape[1], constants["BK"])
         dks = tuple(torch.empty_like(x) for x in read.keys)
         composed_back_keys[grid](*arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, **constants)
         return dks
@@ -157,7 +157,7 @@ def filled(heads: int, matrices: bool) -> int:
     return max(SMALLEST if matrices else 1, 1 << (heads - 1).bit_length())
 
 
-def _ends(pos: Tensor, count: int, block: int) -> Tensor:
+def ends_of(pos: Tensor, count: int, block: int) -> Tensor:
     """For each block of the `count` keys the first query whose document begins behind it: [B, blocks].
 
     Of queries at pos [B, T] the documents begin at places that never fall.

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 Pass = Literal["normalisers", "values", "deltas", "queries", "values back", "keys"]
 
 SMALLEST = 16  # of any side of a matrix product
-HEADS = 32  # at most: with more the pairs of 16 by 16 tokens alone fill the registers
+HEADS = 32  # whose tiles fit into registers: with more the pairs of 16 by 16 tokens alone fill them
 OLDEST = 80  # compute capability with products of bfloat16
 # Bytes of shared memory of a program by compute capability; CUDA C++ Programming Guide 13.0.
 SHARED = {0: 0, 80: 166912, 86: 101376, 90: 232448, 110: 101376}
@@ -69,7 +69,8 @@ BLOCKS = {
     16: Block(16, 16, 128, 64, 8),
     32: Block(16, 16, 80, 64, 8),
 }
-TOKEN_HEADS = 128  # at most, for a single query: with more a tile has fewer than 16 bytes of a key at a time
+MOST_HEADS = 128  # at most at all: a tile of a single query has 16 bytes of each key of a head at a time then
+LAID_PAIRS = 2048  # of all heads in registers: with twice as many, going back spills
 TOKEN_WARPS = 8
 TOKEN_PAIRS, MOST_KEYS = 512, 128  # of a tile of a single query
 TOKEN_ELEMENTS = 2048  # of keys or values, for each warp
@@ -77,12 +78,9 @@ PROGRAMS, LEAST_KEYS = 256, 128  # about two programs for each multiprocessor, b
 INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
 
 
-def fits(heads: int, arch: int, *, token: bool = False) -> bool:
-    """Whether there are tiles for so many heads on a compute capability (90: Hopper; 0: the interpreter).
-
-    token: for a single query.
-    """
-    return heads <= (TOKEN_HEADS if token else HEADS) and (arch == 0 or arch >= OLDEST)
+def fits(heads: int, arch: int) -> bool:
+    """Whether there are tiles for so many heads on a compute capability (90: Hopper; 0: the interpreter)."""
+    return heads <= MOST_HEADS and (arch == 0 or arch >= OLDEST)
 
 
 def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
@@ -100,6 +98,34 @@ def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
     keep_rows = 2 * (kept + step) <= limit  # the other half caches what registers do not hold
     queries, keys = (block.others, block.own) if of_keys else (block.own, block.others)
     return Tile(queries, keys, taken, parts, keep_rows, block.warps)
+
+
+class LaidTile(NamedTuple):
+    """Queries and keys of a block whose pairs are in memory; queries and keys of a part of it that is in registers;
+    columns of a head that a product takes at a time; warps.
+    """
+
+    size: int
+    queries: int
+    keys: int
+    slice: int
+    warps: int
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Those of the kernels."""
+        return {"SIZE": self.size, "PQ": self.queries, "PK": self.keys, "SLICE": self.slice}
+
+
+def laid_tile(sizes: Sizes, arch: int) -> LaidTile:
+    """The tile for more heads than `HEADS`.
+
+    >>> laid_tile(Sizes(64, 128, 128, 2), 90)
+    LaidTile(size=64, queries=2, keys=16, slice=64, warps=8)
+    """
+    if not arch:
+        return LaidTile(16, 4, 8, 16, 1)
+    return LaidTile(64, max(1, LAID_PAIRS // (SMALLEST * sizes.heads)), SMALLEST, 64 if sizes.bytes <= 2 else 32, 8)
 
 
 class TokenTile(NamedTuple):

@@ -12,7 +12,7 @@ import triton.language as tl
 from archc.backends.torch.chips import CHIPS
 from archc.backends.torch.machine_code import Launch, compiled, resources
 from kernels.composed import Composed
-from kernels.composed_tiles import BLOCKS, HEADS, SHARED, Sizes, fits, parts_of, tile_of
+from kernels.composed_tiles import BLOCKS, HEADS, MOST_HEADS, SHARED, Sizes, fits, parts_of, tile_of
 
 from tests.kernels.triton.compositions import MIXES, RANK
 
@@ -135,6 +135,6 @@ def test_parts_are_powers_of_two_that_cover_the_columns() -> None:
 
 def test_more_heads_than_fit_and_older_chips_are_refused() -> None:
     assert max(BLOCKS) == HEADS
-    assert not fits(HEADS + 1, 90)
+    assert not fits(MOST_HEADS + 1, 90)
     assert not fits(8, 75)
     assert {chip: SHARED[chip] for chip in (80, 90)} == {chip: CHIPS[chip].shared for chip in (80, 90)}

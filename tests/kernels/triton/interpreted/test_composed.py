@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from kernels import composed_back_triton, composed_triton
+from kernels import (
+    composed_back_triton,
+    composed_fused,
+    composed_laid_back_triton,
+    composed_laid_triton,
+    composed_triton,
+)
 from kernels.composed import Composed, Mix, composed_attention
 from kernels.pairs import Keys, Rows, over_rows
 from torch import Tensor
@@ -158,6 +164,22 @@ def test_values_and_gradients_are_exact(case: Case, before: str | None, after: s
     assert not mine[1, : max(0, 3 - case.past)].any() or not case.packed
 
 
+LAID = [
+    (Case(21), "dynamic", "dynamic"),
+    (Case(19, past=13, window=6), "static", "shared"),
+    (Case(33, heads=1, window=17, packed=False), None, "shared"),
+]
+
+
+@pytest.mark.parametrize(("case", "before", "after"), LAID, ids=str)
+def test_pairs_in_memory_are_exact(
+    case: Case, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of heads whose tiles do not fit into registers."""
+    monkeypatch.setattr(composed_fused, "HEADS", 0)
+    test_values_and_gradients_are_exact(case, before, after)
+
+
 def test_sums_are_in_single_precision_whatever_comes_in() -> None:
     dtype = torch.bfloat16
     both = attention(Case(18, dtype=dtype), "dynamic", "dynamic")
@@ -190,7 +212,7 @@ def test_keys_that_no_query_of_a_block_sees_are_not_read() -> None:
 
 def test_without_a_kernel_the_program_runs() -> None:
     """More heads than a tile has room for; no device functions."""
-    many = attention(Case(3, heads=33), "dynamic", None)
+    many = attention(Case(3, heads=129), "dynamic", None)
     torch.testing.assert_close(many.run(many.program), many.plain())
     bare = attention(Case(3), "dynamic", None)._replace(composed=Composed("bare", Mix("qqqkkk")))
     assert bare.composed.fused is None
@@ -220,6 +242,6 @@ def test_the_operators_hold_what_torch_asks_of_them() -> None:
 
 
 def test_nothing_is_added_up_in_an_order_that_may_change() -> None:
-    for module in (composed_triton, composed_back_triton):
+    for module in (composed_triton, composed_back_triton, composed_laid_triton, composed_laid_back_triton):
         with open(module.__file__) as file:
             assert "atomic" not in file.read()
