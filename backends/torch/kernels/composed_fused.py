@@ -10,7 +10,8 @@ from kernels.operators import TRITON, free_name
 from torch import Tensor
 
 if TRITON:
-    from kernels import composed_laid, composed_launch
+    from kernels.composed_laid import backward_laid, forward_laid
+    from kernels.composed_launch import backward, forward
     from kernels.composed_token import token
 
 BLOCK = 128  # pairs.py: queries of a block, for the count of matrix operations
@@ -42,7 +43,8 @@ def _sequence(name: str, composed: Any, mixing: int) -> Any:
     @torch.library.custom_op(free_name(f"{name}_attention"), mutates_args=(), schema=both)
     def fused(*args: Any) -> tuple[Tensor, Tensor]:
         outputs = _outputs(*args)
-        _launches(Given(*args)).forward(composed, Given(*args), *outputs)
+        given = Given(*args)
+        (forward if in_registers(given) else forward_laid)(composed, given, *outputs)
         return outputs
 
     back_too = schema(Given, GivenBack, gives="Tensor[]")
@@ -50,8 +52,7 @@ def _sequence(name: str, composed: Any, mixing: int) -> Any:
     @torch.library.custom_op(free_name(f"{name}_attention_backward"), mutates_args=(), schema=back_too)
     def gradients(*args: Any) -> list[Tensor]:
         given = Given(*args[:COUNT])
-        found: list[Tensor] = _launches(given).backward(composed, given, *args[COUNT:])
-        return found
+        return (backward if in_registers(given) else backward_laid)(composed, given, *args[COUNT:])
 
     def back(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
         if dy is None:
@@ -100,9 +101,9 @@ def _token(name: str, composed: Any, mixing: int) -> Any:
     return fused
 
 
-def _launches(given: Given) -> Any:
-    """Where its kernels are: tiles in registers, or in memory if there are too many heads for that."""
-    return composed_launch if given.q.shape[2] <= HEADS else composed_laid
+def in_registers(given: Given) -> bool:
+    """Whether the heads are so few that a tile of pairs fits there; else pairs are laid out in memory."""
+    return given.q.shape[2] <= HEADS
 
 
 def _outputs(*args: Any) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 LOWEST = -1e30  # see composed_triton.py
 
 
-def forward(composed: Any, given: Given, y: Tensor, lse: Tensor) -> None:
+def forward_laid(composed: Any, given: Given, y: Tensor, lse: Tensor) -> None:
     """Fill y [B, T, heads, value] and lse [B, heads, T], `LOWEST` for a query without keys."""
     q, k, v, pos = given.q, given.k, given.v, given.pos
     call = call_of(composed, given, backward=False)
@@ -30,7 +30,7 @@ def forward(composed: Any, given: Given, y: Tensor, lse: Tensor) -> None:
     y.copy_(sums)
 
 
-def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tensor]:
+def backward_laid(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tensor]:
     """The gradients of q, k, v, tokens and weights."""
     q, k, v, pos = given.q, given.k, given.v, given.pos
     call = call_of(composed, given, backward=True)
