@@ -24,7 +24,8 @@ SETTINGS = {"depth": 4}
 """The published sizes of a spec, in as many layers as the longest pattern of layers has."""
 SHAPES = (Shape(1, 512), Shape(32, 512))
 """Few programs, where time is cut into pieces, and many."""
-SEQUENCES = ("composed_normalisers", "composed_values", "composed_back_queries", "composed_back_keys")
+SEQUENCES = ("composed_normalisers", "composed_values", "composed_back_queries", "composed_back_keys", "laid_forward")
+SEQUENCES += ("laid_back_queries", "laid_back_keys")
 LEAST_WARPS = 8
 """Of a multiprocessor, so that its four schedulers have two each."""
 FRAME = 16
