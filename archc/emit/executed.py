@@ -86,6 +86,9 @@ class Kernels(Protocol):
     def selective(self, time: int, channels: int, states: int) -> Matrix:
         """A selective scan."""
 
+    def long_convolution(self, time: int, channels: int, states: int) -> Matrix:
+        """A scan whose decay is the same for every token, read out at once; without the Fourier transforms."""
+
     def chunked(self, kind: Literal["chunked", "chunked_key"], time: int, sizes: Heads) -> Matrix:
         """A scan of outer products, with a decay per head or per key."""
 
@@ -103,16 +106,23 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
     loops = [v for region, _ in graph.regions() for v in region.values if v.op == "loop"]
     bodies = {loop.attrs["body"] for loop in loops}
     constant = {c for loop in loops for c in _constant_at_first(loop)} if kernels.skips_starts else set[Value]()
-    whole = Matrix()
+    whole = apart = Matrix()
     for region, prefixes in graph.regions():
         one = Matrix()
         for value in region.values:
-            if value in region.live and value not in skipped:
+            if value in region.live and value not in skipped and _of_weights_alone(value, fused):
+                apart += _value(value, fused, kernels, time, moving, False) * len(prefixes)
+            elif value in region.live and value not in skipped:
                 one += _value(value, fused, kernels, time, moving, value in once)
                 if region in bodies:
                     one += _again(value, time, constant)
         whole += one * len(prefixes)
-    return whole * batch
+    return whole * batch + apart
+
+
+def _of_weights_alone(value: Value, fused: Fused) -> bool:
+    """Whether matrix work is done once for all sequences: that of weights, and of the kernel of a convolution."""
+    return value.kind is Kind.WEIGHT or (value in fused.reads and fused.reads[value].kind == "long_convolution")
 
 
 def _swallowed(fused: Fused) -> set[Value]:
@@ -174,6 +184,8 @@ def _attention(found: Attention, kernels: Kernels, time: int) -> Matrix:
 def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:
     sizes = found.scan.type.sizes
     key, value = (prod(sizes[n] for n in names) for names in (found.key, found.value))
+    if found.kind == "long_convolution":
+        return kernels.long_convolution(time, prod(sizes[n] for n in found.heads), key)
     if found.kind == "selective":
         return kernels.selective(time, prod(sizes[n] for n in found.heads), key)
     assert found.kind in ("chunked", "chunked_key")

@@ -15,7 +15,7 @@ from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.regions import Given, Numbers
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.ir.graph import Graph, Region, Value
+from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
@@ -72,8 +72,8 @@ def find(program: Program, units: Units) -> Fused:
     for each in classify(graph).values():
         if runs_fused(each):
             reads[each.reads[0].value] = each
-            absorbed |= inside(each) - {r.value for r in each.reads}
-            absorbed |= _decay_chain(each, users)
+            absorbed |= {v for v in inside(each) if v.kind is not Kind.WEIGHT} - {r.value for r in each.reads}
+            absorbed |= _decay_chain(each, users) if each.kind != "long_convolution" else set()
     for found in attention.values():
         absorbed |= _between(found)
     regions: dict[Call, Region] = {}

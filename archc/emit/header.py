@@ -22,6 +22,7 @@ KERNELS = {
     "gated_scan": "gated.py",
     "maxscan": "scan.py",
     "selective_scan": "selective_scan.py",
+    "long_convolution": "long_convolution.py",
     "chunked_scan": "chunked_scan.py",
     "chunked_key_scan": "chunked_scan.py",
     "gated_chunked_scan": "chunked_scan.py",

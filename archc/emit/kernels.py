@@ -9,7 +9,7 @@ from archc.passes.scans import ScanKind
 SCANS: Mapping[ScanKind, str] = {
     "diagonal": "scan",
     "selective": "selective_scan",
-    "long_convolution": "scan",
+    "long_convolution": "long_convolution",
     "chunked": "chunked_scan",
     "chunked_key": "chunked_key_scan",
 }

@@ -13,7 +13,7 @@ from archc.emit.placed import sequence, whole
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.matrix_scans import split_decay
 from archc.passes.placed import is_placed
-from archc.passes.scans import ScanClass
+from archc.passes.scans import Factor, ScanClass
 
 
 def _conv(body: Body, value: Value) -> Code:
@@ -75,6 +75,8 @@ def _full(body: Body, value: Value, index: int) -> Code:
 
 def read_out(body: Body, value: Value, found: ScanClass) -> Code:
     """The contraction of a scan's state: scan and read-out are one kernel."""
+    if found.kind == "long_convolution":
+        return _convolution(body, value, found)
     return _selective(body, value, found) if found.kind == "selective" else chunked(body, value, found)
 
 
@@ -100,6 +102,23 @@ def state_operands(body: Body, found: ScanClass) -> tuple[Code, Code, Code]:
     keys = product(body, found.factors["key"], states)
     query = found.reads[0].query
     return rates, keys, reindex(body.render(query), query, Type(Kind.TOKEN, states), body.dialect)
+
+
+def _convolution(body: Body, value: Value, found: ScanClass) -> Code:
+    """Decay and read-out [channels, state] and the input [B, T, channels] of a scan whose decay is a weight."""
+    sizes = found.scan.type.sizes
+    channels, states = (tuple(Axis(n, sizes[n]) for n in names) for names in (found.heads, found.key))
+    decay = _full(body, found.scan, 0)
+    query = product(body, (Factor(found.reads[0].query), *found.factors["key"]), (*channels, *states))
+    u = product(body, (*found.factors["head"], *found.factors["value"]), channels)
+    state = body.local_state(found.scan)
+    name = body.kernel(SCANS[found.kind])
+    code = body.hoist(value, f"{name}({decay.text}, {u.text}, {query.text}, pos, {body.old(state)})", state, "y")
+    if value.names != found.heads:
+        have = Value(-1, "param", (), Type(Kind.TOKEN, channels))
+        body.lines[-1] = body.lines[-1].split("  # ")[0]
+        body.line(f"{code.text} = {reindex(code, have, value.type, body.dialect).text}", value)
+    return code
 
 
 def _selective(body: Body, value: Value, found: ScanClass) -> Code:

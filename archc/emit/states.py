@@ -109,6 +109,8 @@ def _kept(token: Value) -> str:
 
 def _scan_state(body: Body, found: ScanClass) -> str:
     sizes = found.scan.type.sizes
+    if found.kind == "long_convolution":
+        return _plain(body, found.scan, _shape(body, found.scan.type.axes))
     if found.kind == "selective":
         return _zeros(body, [_flat(body, found.heads, sizes), _flat(body, found.key, sizes)], "wide")
     query = found.reads[0].query

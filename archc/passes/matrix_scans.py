@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archc.ir.graph import Value
+from archc.ir.graph import Kind, Value
 from archc.passes.placed import is_placed
 from archc.passes.scans import Factor, ScanClass, factors_of
 
@@ -10,7 +10,9 @@ KERNELS = frozenset({"selective", "chunked", "chunked_key"})
 
 
 def runs_fused(found: ScanClass) -> bool:
-    """Whether the kernels of the chunked and selective forms run this scan; the others run as written."""
+    """Whether the kernel of the chunked or selective form, or a convolution, runs this scan; others run as written."""
+    if found.kind == "long_convolution":
+        return _convolves(found)
     if found.kind not in KERNELS or len(found.reads) != 1 or found.column_of is not None:
         return False
     if found.scan.type.dtype == "complex" or not found.factors["key"] or len(found.key) != 1:
@@ -39,6 +41,23 @@ def grouped(found: ScanClass) -> tuple[tuple[str, ...], tuple[str, ...]]:
     names = [set(s.names) for s in sources if isinstance(s, Value)]
     groups = tuple(n for n in found.heads if all(n in each for each in names))
     return groups, tuple(n for n in found.heads if n not in groups)
+
+
+def _convolves(found: ScanClass) -> bool:
+    """Whether a scan is a convolution of its input with a kernel of weights: decay, read-out and what is not input."""
+    decay, value = found.scan.args[0], found.reads[0].value
+    if len(found.reads) != 1 or found.column_of is not None or found.before or found.bonus or len(found.key) != 1:
+        return False
+    if found.scan.names != (*found.heads, *found.key) or set(value.names) != set(found.heads):
+        return False
+    if not isinstance(decay, Value) or not set(found.key) <= set(decay.names):
+        return False
+    fixed = [decay, found.reads[0].query, *(f.operand for f in found.factors["key"])]
+    entering = [f.operand for f in found.factors["head"] if isinstance(f.operand, Value)]
+    if any(v.kind is not Kind.WEIGHT for v in fixed if isinstance(v, Value)) or any(map(is_placed, entering)):
+        return False
+    single = found.scan.type.dtype == "complex" or not value.type.wide  # of real numbers it is rounded to its input's
+    return single and any(v.kind is Kind.TOKEN for v in entering)
 
 
 def bonus_sides(found: ScanClass) -> tuple[tuple[Factor, ...], tuple[Factor, ...]] | None:

@@ -52,6 +52,12 @@ class FlaxKernels:
         """Nothing: its read-out is a sum."""
         return Matrix()
 
+    def long_convolution(self, time: int, channels: int, states: int) -> Matrix:
+        """The impulse response: powers within blocks of about sqrt(T) tokens with those at the beginnings of blocks."""
+        side = 1 << (time.bit_length() + 1) // 2
+        forward = 2 * channels * states * side * -(-time // side)
+        return Matrix(forward, 2 * forward)
+
     def chunked(self, kind: Literal["chunked", "chunked_key"], time: int, sizes: Heads) -> Matrix:
         """Scores and their mix inside of chunks, states into and out of them.
 

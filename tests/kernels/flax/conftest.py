@@ -35,6 +35,7 @@ NAMES = (
     "gated",
     "gated_gpu",
     "gated_tpu",
+    "long_convolution",
     "loop",
     "numerics",
     "pairs",
