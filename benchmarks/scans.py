@@ -2,8 +2,9 @@
 
 `python -m benchmarks.scans`, from the root of the repository. A line for each length: milliseconds of every way, least
 of several, forward and backward together; the ratio of the fastest to archc's; "ok" where that is above 0.9.
-diagonal: decays of every token. constant: decays that are the same for all tokens. selective: 16 states a channel, read
-out at each token. chunked: a decay per head, 2 heads of 64 keys and 64 values.
+diagonal: decays of every token. constant: decays that are the same for all tokens. read: such ones, complex, 16 states
+a channel, read out at each token. selective: 16 states a channel, read out at each token. chunked: a decay per
+head, 2 heads of 64 keys and 64 values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks.measure import Clock, clock, limit, machine, options, seconds
 
-KINDS = ("diagonal", "constant", "selective", "chunked")
+KINDS = ("diagonal", "constant", "read", "selective", "chunked")
 LENGTHS = (512, 2048, 8192, 65_536)
 ENOUGH = 0.9
 SAME = 1e-3  # of the largest value
@@ -89,7 +90,7 @@ def _jax(args: argparse.Namespace) -> None:
 
 
 def _drawn(strategies: Any, kind: str, args: argparse.Namespace, *device: Any) -> Callable[[int], Any]:
-    channels = args.channels // 4 if kind == "selective" else args.channels
+    channels = args.channels // 4 if kind in ("read", "selective") else args.channels
     return lambda time: strategies.draw(kind, time, channels, *device)
 
 

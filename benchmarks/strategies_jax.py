@@ -72,6 +72,9 @@ def ways(kind: str) -> Iterator[Way]:
             yield Way("blocked", lambda a, u: _with_gradient(_blocked)(jnp.broadcast_to(a, u.shape), u))
             yield Way("associative", lambda a, u: _with_gradient(_tree)(jnp.broadcast_to(a, u.shape), u))
             yield Way("convolution", _convolution)
+        case "read":
+            yield Way("archc", lambda *x: _read(*x, jnp.arange(x[2].shape[1])))
+            yield Way("state by state", lambda *x: _read(*x, jnp.arange(x[2].shape[1])[None]), longest=8192)
         case "selective":
             module = SELECTIVE.module("kernels.selective_scan")
             yield Way("archc", _selective)
@@ -105,6 +108,9 @@ def draw(kind: str, time: int, channels: int) -> Arrays:
             return jnp.exp(rates(1, time, channels)), normal(1, time, channels)
         case "constant":
             return jnp.exp(rates(channels)), normal(1, time, channels)
+        case "read":
+            states = channels, STATES
+            return rates(*states), normal(*states), normal(1, time, channels), normal(*states), normal(*states)
         case "selective":
             tokens = 1, time, STATES
             return (
@@ -207,6 +213,15 @@ def _tree(a: jax.Array, u: jax.Array, reverse: bool) -> jax.Array:
     return h
 
 
+def _read(
+    rate: jax.Array, phase: jax.Array, u: jax.Array, real: jax.Array, imaginary: jax.Array, pos: jax.Array
+) -> jax.Array:
+    """As archc runs whole documents, or packed ones where positions are those of each sequence."""
+    run = DIAGONAL.module("kernels.long_convolution").long_convolution
+    found: jax.Array = run(jnp.exp(rate + 1j * phase), u, real + 1j * imaginary, pos)[0].real
+    return found
+
+
 def _convolution(a: jax.Array, u: jax.Array) -> jax.Array:
     """With the powers of a decay that is the same for every token, by Fourier transforms of twice the length."""
     time = u.shape[1]
@@ -216,5 +231,5 @@ def _convolution(a: jax.Array, u: jax.Array) -> jax.Array:
 
 
 WAYS: Mapping[str, tuple[Way, ...]] = {
-    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "selective", "chunked")
+    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked")
 }

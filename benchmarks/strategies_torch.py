@@ -19,6 +19,7 @@ Prefix = Callable[[Tensor, Tensor, bool], Tensor]
 """`h[t] = a[t] h[t-1] + u[t]` of a, u [B, T, C], or the same from the end on."""
 SMALL = {"width": 16, "depth": 1, "vocab": 16}
 MADE = project("mamba2", {**SMALL, "head": 16, "state": 8})
+READ = project("s4d", {"width": 16, "depth": 1, "state": 2})
 SELECTIVE = project("mamba", {**SMALL, "state": 2})
 STATES, HEADS, SIDE = 16, 2, 64
 BLOCKS = 8, 16, 32, 64, 128
@@ -70,6 +71,9 @@ def ways(kind: str) -> Iterator[Way]:
             yield Way("linear", lambda a, u: _with_gradient(_linear)(a.expand_as(u), u))
             yield Way("associative", lambda a, u: _with_gradient(_tree)(a.expand_as(u), u))
             yield Way("convolution", _convolution)
+        case "read":
+            yield Way("archc", lambda *x: _read(*x, torch.arange(x[2].shape[1])))
+            yield Way("state by state", lambda *x: _read(*x, torch.arange(x[2].shape[1])[None]), longest=8192)
         case "selective":
             module = SELECTIVE.module("kernels.selective_scan")
             yield Way("archc", _selective)
@@ -107,6 +111,9 @@ def draw(kind: str, time: int, channels: int, device: torch.device) -> tuple[Ten
             return rates(1, time, channels).exp(), normal(1, time, channels)
         case "constant":
             return rates(channels).exp(), normal(1, time, channels)
+        case "read":
+            states = channels, STATES
+            return rates(*states), normal(*states), normal(1, time, channels), normal(*states), normal(*states)
         case "selective":
             tokens = 1, time, STATES
             return (
@@ -205,6 +212,14 @@ def _tree(a: Tensor, u: Tensor, reverse: bool) -> Tensor:
     return h
 
 
+def _read(rate: Tensor, phase: Tensor, u: Tensor, real: Tensor, imaginary: Tensor, pos: Tensor) -> Tensor:
+    """As archc runs whole documents, or packed ones where positions are those of each sequence."""
+    run = READ.module("kernels.long_convolution").long_convolution
+    decay = torch.exp(torch.complex(rate, phase))
+    found: Tensor = run(decay, u, torch.complex(real, imaginary), pos.to(u.device))[0].real
+    return found
+
+
 def _convolution(a: Tensor, u: Tensor) -> Tensor:
     """With the powers of a decay that is the same for every token, by Fourier transforms of twice the length."""
     time = u.shape[1]
@@ -214,5 +229,5 @@ def _convolution(a: Tensor, u: Tensor) -> Tensor:
 
 
 WAYS: Mapping[str, tuple[Way, ...]] = {
-    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "selective", "chunked")
+    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked")
 }

@@ -16,7 +16,7 @@ ARGUMENTS = {
     "compiler": ["--models=llama", "--depth=1", "--growth=2"],
     "memory": [*SMALL, "--models=llama"],
     "buckets": ["--lengths=32", "--buckets=4", "--rounds=1", "--short=0", "--backends=torch"],
-    "scans": ["--lengths=20", "--channels=8", "--kinds", "diagonal", "constant"],
+    "scans": ["--lengths=20", "--channels=8", "--kinds", "diagonal", "constant", "read"],
     "tasks": ["--tasks=recall", "--models=attention", "--steps=2"],
 }
 

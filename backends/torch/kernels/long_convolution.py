@@ -17,7 +17,7 @@ def long_convolution(
     y is complex if a or c is, else in the dtype of u. state: [B, *C, N] or None. The convolution is of whole documents
     from nothing, pos [T]; packed ones, and what continues a state or gives one, are scanned.
     """
-    a, c = torch.broadcast_tensors(a, c)
+    a, c = torch.broadcast_tensors(a, c)  # type: ignore[no-untyped-call]
     u = u.expand(*u.shape[:2], *a.shape[:-1])
     wide = torch.promote_types(torch.promote_types(a.dtype, c.dtype), torch.promote_types(u.dtype, torch.float32))
     if state is not None or pos.dim() == 2:
