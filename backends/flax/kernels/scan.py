@@ -182,11 +182,22 @@ def _walk(step: Callable[..., Pair], carry: jax.Array, inputs: tuple[jax.Array, 
 
 
 def _product_to(shape: tuple[int, ...], x: jax.Array, y: jax.Array) -> jax.Array:
-    """`_sum_to` of x y. The product is made first: XLA 0.10 takes several times as long for both at once on a CPU."""
-    product = x * y
-    if shape == product.shape:
-        return product
-    return _sum_to(shape, jax.lax.optimization_barrier(product))  # type: ignore[no-untyped-call]
+    """`_sum_to` of x y; XLA 0.10 takes several times as long as a loop for a sum of products over time on a CPU."""
+    if shape[1] == x.shape[1]:
+        return _sum_to(shape, x * y)
+
+    def loop(x: jax.Array, y: jax.Array) -> jax.Array:
+        def add(t: jax.Array, total: jax.Array) -> jax.Array:
+            now = (jax.lax.dynamic_index_in_dim(z, t, 1) for z in (x, y))
+            return total + next(now) * next(now)
+
+        return _sum_to(shape, jax.lax.fori_loop(0, x.shape[1], add, jnp.zeros_like(x[:, :1])))
+
+    def whole(x: jax.Array, y: jax.Array) -> jax.Array:
+        return _sum_to(shape, x * y)
+
+    found: jax.Array = jax.lax.platform_dependent(x, y, cpu=loop, default=whole)
+    return found
 
 
 def _sum_to(shape: tuple[int, ...], x: jax.Array) -> jax.Array:
