@@ -2,8 +2,8 @@
 
 s = scale q . k; s = before(s); p = softmax(s) over the keys that a query sees; p = after(p); y = sum over keys of p v
 
-On a GPU no pair is ever in memory, forward or backward, but for the scores of a single token, which has a kernel of its
-own. Elsewhere the program runs for blocks of queries.
+On a GPU no pair is ever in memory, forward or backward, but for those of one block for each program if there are many
+heads, and the scores of a single token, which has a kernel of its own. Elsewhere the program runs for query blocks.
 """
 # mypy: disable-error-code="no-untyped-call"
 
