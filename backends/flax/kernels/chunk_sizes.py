@@ -2,15 +2,19 @@
 
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
 LONGEST = 128  # tokens of a chunk
+CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
 
 
 def chunk_length(tokens: int, keys: int, values: int) -> int:
     """Tokens of a chunk of array code, for heads of so many keys and values.
 
     A token meets as many others as a chunk has, and its share of the state is keys values / chunk: the fastest length
-    was near a quarter of the root of keys times values at every size tried (`python -m benchmarks.scans`).
+    was near a quarter of the root of keys times values at every size tried, twice that for sequences whose states leave
+    the cache (`python -m benchmarks.scans`).
     """
     length = SPAN
     while length < LONGEST and (4 * length) ** 2 < keys * values:
         length *= 2
+    if tokens * keys * values > length * CACHED:
+        length = min(2 * length, LONGEST)
     return min(length, tokens if tokens <= SPAN else -(-tokens // SPAN) * SPAN)
