@@ -26,11 +26,10 @@ from archc.exchange.safetensors import Writer, read_header
 from archc.exchange.spec_text import spec_text
 from archc.specs_index import program
 from archc.text.format import format
-from tests.oracles.families import BERTS, DECODERS, LONGFORMER, VOCAB
+from tests.oracles.families import BERTS, DECODERS, FAMILIES, VOCAB
 
 BOUND = 1e-4
 FLAX = ("mistral", "gpt-neox with one residual after the other")  # both backends read one checkpoint
-FAMILIES = {**DECODERS, **BERTS, "longformer": LONGFORMER}
 
 
 def tokens() -> Tensor:

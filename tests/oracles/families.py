@@ -262,3 +262,6 @@ BERTS = {
 """By name, encoders with the heads that their body may have."""
 
 LONGFORMER = _longformer()
+
+FAMILIES = {**DECODERS, **BERTS, "longformer": LONGFORMER}
+"""All that are compared."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.specs_index import shipped
 from tests.equations.test_equations import PAPERS
-from tests.exchange.conftest import FAMILIES
+from tests.oracles.families import FAMILIES
 
 
 def test_every_spec_is_held_against_transformers_or_its_paper_s_equations() -> None:
