@@ -26,7 +26,7 @@ from archc.exchange.safetensors import Writer, read_header
 from archc.exchange.spec_text import spec_text
 from archc.specs_index import program
 from archc.text.format import format
-from tests.oracles.families import BERTS, DECODERS, FAMILIES, VOCAB
+from tests.oracles.families import DECODERS, FAMILIES, VOCAB
 
 BOUND = 1e-4
 FLAX = ("mistral", "gpt-neox with one residual after the other")  # both backends read one checkpoint
