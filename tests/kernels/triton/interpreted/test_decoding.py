@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from archc.specs_index import program
 from tests.parity.in_process import _kernels, model_module
 
-PRODUCTS = ("mm", "bmm")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 
 class Launches(TorchDispatchMode):
