@@ -1,6 +1,6 @@
 """What small models find again in a sequence, and what a window or a state of fixed size cannot: accuracy on tasks.
 
-`python -m benchmarks.tasks`, from the root of the repository; about 10 minutes of one processor. Every model is trained
+`python -m benchmarks.tasks`, from the root of the repository; about 12 minutes of one processor. Every model is trained
 by `archc train SPEC --data task:...` on sequences of one length and judged on others; a line of a table for each.
 induction: what followed the special token, at up to 16 times the distance of training. recall: the value of each of
 several keys, one for every four tokens.
@@ -59,7 +59,7 @@ SUBJECTS = {
     "griffin": Subject("griffin", {"depth": 3, **UNITS, "heads": 2, "window": WINDOW}, 2e-3),
 }
 EXAMS = {
-    "induction": Exam("task:induction:vocab=16", 16, 32, (32, 64, 128, 256, 512), 64, 400, 2048),
+    "induction": Exam("task:induction:vocab=16", 16, 32, (32, 64, 128, 256, 512), 64, 800, 2048),
     "recall": Exam("task:recall:vocab=64,pairs=0", 64, 32, (8, 16, 32, 60), 32, 1200, 512),
 }
 
