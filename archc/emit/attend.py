@@ -5,9 +5,9 @@ from __future__ import annotations
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
 from archc.emit.kernels import ATTENTION
-from archc.emit.layout import reindex
+from archc.emit.layout import reindex, transposed
 from archc.emit.placed import whole
-from archc.ir.graph import Kind, Type, Value
+from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.attention import Attention
 from archc.text import ast
 
@@ -29,15 +29,19 @@ def attention(body: Body, value: Value, found: Attention) -> Code:
     text = f"{body.kernel(ATTENTION)}({q.text}, {k.text}, {v.text}, pos, {body.old('kv')}, {', '.join(named)})"
     code = body.hoist(value, text, "kv", "attended")
     parts = [group_axes, members, list(found.values)]
-    if all(len(p) == 1 for p in parts):
+    made = Type(Kind.TOKEN, tuple(Axis(n, sizes[n]) for p in parts for n in p))
+    in_order = made.axes == value.type.axes
+    if in_order and all(len(p) == 1 for p in parts):
         return code
     body.lines[-1] = body.lines[-1].split("  # ")[0]
-    tail = [body.size(n, sizes[n]).text for p in parts for n in p]
+    shaped = code
     if len(parts[0]) + len(parts[1]) == 1 and len(parts[2]) == 1:
-        at = "2" if not parts[0] else "3"
-        body.line(f"{code.text} = {body.dialect.squeeze(code, int(at)).text}", value)
-    else:
-        body.line(f"{code.text} = {body.dialect.reshape_tail(code, tail).text}", value)
+        shaped = body.dialect.squeeze(code, 3 if parts[0] else 2)
+    elif any(len(p) != 1 for p in parts):
+        shaped = body.dialect.reshape_tail(code, [body.size(a.name, a.size).text for a in made.axes])
+    if not in_order:  # the spec may name the axes of queries in another order than those of values
+        shaped = transposed(shaped, Value(-1, "param", (), made), list(value.names), body.dialect)
+    body.line(f"{code.text} = {shaped.text}", value)
     return code
 
 
