@@ -94,6 +94,8 @@ def _recognised(end: Value, region: Region) -> Composition:
         raise Outside("the axes of its heads change their order")
     if before is None and after is None:
         raise Outside("its heads are not composed")
+    if not scores.names:
+        raise Outside("it has no axis of heads")
     found = Composition(
         output=end,
         query=query.operands[0],

@@ -65,6 +65,10 @@ def test_heads_that_specs_compose(tiny: Callable[[str], Graph], name: str) -> No
             ]  # fmt: skip
 
 
+ALONE = """    k = x @ W_k[dim = 3]
+    p = softmax(dot(queries(x @ W_q[dim]), keys(k), over = dim), over = keys, where = causal)
+    return dot(p * keys(sigmoid(x @ w_g[])), keys(x @ W_v[value = 2]), over = keys) @ W_o[value -> width]
+"""
 WIDE = "    u = x @ W_u[rank = 65 heads]\n"
 ADDS = "the composition adds something to the pairs that is not made of them"
 UNWEIGHED = "it sums something over heads that is not a multiple of what differs by head"
@@ -91,6 +95,7 @@ MIXED = body(after="p @ W[heads -> heads']")
         (body(after="p - softmax(2 * s, over = keys, where = causal)"), "it has more than one softmax over keys"),
         (body("s * dot(queries(k), keys(q), over = dim)"), "it has more than one product of queries and keys"),
         (MIXED.replace(SOFTMAX, "p = where(causal, s, 0)"), "it has no softmax over keys"),
+        (ALONE, "it has no axis of heads"),
         (
             MIXED.replace("-> heads'", "-> mixed = 4").replace("heads dim ->", "mixed dim ->").replace(
                 "W_v[heads = 3", "W_v[mixed = 4"
