@@ -113,7 +113,7 @@ class Body:
         """The name of what a fn gave back, for the value it computed inside."""
         for named, name in self.names.items():
             inner = named
-            while inner.op in ("narrow", "rename") and inner is not value:
+            while inner.op in ("narrow", "rename", "fp32") and inner is not value:
                 inner = inner.operands[0]
             if inner is value:
                 return Code(name)
@@ -162,11 +162,16 @@ class Body:
         return code
 
     def is_rounded(self, value: Value) -> bool:
-        """Whether a kernel gives a value in the compute type, though the spec has it in single precision."""
-        while value not in self.fused.gated and value.op in ("merge", "split", "rename"):
-            (value,) = value.operands
+        """Whether a value is in the compute type, though the spec has it in single precision: a kernel gave it so, or it
+        was computed, element by element, from such values and none in single precision.
+        """
         found = self.fused.gated.get(value)
-        return found is not None and not found.inputs[0].value.type.wide
+        if found is not None:
+            return not found.inputs[0].value.type.wide
+        if value.op not in ("merge", "split", "rename", "add", "sub", "mul", "div", "neg"):
+            return False
+        single = [v for v in value.operands if v.type.wide or self.is_wide_weight(v)]
+        return bool(single) and all(map(self.is_rounded, single))
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""

@@ -8,6 +8,7 @@ from archc.emit.calls import call_text, state_name
 from archc.emit.code import Code, python_name
 from archc.emit.layout import axis_of
 from archc.emit.placed import whole
+from archc.emit.units import own_values
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
@@ -29,8 +30,10 @@ def run_statements(body: Body) -> None:
 
 
 def _loop_value(body: Body, statement: ast.Loop) -> Value:
-    region = body.fused.regions[body.call]
-    return next(v for v in region.values if v.op == "loop" and v.origin.span == statement.span)
+    """Of this call alone: others of the fn have the statement, too, and may lie in the same region."""
+    alike = [v for v in body.fused.regions[body.call].values if v.op == "loop" and v.origin.span == statement.span]
+    own = {v.origin.calls for v in own_values(body.call)}
+    return next(v for v in alike if v.origin.calls in own)
 
 
 def let_pairs(body: Body, statement: ast.Let) -> None:

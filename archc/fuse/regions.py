@@ -275,6 +275,7 @@ def leaf_names(inside: frozenset[Placed], tops: Mapping[Placed, str]) -> Callabl
     def named(at: Placed) -> str:
         if at not in made:
             base = own_name(at.value) or wished[at]
+            base = base if base.strip("_") else f"x{base}"  # printers call `_` what they leave out
             name, count = base, 1
             while name in taken:
                 count += 1
