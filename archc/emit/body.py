@@ -162,8 +162,8 @@ class Body:
         return code
 
     def is_rounded(self, value: Value) -> bool:
-        """Whether a value is in the compute type, though the spec has it in single precision: a kernel gave it so, or it
-        was computed, element by element, from such values and none in single precision.
+        """Whether a value is in the compute type, though the spec has it in single precision: a kernel gave it so, or
+        it was computed, element by element, from such values and none in single precision.
         """
         found = self.fused.gated.get(value)
         if found is not None:
