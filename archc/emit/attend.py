@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.emit.body import Body
 from archc.emit.code import Code, infix
-from archc.emit.kernels import ATTENTION
+from archc.emit.kernels import ATTENTION, BOTH_WAYS
 from archc.emit.layout import reindex, transposed
 from archc.emit.placed import whole
 from archc.ir.graph import Axis, Kind, Type, Value
@@ -26,8 +26,12 @@ def attention(body: Body, value: Value, found: Attention) -> Code:
     window = window_text(body, found)
     if window is not None:
         named.insert(0, f"window={window}")
-    text = f"{body.kernel(ATTENTION)}({q.text}, {k.text}, {v.text}, pos, {body.old('kv')}, {', '.join(named)})"
-    code = body.hoist(value, text, "kv", "attended")
+    if found.causal:
+        text = f"{body.kernel(ATTENTION)}({q.text}, {k.text}, {v.text}, pos, {body.old('kv')}, {', '.join(named)})"
+        code = body.hoist(value, text, "kv", "attended")
+    else:
+        text = f"{body.kernel(BOTH_WAYS)}({q.text}, {k.text}, {v.text}, pos, {', '.join(named)})"
+        code = body.named(value, text, "attended")
     parts = [group_axes, members, list(found.values)]
     made = Type(Kind.TOKEN, tuple(Axis(n, sizes[n]) for p in parts for n in p))
     in_order = made.axes == value.type.axes
@@ -69,7 +73,7 @@ def window_text(body: Body, found: Attention) -> str | None:
     for name, bound in body.call.arguments.items():
         if bound is mask:
             return body.numbers.symbol(name, "forward").text
-    if mask.attrs["name"] == "causal":
+    if found.window is None:
         return None
     node = body.call.nodes.get(mask)
     if isinstance(node, ast.Call) and isinstance(node.args[0].value, ast.Expr):

@@ -240,6 +240,13 @@ class Body:
         self.bind(value, name)
         return Code(name)
 
+    def named(self, value: Value, text: str, name: str) -> Code:
+        """Puts a value on a line of its own, under its own name or `name`; gives back the name."""
+        name = self.temporary(value, name)
+        self.line(f"{name} = {text}", value)
+        self.bind(value, name)
+        return Code(name)
+
     def old(self, state: str) -> str:
         """The part of the incoming state; an encoder has none."""
         return f'old.get("{state}")' if self.unit.has_state else "None"

@@ -77,8 +77,8 @@ class Kernels(Protocol):
     def skips_starts(self) -> bool:
         """Whether a loop that starts from a number takes no gradient of its first state."""
 
-    def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
-        """Causal attention of one head to `window` keys of `dim`, with values of size `value`."""
+    def attention(self, time: int, causal: bool, window: int | None, dim: int, value: int) -> Matrix:
+        """Attention of one head to `window` keys of `dim`, or to later ones too, with values of size `value`."""
 
     def rows(self, time: int, support: Support) -> Rows:
         """A pair program whose queries see as far as `support` says."""
@@ -178,7 +178,7 @@ def _attention(found: Attention, kernels: Kernels, time: int) -> Matrix:
     heads, dim, value = (
         prod(sizes[n] for n in names) for names in ((*found.groups, *found.members), found.over, found.values)
     )
-    return kernels.attention(time, found.window, dim, value) * heads
+    return kernels.attention(time, found.causal, found.window, dim, value) * heads
 
 
 def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:

@@ -109,10 +109,10 @@ def contracted_weights(graph: Graph) -> dict[Value, tuple[str, ...]]:
 
 
 def _runs_whole(found: Attention) -> bool:
-    """Whether plain attention goes to its kernel: causal, over one axis, of one type, written by one function."""
+    """Whether plain attention goes to its kernel: over one axis, of one type, written by one function."""
     calls = {v.origin.calls for v in (found.output, found.weights, found.scores)}
     wide = {v.type.wide for v in (found.query, found.key, found.value)}
-    return found.causal and len(found.over) == 1 and len(calls) == 1 and len(wide) == 1
+    return len(found.over) == 1 and len(calls) == 1 and len(wide) == 1
 
 
 def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:

@@ -27,6 +27,7 @@ KERNELS = {
     "chunked_key_scan": "chunked_scan.py",
     "gated_chunked_scan": "chunked_scan.py",
     "attention": "attention.py",
+    "bidirectional_attention": "attention.py",
     "composed_attention": "composed.py",
     "loop": "loop.py",
     "fp32": "numerics.py",

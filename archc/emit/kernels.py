@@ -20,5 +20,7 @@ GATED: Mapping[ScanKind, str] = {
     "chunked": "gated_chunked_scan",
 }
 """Of scans whose equations run inside."""
-ATTENTION, COMPOSED, SORTED, PROGRAM = "attention", "composed_attention", "over_buckets", "over_rows"
-"""Of plain attention, of attention with composed heads, of pairs within buckets, of any other program of pairs."""
+ATTENTION, BOTH_WAYS = "attention", "bidirectional_attention"
+"""Of plain attention, causal or to later keys too."""
+COMPOSED, SORTED, PROGRAM = "composed_attention", "over_buckets", "over_rows"
+"""Of attention with composed heads, of pairs within buckets, of any other program of pairs."""

@@ -77,10 +77,7 @@ def _program(body: Body, end: Value) -> Code:
     if in_buckets is not None:
         return over_buckets(body, end, in_buckets, name, handed, reach)
     text = call(body.kernel(PROGRAM), name, "keys", **reach)
-    target = body.temporary(end, "y")
-    body.line(f"{target} = {text.text}", end)
-    body.bind(end, target)
-    return Code(target)
+    return body.named(end, text.text, "y")
 
 
 def _reach(body: Body, end: Value, pairs: list[Value]) -> dict[str, Code]:

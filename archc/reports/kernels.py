@@ -8,7 +8,7 @@ from math import prod
 from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
-from archc.emit.kernels import ATTENTION, COMPOSED, GATED, PROGRAM, SCANS, SORTED
+from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, GATED, PROGRAM, SCANS, SORTED
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import FusedScan, fused_scans
@@ -88,7 +88,8 @@ def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         yield f"a single token: {moved.token:.3g} bytes an element of every key, each key read once"
         return
     if value in emitted.attention:
-        yield from (sentence, f"kernel {ATTENTION}: the framework's own where it has one")
+        kernel = ATTENTION if emitted.attention[value].causal else BOTH_WAYS
+        yield from (sentence, f"kernel {kernel}: the framework's own where it has one")
         return
     if value in emitted.buckets:
         yield sentence
@@ -96,7 +97,7 @@ def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         yield "a short sequence, and what continues a state, runs in blocks of queries against all keys"
         return
     yield sentence.removeprefix("fused ")
-    reason = emitted.plain.get(value, "the kernel of plain attention is causal, over one axis, and of one fn")
+    reason = emitted.plain.get(value, "the kernel of plain attention is over one axis, and of one fn")
     yield f"kernel {PROGRAM}: operations of their own on blocks of queries, not fused, since {reason}"
 
 

@@ -20,14 +20,14 @@ class FlaxKernels:
 
     skips_starts = False
 
-    def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
+    def attention(self, time: int, causal: bool, window: int | None, dim: int, value: int) -> Matrix:
         """T x T pairs of a short sequence, else blocks of queries with the keys that they can see; scores run twice."""
         window = None if window is None or window >= time else window
         pairs = time * time
         if time > BLOCK:
             size = BLOCK if window is None else min(BLOCK, -(-window // 64) * 64)
             pairs = 0
-            for first, end in _parts(time, BLOCK, window is None):
+            for first, end in _parts(time, BLOCK, causal and window is None):
                 keys = end if window is None else min(end, size + window - 1)
                 pairs += -(-(end - first) // size) * size * keys
         scores, mix = 2 * pairs * dim, 2 * pairs * value

@@ -22,7 +22,7 @@ class TorchKernels:
     fused: bool = False
     skips_starts = True
 
-    def attention(self, time: int, window: int | None, dim: int, value: int) -> Matrix:
+    def attention(self, time: int, causal: bool, window: int | None, dim: int, value: int) -> Matrix:
         """T x T pairs, or blocks of queries against their own keys and those of the block before.
 
         Keys and values are padded to one size. What a fused kernel repeats is its own affair.

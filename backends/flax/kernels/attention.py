@@ -1,7 +1,8 @@
-"""Causal softmax attention: grouped queries, windows, packed documents and rings of keys, in blocks of queries.
+"""Softmax attention: grouped queries, windows, packed documents and rings of keys, in blocks of queries.
 
 No more than one block of scores exists at a time, forward and backward; a window reads only the keys that it needs.
-Whether a query sees a key follows from their distance and the query's position alone: 0 <= distance <= pos (< window).
+Whether a query sees a key follows from their distance and two numbers of the query, how many tokens of its document lie
+before it and how many of them behind it count (none, if it is causal): -ahead <= distance <= pos (< window).
 """
 
 from functools import partial
@@ -47,6 +48,23 @@ def attention(
     return _in_parts(q, keys, values, pos, reach, scale), after
 
 
+def bidirectional_attention(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, *, scale: float) -> jax.Array:
+    """y[t] = sum over s of softmax(scale q[t] . k[s]) v[s], over all keys of the document, later ones too.
+
+    Shapes are those of `attention`; y [B, T, G, M, E] is zero on padding.
+    """
+    return _in_parts(q, k, v, pos, None, scale, _ahead(pos))
+
+
+def _ahead(pos: jax.Array) -> jax.Array:
+    """How many tokens [T] or [B, T] of a document come after each of its tokens; of padding less than none."""
+    time = pos.shape[-1]
+    place = jnp.arange(time)
+    begins = jnp.pad(pos[..., 1:] != pos[..., :-1] + 1, [(0, 0)] * (pos.ndim - 1) + [(0, 1)], constant_values=True)
+    last = jax.lax.cummin(jnp.where(begins, place, time), axis=pos.ndim - 1, reverse=True)
+    return jnp.where(pos < 0, -time, last - place)
+
+
 def read_ring(ring: jax.Array, pos: jax.Array, count: int) -> jax.Array:
     """The tokens at the `count` <= W positions before the chunk at pos [B, T], oldest first: [B, count, *axes]."""
     slots = (pos[:, :1] + jnp.arange(-count, 0)) % ring.shape[1]
@@ -72,25 +90,49 @@ def _align(x: jax.Array, ndim: int) -> jax.Array:
     return x.reshape(x.shape + (1,) * (ndim - x.ndim))
 
 
-def _in_parts(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float) -> jax.Array:
-    """Attention to keys [B, S, ...] of which the last T belong to the queries [B, T, ...]."""
+def _in_parts(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pos: jax.Array,
+    window: int | None,
+    scale: float,
+    ahead: jax.Array | None = None,
+) -> jax.Array:
+    """Attention to keys [B, S, ...] of which the last T belong to the queries [B, T, ...]; ahead: None where causal."""
     time, old = q.shape[1], k.shape[1] - q.shape[1]
     window = None if window is None or window >= old + time else window
     if time <= BLOCK:
-        y: jax.Array = jax.checkpoint(partial(_attend, scale=scale))(q, k, v, _seen(pos, old, 0, k.shape[1], window))
+        y: jax.Array = jax.checkpoint(partial(_attend, scale=scale))(
+            q, k, v, _seen(pos, ahead, old, 0, k.shape[1], window)
+        )
         return y
-    part = time if window is not None else -(-time // (PARTS * BLOCK)) * BLOCK
+    if ahead is not None or window is not None:
+        return _in_blocks(q, k, v, pos, ahead, window, scale)
+    part = -(-time // (PARTS * BLOCK)) * BLOCK
     ends = [(i, min(i + part, time)) for i in range(0, time, part)]
-    parts = [_in_blocks(q[:, i:j], k[:, : old + j], v[:, : old + j], pos[..., i:j], window, scale) for i, j in ends]
+    parts = [_in_blocks(q[:, i:j], k[:, : old + j], v[:, : old + j], pos[..., i:j], None, None, scale) for i, j in ends]
     return jnp.concatenate(parts, axis=1)
 
 
-def _seen(pos: jax.Array, first: jax.Array | int, start: jax.Array | int, keys: int, window: int | None) -> jax.Array:
+def _seen(
+    pos: jax.Array,
+    ahead: jax.Array | None,
+    first: jax.Array | int,
+    start: jax.Array | int,
+    keys: int,
+    window: int | None,
+) -> jax.Array:
     """[B or 1, T, keys]: which keys start, start + 1, ... the queries at first, first + 1, ... see."""
-    pos = pos[None] if pos.ndim == 1 else pos
+    pos, ahead = _rows(pos), 0 if ahead is None else _rows(ahead)[:, :, None]
     distance = (first + jnp.arange(pos.shape[1]))[:, None] - (start + jnp.arange(keys))
-    seen = (distance >= 0) & (distance <= pos[:, :, None])
+    seen = (distance >= -ahead) & (distance <= pos[:, :, None])
     return seen if window is None else seen & (distance < window)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """[T] as [1, T]: the same for every sequence."""
+    return x[None] if x.ndim == 1 else x
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, scale: float) -> jax.Array:
@@ -106,35 +148,49 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, scale: fl
     return y.astype(v.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _in_blocks(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pos: jax.Array,
+    ahead: jax.Array | None,
+    window: int | None,
+    scale: float,
+) -> jax.Array:
     def block(_: None, queries: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
-        n, q, pos = queries
-        start, seen = _reach(n, pos, k.shape[1] - time, time, window)
+        n, q, pos, ahead = queries
+        start, seen = _reach(n, pos, ahead, k.shape[1] - time, time, window)
         keys, values = (jax.lax.dynamic_slice_in_dim(x, start, seen.shape[-1], 1) for x in (k, v))
         return None, _attend(q, keys, values, seen, scale)
 
     time = q.shape[1]
-    _, y = jax.lax.scan(block, None, _cut(_size(window), q, pos))
+    _, y = jax.lax.scan(block, None, _cut(_size(window), q, pos, ahead))
     return _join(y, time)
 
 
 def _in_blocks_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, pos: jax.Array, window: int | None, scale: float
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _in_blocks(q, k, v, pos, window, scale), (q, k, v, pos)
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pos: jax.Array,
+    ahead: jax.Array | None,
+    window: int | None,
+    scale: float,
+) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+    return _in_blocks(q, k, v, pos, ahead, window, scale), (q, k, v, pos, ahead)
 
 
 def _in_blocks_backward(
     window: int | None, scale: float, saved: tuple[jax.Array, ...], dy: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     """Each block is computed again; the gradients of its keys are added in place."""
-    q, k, v, pos = saved
+    q, k, v, pos, ahead = saved
     time = q.shape[1]
 
     def block(sums: Rings, queries: tuple[jax.Array, ...]) -> tuple[Rings, jax.Array]:
-        n, q, pos, dy = queries
-        start, seen = _reach(n, pos, k.shape[1] - time, time, window)
+        n, q, pos, ahead, dy = queries
+        start, seen = _reach(n, pos, ahead, k.shape[1] - time, time, window)
         near = tuple(jax.lax.dynamic_slice_in_dim(x, start, seen.shape[-1], 1) for x in (k, v))
         _, pull = jax.vjp(lambda q, k, v: _attend(q, k, v, seen, scale), q, *near)
         dq, *grads = pull(dy)
@@ -142,9 +198,9 @@ def _in_blocks_backward(
 
     acc = jnp.promote_types(q.dtype, jnp.float32)
     (dk, dv), dq = jax.lax.scan(
-        block, (jnp.zeros(k.shape, acc), jnp.zeros(v.shape, acc)), _cut(_size(window), q, pos, dy)
+        block, (jnp.zeros(k.shape, acc), jnp.zeros(v.shape, acc)), _cut(_size(window), q, pos, ahead, dy)
     )
-    return _join(dq, time), dk.astype(k.dtype), dv.astype(v.dtype), None
+    return _join(dq, time), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 _in_blocks.defvjp(_in_blocks_forward, _in_blocks_backward)
@@ -155,16 +211,20 @@ def _size(window: int | None) -> int:
     return BLOCK if window is None else min(BLOCK, -(-window // 64) * 64)
 
 
-def _reach(n: jax.Array, pos: jax.Array, old: int, time: int, window: int | None) -> tuple[jax.Array, jax.Array]:
+def _reach(
+    n: jax.Array, pos: jax.Array, ahead: jax.Array | None, old: int, time: int, window: int | None
+) -> tuple[jax.Array, jax.Array]:
     """Where the keys of block n start, and which of them its queries see."""
     size = _size(window)
     keys = old + time if window is None else min(old + time, size + window - 1)
     first = old + n * size
     start = jnp.clip(first + size - keys, 0, old + time - keys)
-    return start, _seen(pos, first, start, keys, window)
+    return start, _seen(pos, ahead, first, start, keys, window)
 
 
-def _cut(size: int, q: jax.Array, pos: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
+def _cut(
+    size: int, q: jax.Array, pos: jax.Array, ahead: jax.Array | None, *more: jax.Array
+) -> tuple[jax.Array | None, ...]:
     """Block numbers, and arrays with a time axis cut into blocks [n, B, size, ...]; the last block is filled up."""
     count = -(-q.shape[1] // size)
 
@@ -172,7 +232,8 @@ def _cut(size: int, q: jax.Array, pos: jax.Array, *more: jax.Array) -> tuple[jax
         x = jnp.pad(x, [(0, 0), (0, count * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
-    return jnp.arange(count), cut(q), cut(pos[None] if pos.ndim == 1 else pos), *(cut(x) for x in more)
+    of_keys = None if ahead is None else cut(_rows(ahead))
+    return jnp.arange(count), cut(q), cut(_rows(pos)), of_keys, *(cut(x) for x in more)
 
 
 def _join(blocks: jax.Array, time: int) -> jax.Array:

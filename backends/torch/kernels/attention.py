@@ -1,4 +1,4 @@
-"""Causal softmax attention with grouped queries, windows, packed documents, and rings of past keys."""
+"""Softmax attention: grouped queries, packed documents; causal, with windows and rings of past keys, or both ways."""
 # mypy: disable-error-code="no-untyped-call"
 
 import torch
@@ -43,6 +43,25 @@ def attention(
     else:
         y = _sequence(q, k, v, pos[0] if _whole(pos) else pos, reach, scale)
     return y, (write_ring(keys, k, pos), write_ring(values, v, pos))
+
+
+def bidirectional_attention(q: Tensor, k: Tensor, v: Tensor, pos: Tensor, *, scale: float) -> Tensor:
+    """`y[t] = sum_s softmax_s(scale q[t] . k[s]) v[s]` over all tokens s of the document, later ones too.
+
+    Shapes are those of `attention`; y [B, T, G, M, E] is zero on padding.
+    """
+    if pos.dim() == 1:
+        return _attend(q, k, v, None, scale, causal=False)
+    parts, time = [], q.shape[1]
+    for first in range(0, time, MASKED_QUERIES):
+        queries = slice(first, first + MASKED_QUERIES)
+        distance = _distance(first, pos[:, queries].shape[1], time, pos)
+        later = torch.where(distance >= 0, pos[:, queries, None], pos[:, None])
+        seen = (distance.abs() <= later) | (
+            distance == 0
+        )  # the later of two lies at least their distance into its document
+        parts.append(_attend(q[:, queries], k, v, seen[:, None], scale))
+    return _without_padding(torch.cat(parts, 1), pos)
 
 
 def held(pos: Tensor, width: int) -> int:
@@ -164,8 +183,11 @@ def _block_pairs(x: Tensor, rest: int, size: int) -> Tensor:
     return torch.cat([parts[:, :-1], parts[:, 1:]], 2).flatten(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
-    """[B, T, G, M, D], [B, S, G, D], [B, S, G, E] -> [B, T, G, M, E]; seen: mask [.., T, S], or None: causal, S = T."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float, causal: bool = True) -> Tensor:
+    """[B, T, G, M, D], [B, S, G, D], [B, S, G, E] -> [B, T, G, M, E]; seen: mask [.., T, S].
+
+    Without a mask S = T, and the queries see what is not later, or everything if not `causal`.
+    """
     groups, shared, value_size = q.shape[2], q.shape[3], v.shape[-1]
     size = max(q.shape[-1], value_size)  # the fused kernels want queries, keys and values of one size
     q, k, v = (pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x for x in (q, k, v))
@@ -173,7 +195,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) 
     grouped = shared > 1 and seen is None
     if shared > 1 and seen is not None:  # the fused kernel that takes masks on CUDA wants a key head per query head
         k, v = (x[:, :, None].expand(-1, -1, shared, -1, -1).flatten(1, 2) for x in (k, v))
-    y = scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=grouped)
+    y = scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=causal and seen is None, scale=scale, enable_gqa=grouped
+    )
     y = y[..., :value_size].transpose(1, 2)
     return y.reshape(*y.shape[:2], groups, shared, value_size)
 

@@ -46,6 +46,31 @@ def test_attention_in_blocks_is_the_loop(kernels, small_blocks, agree, tokens, m
     agree(lambda *x: op(*x)[0], lambda *x: attention_loop(*x, mixed, window, 0.7), tokens)
 
 
+def loop_both_ways(q, k, v, pos, scale):
+    pos = np.broadcast_to(pos, q.shape[:2])
+    document = np.where(pos < 0, 0, np.cumsum(pos == 0, 1))
+    y = np.zeros((*q.shape[:-1], v.shape[-1]))
+    for b, t in np.argwhere(document):
+        own = document[b] == document[b, t]
+        for g, m in np.ndindex(*q.shape[2:4]):
+            p = np.exp(scale * k[b, own][:, g] @ q[b, t, g, m])
+            y[b, t, g, m] = p @ v[b, own][:, g] / p.sum()
+    return y
+
+
+@pytest.mark.parametrize("blocks", ["small", "one"])
+@pytest.mark.parametrize("packing", ["whole", "packed"])
+def test_both_ways_it_is_the_loop(kernels, agree, tokens, mixed, blocks, packing, monkeypatch):
+    if blocks == "small":
+        monkeypatch.setattr(kernels.attention, "BLOCK", 8)
+    pos = np.arange(37)
+    if packing == "packed":
+        pos = mixed - np.where(mixed[:, :1] > 0, mixed[:, :1], 0) * (np.arange(37) < 9)
+        pos[1, 33:] = -1  # padding behind the last document
+    op = partial(kernels.attention.bidirectional_attention, pos=jnp.asarray(pos), scale=0.7)
+    agree(op, lambda *x: loop_both_ways(*x, pos, 0.7), tokens)
+
+
 @pytest.mark.parametrize("window", [None, 6])
 def test_whole_documents_need_no_positions(kernels, small_blocks, compiled, tokens, window):
     op = partial(kernels.attention.attention, window=window, scale=0.7)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels.attention import attention
+from kernels.attention import attention, bidirectional_attention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -68,6 +68,33 @@ def test_masks_of_many_queries_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = inputs(50, value_size=12, shared=1)
     pos = documents(50, 3)
     assert_same((attention(q, k, v, pos, scale=0.7)[0],), (slow_attention(q, k, v, pos, None, 0.7),))
+
+
+def slow_both_ways(q: Tensor, k: Tensor, v: Tensor, pos: Tensor, scale: float) -> Tensor:
+    """Every query looks for the tokens of its document by itself, before and behind."""
+    batch, time, groups, shared, _ = q.shape
+    document = (pos.expand(batch, time) == 0).cumsum(1).masked_fill(pos.expand(batch, time) < 0, 0)
+    rows = []
+    for b in range(batch):
+        for t in range(time):
+            own = (document[b] == document[b, t]).nonzero()[:, 0] if document[b, t] else []
+            scores = scale * torch.einsum("gmd,sgd->gms", q[b, t], k[b, own])
+            rows.append(torch.einsum("gms,sge->gme", scores.softmax(-1), v[b, own]))
+    return torch.stack(rows).reshape(batch, time, groups, shared, -1)
+
+
+@pytest.mark.parametrize("packing", ["whole", "packed"])
+@pytest.mark.parametrize("time", [1, 7, 50])
+def test_both_ways(time: int, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bidirectional_attention.__globals__, "MASKED_QUERIES", 16)
+    q, k, v = inputs(time, value_size=5)
+    pos = torch.arange(time) if packing == "whole" else documents(time, min(3, time - 1))
+    if packing == "packed":
+        pos[0, time - time // 8 :] = -1  # padding behind the last document
+    y, slow = bidirectional_attention(q, k, v, pos, scale=0.7), slow_both_ways(q, k, v, pos, 0.7)
+    weight = torch.randn(slow.shape, dtype=torch.float64)
+    assert_same((y,), (slow,))
+    assert_same(torch.autograd.grad(y, (q, k, v), weight), torch.autograd.grad(slow, (q, k, v), weight))
 
 
 @pytest.mark.parametrize("cuts", [[1] * 12, [40], [5, 1, 1, 20, 6, 1, 6], [3, 37], [30, 1, 9], [20, 20]])
