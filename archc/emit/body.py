@@ -254,7 +254,7 @@ class Body:
     def local_state(self, value: Value) -> str:
         """The name of a state below this unit."""
         path = self.call.instance.path
-        name = str(value.attrs["state"])
+        name = str(value.attrs["states"][0] if value.op == "loop" else value.attrs["state"])
         return name.removeprefix(path + ".") if path else name
 
     def temporary(self, value: Value, state: str) -> str:

@@ -18,6 +18,7 @@ from archc.ir.graph import Kind, Region, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention
+from archc.passes.delta import DeltaScan
 from archc.passes.gradients import needs_gradient
 from archc.passes.keyed import same_for_every_query
 from archc.passes.matrix_scans import grouped
@@ -92,6 +93,9 @@ class Kernels(Protocol):
     def chunked(self, kind: Literal["chunked", "chunked_key"], time: int, sizes: Heads) -> Matrix:
         """A scan of outer products, with a decay per head or per key."""
 
+    def delta(self, time: int, heads: int, key: int, value: int) -> Matrix:
+        """A delta rule; without the triangular systems, which no counter knows."""
+
 
 def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matrix:
     """The matrix work of `batch` whole documents of `time` tokens (at least two), in a program without remat.
@@ -104,10 +108,14 @@ def executed(program: Program, kernels: Kernels, batch: int, time: int) -> Matri
     moving, once = needs_gradient(graph), same_for_every_query(graph)
     skipped = _swallowed(fused)
     loops = [v for region, _ in graph.regions() for v in region.values if v.op == "loop"]
+    inside = {loop.attrs["body"] for loop in loops if loop in fused.absorbed}
+    loops = [loop for loop in loops if loop not in fused.absorbed]
     bodies = {loop.attrs["body"] for loop in loops}
     constant = {c for loop in loops for c in _constant_at_first(loop)} if kernels.skips_starts else set[Value]()
     whole = apart = Matrix()
     for region, prefixes in graph.regions():
+        if region in inside:
+            continue
         one = Matrix()
         for value in region.values:
             if value in region.live and value not in skipped and _of_weights_alone(value, fused):
@@ -127,7 +135,11 @@ def _of_weights_alone(value: Value, fused: Fused) -> bool:
 
 def _swallowed(fused: Fused) -> set[Value]:
     """What a kernel computes on the way to a result that stands for it."""
-    scans = {v for found in fused.reads.values() for v in inside(found)}
+    scans = {
+        v
+        for found in fused.reads.values()
+        for v in ({*found.reads[0].path} if found.kind == "delta" else inside(found))
+    }
     between = {v for found in fused.attention.values() for v in (found.scores, found.weights)}
     return (scans - set(fused.reads)) | between
 
@@ -182,6 +194,9 @@ def _attention(found: Attention, kernels: Kernels, time: int) -> Matrix:
 
 
 def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> Matrix:
+    if isinstance(found, DeltaScan):
+        sizes = found.state.type.sizes
+        return kernels.delta(time, *(prod(sizes[n] for n in names) for names in (found.heads, found.key, found.value)))
     sizes = found.scan.type.sizes
     key, value = (prod(sizes[n] for n in names) for names in (found.key, found.value))
     if found.kind == "long_convolution":

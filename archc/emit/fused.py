@@ -21,6 +21,7 @@ from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
 from archc.passes.buckets import Buckets, buckets
 from archc.passes.caches import reach
+from archc.passes.delta import DeltaScan, delta_scans, inside_rule
 from archc.passes.matrix_scans import runs_fused
 from archc.passes.norms import Norm, norms
 from archc.passes.placed import is_placed
@@ -78,6 +79,9 @@ def find(program: Program, units: Units) -> Fused:
         absorbed |= _between(found)
     regions: dict[Call, Region] = {}
     _regions(program.root, program.root.region, regions)
+    for rule in _delta_scans(graph, units, regions).values():
+        reads[rule.reads[0].value] = rule
+        absorbed |= inside_rule(rule, users)
     fused = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
     if numbers := _numbers(fused, units, regions):
         fused = {f.result: f for f in fused_scans(graph, numbers).values() if _runs_with_gates(f, users)}
@@ -205,6 +209,16 @@ def _buckets(
             kept = {v: b for v, b in kept.items() if v not in alike}
     reasons = {v: f"it cannot run in the order of buckets: {b}" for v, b in found.items() if isinstance(b, str)}
     return kept, reasons
+
+
+def _delta_scans(graph: Graph, units: Units, regions: Mapping[Call, Region]) -> dict[Value, DeltaScan]:
+    """The loops that run in chunks, in all calls of a unit."""
+    kept = delta_scans(graph)
+    loops = {v: v for region, _ in graph.regions() for v in region.values if v.op == "loop"}
+    for _, alike in _alike(loops, units, regions):
+        if len({kept[v].signature if v in kept else None for v in alike}) > 1:
+            kept = {v: rule for v, rule in kept.items() if v not in alike}
+    return kept
 
 
 def _in_reach(found: Composition, call: Call) -> bool:

@@ -26,6 +26,7 @@ KERNELS = {
     "chunked_scan": "chunked_scan.py",
     "chunked_key_scan": "chunked_scan.py",
     "gated_chunked_scan": "chunked_scan.py",
+    "delta_scan": "delta.py",
     "attention": "attention.py",
     "bidirectional_attention": "attention.py",
     "composed_attention": "composed.py",

@@ -12,6 +12,7 @@ SCANS: Mapping[ScanKind, str] = {
     "long_convolution": "long_convolution",
     "chunked": "chunked_scan",
     "chunked_key": "chunked_key_scan",
+    "delta": "delta_scan",
 }
 """Of scans whose equations are operations of their own."""
 GATED: Mapping[ScanKind, str] = {

@@ -49,7 +49,7 @@ def chunked(body: Body, value: Value, found: ScanClass) -> Code:
     axes = outer_axes(found)
     groups, heads, key, inner = axes.groups, axes.heads, axes.key, axes.value
     per_key = found.kind == "chunked_key"
-    log = _log_decay(body, found)
+    log = log_decay(body, found)
     operand = found.log_decay.operand
     decay = log
     if isinstance(operand, Value):
@@ -101,7 +101,7 @@ def _log_names(found: ScanClass) -> Axes:
     return operand.type.axes if isinstance(operand, Value) else ()
 
 
-def _log_decay(body: Body, found: ScanClass) -> Code:
+def log_decay(body: Body, found: ScanClass) -> Code:
     """The logarithm of the decay, in single precision."""
     log = found.log_decay
     if not isinstance(log.operand, Value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.emit.body import Body, Rule
 from archc.emit.code import Code, call, infix, minus
+from archc.emit.delta import delta
 from archc.emit.factors import product
 from archc.emit.kernels import SCANS
 from archc.emit.layout import reindex, transposed
@@ -11,6 +12,7 @@ from archc.emit.lent import lender
 from archc.emit.outer import chunked
 from archc.emit.placed import sequence, whole
 from archc.ir.graph import Axis, Kind, Type, Value
+from archc.passes.delta import DeltaScan
 from archc.passes.matrix_scans import split_decay
 from archc.passes.placed import is_placed
 from archc.passes.scans import Factor, ScanClass
@@ -75,6 +77,8 @@ def _full(body: Body, value: Value, index: int) -> Code:
 
 def read_out(body: Body, value: Value, found: ScanClass) -> Code:
     """The contraction of a scan's state: scan and read-out are one kernel."""
+    if isinstance(found, DeltaScan):
+        return delta(body, value, found)
     if found.kind == "long_convolution":
         return _convolution(body, value, found)
     return _selective(body, value, found) if found.kind == "selective" else chunked(body, value, found)

@@ -21,7 +21,9 @@ def run_statements(body: Body) -> None:
             case ast.Let():
                 let(body, statement)
             case ast.Loop():
-                body.rules["loop"](body, _loop_value(body, statement))
+                loop = _loop_value(body, statement)
+                if loop not in body.fused.absorbed:
+                    body.rules["loop"](body, loop)
             case ast.Return():
                 _return(body)
             case _:

@@ -16,6 +16,7 @@ from archc.emit.units import is_number_mask, own_values
 from archc.ir.graph import Axis, Region, Value
 from archc.ops.memory import stored
 from archc.passes.attention import Attention
+from archc.passes.delta import DeltaScan
 from archc.passes.scans import ScanClass
 from archc.text import ast
 
@@ -30,7 +31,7 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
             entry = _entry(body, value)
             if entry is not None:
                 out.setdefault(*entry)
-        if value.op == "loop" and _is_mine(body, value):
+        if value.op == "loop" and value not in body.fused.absorbed and _is_mine(body, value):
             out[f"loop_{_names(value)[0]}"] = _tuple(
                 [_zeros(body, _shape(body, p.type.axes), "wide") for p in value.attrs["body"].params]
             )
@@ -108,6 +109,9 @@ def _kept(token: Value) -> str:
 
 
 def _scan_state(body: Body, found: ScanClass) -> str:
+    if isinstance(found, DeltaScan):
+        sizes = found.state.type.sizes
+        return _zeros(body, [_flat(body, part, sizes) for part in (found.heads, found.key, found.value)], "wide")
     sizes = found.scan.type.sizes
     if found.kind == "long_convolution":
         return _plain(body, found.scan, _shape(body, found.scan.type.axes))

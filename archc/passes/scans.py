@@ -15,7 +15,7 @@ from archc.ir.graph import Graph, Kind, Operand, Region, Value
 from archc.ops.table import OPS
 from archc.passes.readout import ReadOut, read_outs
 
-ScanKind = Literal["diagonal", "selective", "long_convolution", "chunked", "chunked_key"]
+ScanKind = Literal["diagonal", "selective", "long_convolution", "chunked", "chunked_key", "delta"]
 Group = Literal["head", "key", "value"]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from archc.elaborate import Program
 from archc.ir.graph import Graph, Value
 from archc.passes.attention import Attention, attentions
 from archc.passes.buckets import Buckets, buckets
 from archc.passes.caches import REDUCTIONS, caches
+from archc.passes.delta import DeltaScan, delta_scans
 from archc.passes.flops import Cost, flops
 from archc.passes.memory import memory
 from archc.passes.params import params
@@ -164,7 +165,7 @@ def places(graph: Graph, kinds: Layers) -> Iterator[tuple[Value, str, int]]:
 
 
 def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
-    classes = classify(graph)
+    classes, rules = classify(graph), delta_scans(graph)
     for value, kind, count in places(graph, kinds):
         if value in classes:
             found = classes[value]
@@ -176,6 +177,23 @@ def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
                 fits=found.fits,
                 sentence=found.sentence,
             )
+        if value.op == "loop":
+            yield model.Scan(
+                name=", ".join(value.attrs["states"]),
+                block=kind,
+                layers=count,
+                kind="delta" if value in rules else "loop",
+                fits=True,
+                sentence=loop_sentence(value, rules),
+            )
+
+
+def loop_sentence(loop: Value, rules: Mapping[Value, DeltaScan]) -> str:
+    """How a loop runs: as a delta rule in chunks, or token by token."""
+    if loop in rules:
+        return rules[loop].sentence
+    states = ", ".join(f"[{' '.join(p.names)}]" for p in loop.attrs["body"].params)
+    return f"loop over {states}: one token after the other"
 
 
 def attention_rows(graph: Graph, kinds: Layers) -> Iterator[model.Pairs]:

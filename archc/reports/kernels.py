@@ -14,8 +14,9 @@ from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import FusedScan, fused_scans
 from archc.fuse.traffic import PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
+from archc.passes.delta import delta_scans
 from archc.passes.scans import ScanClass, classify, inside
-from archc.reports.build import attention_rows, places
+from archc.reports.build import attention_rows, loop_sentence, places
 from archc.reports.layers import layers
 
 
@@ -29,11 +30,15 @@ def explanation(program: Program) -> str:
     graph = program.graph
     kinds = layers(graph)
     found, fused, classes = find(program, group(program)), fused_scans(graph), classify(graph)
+    rules = delta_scans(graph)
     lines = ["Scans"]
     for value, kind, count in places(graph, kinds):
         if value in classes:
             lines.append(f"  {kind}{_times(count)}: {value.attrs['state']}")
             lines += [f"      {line}" for line in _scan(classes[value], fused[value], found)]
+        if value.op == "loop":
+            lines.append(f"  {kind}{_times(count)}: {', '.join(value.attrs['states'])}")
+            lines += [f"      {line}" for line in _loop(value, loop_sentence(value, rules), found)]
     lines += ["  none"] if len(lines) == 1 else []
     lines += ["", "Sums over keys"]
     sums = [value for value, _, _ in places(graph, kinds) if value.op in SUMS]
@@ -67,6 +72,14 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     elif fused.traffic is not None:
         why = f", since {emitted.plain[fused.result]}" if fused.result in emitted.plain else ""
         yield f"its equations are operations of their own{why}; fused: {_bytes(fused.traffic)}"
+
+
+def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
+    yield sentence
+    if loop in emitted.absorbed:
+        yield f"kernel {SCANS['delta']}: corrections, scan and read-out are one, as operations on tensors of chunks"
+    else:
+        yield "kernel loop: the equations of its body are operations of their own, for every token"
 
 
 def _outer(found: ScanClass) -> Iterator[str]:

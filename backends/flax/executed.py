@@ -74,6 +74,17 @@ class FlaxKernels:
         again = scores + (state if kind == "chunked" and sizes.learned else 0)
         return Matrix(forward, 2 * forward, again) * -(-time // size)
 
+    def delta(self, time: int, heads: int, key: int, value: int) -> Matrix:
+        """Scores of corrections and of queries, what the latter make of values, states read twice and added to.
+
+        Backwards a triangular system is one more product; scores and corrections are needed again.
+        """
+        size = chunk_length(time, key, value)
+        scores, state = 4 * heads * size * size * key, 2 * heads * size * key * value
+        mix = 2 * heads * size * size * value
+        forward = scores + mix + 3 * state
+        return Matrix(forward, 2 * forward + mix, scores + state) * -(-time // size)
+
 
 def _parts(time: int, block: int, growing: bool) -> list[tuple[int, int]]:
     """Where the parts of a sequence begin and end: each reads only the keys before its end, if they grow."""

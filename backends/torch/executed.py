@@ -77,3 +77,16 @@ class TorchKernels:
             scores, once = heads * size * (size - 1) * key, state
         forward = scores + mix + 2 * state
         return Matrix(forward, 2 * forward, forward - once) * -(-time // size)
+
+    def delta(self, time: int, heads: int, key: int, value: int) -> Matrix:
+        """Scores of corrections and of queries, what the latter make of values, states read twice and added to.
+
+        Backwards a triangular system is one more product, and the last, of queries with states, is not needed again.
+        Nothing needs a gradient of the first state, nor the last state.
+        """
+        size = chunk_length(time, key, value)
+        count, state = -(-time // size), 2 * heads * size * key * value
+        forward = heads * size * size * (4 * key + 2 * value) + 3 * state
+        solved = 2 * heads * size * size * (key + value)
+        whole = Matrix(forward, 2 * forward + solved, forward - state) * count
+        return whole + Matrix(0, -state * (4 if count == 1 else 3))

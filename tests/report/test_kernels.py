@@ -60,5 +60,7 @@ def test_every_scan_and_every_sum_over_keys_is_explained(name: str) -> None:
     regions = [region for region, _ in found.graph.regions()]
     scans = [v for r in regions for v in r.values if v in r.live and v.op == "scan"]
     sums = [v for r in regions for v in r.values if v in r.live and v.op in ("contract_keys", "reduce_keys")]
-    assert sum("  kernel " in line for line in text.splitlines()) == len(scans) + len(sums)
+    loops = [v for r in regions for v in r.values if v in r.live and v.op == "loop"]
+    assert sum("  kernel " in line for line in text.splitlines()) == len(scans) + len(sums) + len(loops)
     assert all(f": {v.attrs['state']}" in text for v in scans)
+    assert all(f": {', '.join(v.attrs['states'])}" in text for v in loops)

@@ -32,6 +32,7 @@ NAMES = (
     "conv",
     "conv_gpu",
     "conv_tpu",
+    "delta",
     "gated",
     "gated_gpu",
     "gated_tpu",
