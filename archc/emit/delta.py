@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from archc.emit.body import Body
-from archc.emit.code import Code
+from archc.emit.code import Code, python_name
 from archc.emit.factors import product
 from archc.emit.kernels import SCANS
 from archc.emit.layout import reindex
-from archc.emit.outer import log_decay
+from archc.emit.outer import flat, log_decay
 from archc.emit.placed import sequence
-from archc.ir.graph import Axis, Kind, Type, Value
+from archc.ir.graph import Axis, Kind, Operand, Region, Type, Value
 from archc.passes.delta import DeltaScan
 from archc.passes.scans import Factor
 
@@ -20,6 +20,8 @@ def delta(body: Body, value: Value, found: DeltaScan) -> Code:
     """The read-out: a call with [B, T, heads], [B, T, heads, key or value], and its result with its own axes."""
     sizes = found.state.type.sizes
     heads, key, inner = (tuple(Axis(n, sizes[n]) for n in names) for names in (found.heads, found.key, found.value))
+    for factor in (*found.factors["key"], *found.factors["value"], *found.correction):
+        _named(body, factor.operand, found.scan.attrs["body"])
     parts = [
         _decay(body, found, heads),
         _rows(body, found.factors["key"], heads, key),
@@ -42,12 +44,20 @@ def delta(body: Body, value: Value, found: DeltaScan) -> Code:
     return code
 
 
+def _named(body: Body, operand: Operand, inner: Region) -> None:
+    """A line for what the body of the loop names."""
+    if isinstance(operand, Value) and operand.label and operand in inner.values and operand not in body.names:
+        name = python_name(operand.label)
+        body.line(f"{name} = {body.render(operand).text}", operand)
+        body.bind(operand, name)
+
+
 def _decay(body: Body, found: DeltaScan, heads: Axes) -> Code:
     """The logarithm of the decay, [B, T, heads]; under the name of what it is the logarithm of."""
     operand = found.log_decay.operand
     code, decay = log_decay(body, found), found.decay
     if not isinstance(operand, Value):
-        return body.dialect.over_time(code, sequence(body), [body.size(a.name, a.size) for a in heads] or [Code("1")])
+        return body.dialect.over_time(code, sequence(body), [flat(body, heads)])
     if isinstance(decay, Value) and decay.label and operand.kind is Kind.TOKEN and not code.text.isidentifier():
         name = f"log_{decay.label}"
         body.line(f"{name} = {code.text}", operand)

@@ -33,10 +33,12 @@ def render_loop(body: Body, value: Value) -> Code:
         body.statement = statement
         if isinstance(statement, ast.Let):
             let(body, statement)
-    wanted = [*range(len(states)), *extra]
-    body.line(
-        f"return {', '.join(body.render(region.results[i]).text for i in wanted)}{',' if len(wanted) == 1 else ''}"
-    )
+    given = [
+        reindex(body.render(r), r, p.type, body.dialect).text
+        for r, p in zip(region.results, region.params, strict=False)
+    ]
+    given += [body.render(region.results[i]).text for i in extra]
+    body.line(f"return {', '.join(given)}{',' if len(given) == 1 else ''}")
     inner, body.lines, body.names = [line.replace("# [B, T", "# [B") for line in body.lines], saved, names
     body.statement = node
     body.lines += ["", "def step(inputs, states):", *(f"    {line}" for line in inner), ""]

@@ -56,7 +56,7 @@ def chunked(body: Body, value: Value, found: ScanClass) -> Code:
         last = key if per_key else ()
         decay = _heads(body, log, _log_names(found), True, groups, heads, last, full=True)
     if not isinstance(operand, Value) or operand.kind is Kind.WEIGHT:
-        full = [_flat(body, groups), _flat(body, heads), *([_flat(body, key)] if per_key else [])]
+        full = [flat(body, groups), flat(body, heads), *([flat(body, key)] if per_key else [])]
         decay = body.dialect.over_time(decay, sequence(body), full)
     keys, q = keys_and_queries(body, found)
     values = (*found.factors["head"], *found.factors["value"])
@@ -122,7 +122,8 @@ def log_decay(body: Body, found: ScanClass) -> Code:
     return Code(name)
 
 
-def _flat(body: Body, axes: Axes) -> Code:
+def flat(body: Body, axes: Axes) -> Code:
+    """The product of sizes."""
     out: Code | None = None
     for axis in axes:
         code = body.size(axis.name, axis.size)
@@ -188,11 +189,11 @@ def _from_heads(
 ) -> Code:
     """The result of a chunked scan, with the axes of the read-out."""
     name = code.text
-    flat: list[tuple[int, Axes]] = []
+    split: list[tuple[int, Axes]] = []
     if len(inner) > 1:
-        flat.append((-1, inner))
+        split.append((-1, inner))
     out = code
-    for place, axes in flat:
+    for place, axes in split:
         out = body.dialect.unflatten(out, place, [body.size(a.name, a.size) for a in axes])
     if len(heads) != 1 or len(groups) != 1:
         names = (*groups, *heads, *inner)

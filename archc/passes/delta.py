@@ -188,8 +188,8 @@ def _terms(value: Operand, known: Mapping[Value, bool]) -> list[_Term] | None:
 
 
 def _factors(value: Operand, known: Mapping[Value, bool], power: int = 1) -> Factors:
-    """The factors of a product that is written in the body; what is computed before the loop is one."""
-    if not isinstance(value, Value) or value not in known:
+    """The factors of a product that is written in the body; what has a name or is computed before the loop is one."""
+    if not isinstance(value, Value) or value not in known or value.label:
         return (Factor(value, power),)
     match value.op:
         case "mul":

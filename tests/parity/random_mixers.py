@@ -293,20 +293,37 @@ def step_body(w: Writer) -> None:
 
 
 def delta(w: Writer) -> None:
-    """The delta rule as a loop: a state of two axes."""
-    heads = (w.axis("key", "value"),) if w.rng.random() < 0.6 else ()
+    """The delta rule as a loop: a state of two or more axes, in several words; some of them are none for the kernel."""
+    rng = w.rng
+    heads = (w.axis("key", "value"),) if rng.random() < 0.6 else ()
+    heads += (w.axis("key", "value", *heads),) if heads and rng.random() < 0.2 else ()
     key, value = w.declare("key"), w.declare("value")
-    k, v, q = (w.read(w.named((*heads, a))) for a in (key, value, key))
+    k = w.read(w.named((*heads, key)))
+    v, q = (w.read(w.named((*w.some(heads), a))) for a in (value, key))
     beta = w.let(f"sigmoid({w.token(heads)})", heads)
     w.read(beta)
+    if rng.random() < 0.2:
+        v = f"fp32({v})"
     S = f"S{w.count}"
-    text = " ".join((*heads, key, value))
+    text = " ".join(w.shuffled((*heads, key, value)))
+    over = w.some((*heads, key)) if rng.random() < 0.1 else w.some(heads)
+    a = decay(w, over)
+    a = f"({a})" if a[0].isdigit() else w.read(w.let(a, over))
+    plain = f"dot({S}, kn, over = {key})"
+    summed = f"sum({S} * kn, over = {key})"
+    read = rng.choice((plain, summed, f"{a} * {plain}", f"dot({a} * {S}, kn, over = {key})", f"{plain} * {beta}"))
     w.lines += [
         f"loop {S}[{text}] = 0 {{",
         f"    kn = {k} / (1 + abs({k}))",
-        f"    {S} = 0.9 * {S} + {beta} * kn * ({v} - dot({S}, kn, over = {key})) / 4",
+        f"    old = {read}",
+        rng.choice((
+            f"    {S} = {a} * {S} + {beta} * kn * ({v} - old) / 4",
+            f"    {S} = {S} * {a} + kn * {v} - kn * {beta} * old / 5",
+            f"    {S} = {beta} * kn * ({v} / 2 - old / 8) - (0 - {S} * {a})",
+            f"    {S} = {a} * {S} + {beta} * kn * ({v} - tanh(old)) / 4",
+        )),
         "}",
-    ]
+    ]  # fmt: skip
     w.let(f"dot({S}, {q}, over = {key})", (*heads, value))
 
 
