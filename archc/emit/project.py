@@ -21,6 +21,7 @@ from archc.passes.caches import caches
 from archc.passes.flops import flops
 from archc.passes.params import params
 from archc.passes.positions import keeps_apart, longest
+from archc.passes.vocabulary import gives_logits
 from archc.passes.workload import Workload
 from archc.resources import kernel, paths, read
 from archc.version import VERSION
@@ -150,6 +151,7 @@ def _values(program: Program, target: Target, context: int) -> dict[str, object]
         "outputs": len(graph.outputs),
         "longest": longest(graph),
         "apart": keeps_apart(graph),
+        "logits": gives_logits(graph),
         "decodes": graph.kind == "model",
     }
 

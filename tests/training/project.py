@@ -34,6 +34,7 @@ VALUES = {
     "apart": True,
     "inputs": ("tokens",),
     "outputs": 1,
+    "logits": True,
 }
 PRELOADED = {
     "torch": (

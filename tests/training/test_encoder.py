@@ -311,6 +311,12 @@ def test_the_emitted_tests_pass(tmp_path, backend, cache, spec):
     assert done.returncode == 0, done.stdout
 
 
+def test_a_body_without_logits_says_that_it_cannot_be_trained(tmp_path, backend, cache):
+    body = SUMMED.replace(" @ U[width -> vocab]", "")
+    outcome = laid_out(tmp_path, backend, cache, body).train()
+    assert "the model gives no logits for its tokens, so there is nothing to train" in one_line(outcome)
+
+
 @pytest.mark.parametrize("spec", [SUMMED, DECODER])
 def test_further_inputs_and_outputs_do_not_stop_a_training(tmp_path, backend, cache, spec):
     project = laid_out(tmp_path, backend, cache, spec)
