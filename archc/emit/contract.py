@@ -57,6 +57,8 @@ def affine(body: Body, value: Value) -> Code | None:
         x, matrix = _sides(body, made, found)
         shift = body.render(bias)
         shift = shift if len(found.new) == 1 else Code(f"{shift.atom}.flatten()")
+        if not found.turned:
+            body.kernel("affine")
         return _split(body, made, found, body.dialect.affine(x, matrix, found.turned, shift))
     return None
 
