@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 
@@ -102,6 +103,12 @@ def closest(word: str, candidates: Iterable[str]) -> str:
 
     found = difflib.get_close_matches(word, sorted(set(candidates)), 1, 0.6)
     return f"did you mean '{found[0]}'?" if found else ""
+
+
+def closest_file(missing: Path) -> str:
+    """The same for a spec file that is not there, among those beside it."""
+    near = closest(missing.stem, [path.stem for path in missing.parent.glob("*.arch")])
+    return near.replace("'?", ".arch'?")
 
 
 def _excerpt(span: Span, label: str, width: int) -> list[str]:

@@ -37,7 +37,8 @@ def train(
     """
     graph = program(spec, settings).graph
     if not gives_logits(graph):
-        raise error("E616", f"'{graph.name}' gives no logits for its tokens, so there is nothing to train", help=_HEAD)
+        given = f"its first output is a {graph.main.results[0].type}"
+        raise error("E616", f"'{graph.name}' gives no logits for its tokens: {given}", help=_HEAD)
     run = out or Path("runs") / _run_name(spec, backend, settings)
     require(backend)
     compile(spec, backend=backend, out=run, settings=settings, context=context, force=force)

@@ -280,7 +280,7 @@ class Frame:
                 f"axis '{axis}' would have size {found}",
                 node,
                 *found.roots,
-                help="choose numbers that divide" if whole is None else "",
+                help="choose numbers that divide" if whole is None else f"an axis has at least size {max(least, 1)}",
             )
         self.shelf.remember(axis, whole, found.roots)
         return whole

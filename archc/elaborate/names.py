@@ -40,7 +40,12 @@ def name(node: ast.Name, frame: Frame) -> Bound:
 def unknown(text: str, what: str, candidates: set[str], node: ast.Node, frame: Frame) -> NoReturn:
     """Raises E101 with the nearest name."""
     hint = closest(text, candidates | builtins.NAMES)
-    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node)
+    instead = (
+        "declare it with 'fn', or import the file that does"
+        if what == "function"
+        else "give it a value above, or make it a parameter"
+    )
+    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node, help="" if hint else instead)
 
 
 def read_in(body: Iterable[ast.Stmt]) -> frozenset[str]:

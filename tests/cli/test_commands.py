@@ -65,7 +65,7 @@ MISTAKES = {
     "compile griffin:tiny --backend torch -o /proc/out": "error[E607]: cannot read or write '/proc/",
     "generate nowhere": "error[E609]: no run folder or checkpoint 'nowhere'",
     "generate run --prompt x": "error[E609]: 'run' is no run folder: it has no generate.py",
-    "train body.arch --backend torch": "error[E616]: 'body' gives no logits for its tokens, so there is nothing",
+    "train body.arch --backend torch": "'body' gives no logits for its tokens: its first output is a token[width=8]",
     "graph small.arch -o small.png": "error[E611]: cannot draw '.png' files",
     "graph small.arch -o nowhere/small.svg": "error[E607]: cannot read or write 'nowhere/small.svg': no such file",
     "fmt wrong.arch nothing.arch": "error[E602]: no file 'nothing.arch'",
