@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NoReturn
 
 from archc.diagnostics import closest
 from archc.elaborate import builtins, statements
 from archc.elaborate.axes import axis_in_scope
-from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, SharedFunction
+from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, Num, Root, SharedFunction
 from archc.elaborate.call import Definition
 from archc.elaborate.frame import Frame
 from archc.ops.pair import MASKS
@@ -61,6 +62,8 @@ def assign(ident: ast.Ident, bound: Bound, frame: Frame) -> None:
     before = frame.scope.unread.get(ident.text)
     if before is not None and not frame.shelf.diagnostics:
         _nothing_uses(f"this '{ident.text}'", before, frame)
+    if isinstance(bound, Num) and not bound.roots:
+        bound = replace(bound, roots=(Root(ident.text, str(bound), "this line", ident.span),))
     frame.scope.names[ident.text] = bound
     if not ident.text.startswith("_"):
         frame.scope.unread[ident.text] = ident
