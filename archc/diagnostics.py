@@ -12,10 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One text and the name that messages call it by."""
+    """One text and the name that messages call it by; `standard`: it is of the library that every spec sees."""
 
     name: str
     text: str
+    standard: bool = False
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -95,6 +96,20 @@ class ArchError(Exception):
 def error(code: str, message: str, span: Span | None = None, *notes: Note, help: str = "") -> ArchError:
     """An `ArchError` of one diagnostic."""
     return ArchError([Diagnostic(code, message, span, tuple(notes), help)])
+
+
+def led_here(trail: Iterable[Span]) -> tuple[Span, tuple[Note, ...]]:
+    """Where a mistake is shown, and the other lines that led to it, innermost first.
+
+    A mistake inside of the standard library is shown at the line of the user's own that led there.
+    """
+    spans = tuple(dict.fromkeys(trail))
+    first = next((i for i, span in enumerate(spans) if not span.source.standard), 0)
+    within = [Note("in the standard library", span) for span in spans[:first]]
+    beyond = [Note("called from here", span) for span in spans[first + 1 :]]
+    if len(beyond) > 6:
+        beyond = [*beyond[:3], Note(f"... {len(beyond) - 6} more calls"), *beyond[-3:]]
+    return spans[first], (*within, *beyond)
 
 
 def closest(word: str, candidates: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archc.diagnostics import Source
-from archc.elaborate.bound import Bound, Instance, Num
+from archc.elaborate.bound import Bound, Instance
+from archc.elaborate.numbers import Num
 from archc.ir.graph import Graph, Layer, Region, Value, Weight
 from archc.text import ast
 

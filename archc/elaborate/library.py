@@ -107,7 +107,7 @@ def _twice(file: ast.File) -> Iterator[Diagnostic]:
 @cache
 def standard_files() -> tuple[ast.File, ...]:
     """The files of specs/std, parsed once per process."""
-    return tuple(parse(Source(p, read("specs", p))) for p in paths("specs") if p.startswith("std/"))
+    return tuple(parse(Source(p, read("specs", p), standard=True)) for p in paths("specs") if p.startswith("std/"))
 
 
 @cache

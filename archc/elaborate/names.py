@@ -9,9 +9,10 @@ from typing import NoReturn
 from archc.diagnostics import closest
 from archc.elaborate import builtins, statements
 from archc.elaborate.axes import axis_in_scope
-from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, Num, Root, SharedFunction
+from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, SharedFunction
 from archc.elaborate.call import Definition
 from archc.elaborate.frame import Frame
+from archc.elaborate.numbers import Num, Root
 from archc.ops.pair import MASKS
 from archc.text import ast
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import BlockUse, Bound, Num, SharedFunction
+from archc.elaborate.bound import BlockUse, Bound, SharedFunction
 from archc.elaborate.call import Call, Stack
+from archc.elaborate.numbers import Num
 from archc.elaborate.stacks import argument_key
 from archc.emit.body import Body
 from archc.emit.code import Code, handed_name

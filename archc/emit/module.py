@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
+from archc.elaborate.numbers import Num
 from archc.emit.body import Body
 from archc.emit.bundles import pair_parameters, split_unit, token_parameters
 from archc.emit.calls import (

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import Axes, Bound, Builtin, Function, Instance, Num, SharedFunction
+from archc.elaborate.bound import Axes, Bound, Builtin, Function, Instance, SharedFunction
 from archc.elaborate.call import Call, Program
+from archc.elaborate.numbers import Num
 from archc.emit.code import RESERVED, camel, handed_name, python_name
 from archc.ir.graph import Kind, Value, captures
 from archc.text import ast
