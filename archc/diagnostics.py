@@ -113,11 +113,21 @@ def led_here(trail: Iterable[Span]) -> tuple[Span, tuple[Note, ...]]:
 
 
 def closest(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean '...'?`, or nothing if no candidate is near."""
+    """`did you mean '...'?`, or nothing if no candidate is near; one written with other cases and `_` is.
+
+    >>> closest("RMSNorm", ["rms_norm", "normal"])
+    "did you mean 'rms_norm'?"
+    """
     import difflib  # only mistakes pay for it
 
-    found = difflib.get_close_matches(word, sorted(set(candidates)), 1, 0.6)
+    known = sorted(set(candidates))
+    same = [each for each in known if each != word and _plain(each) == _plain(word)]
+    found = same or difflib.get_close_matches(word, known, 1, 0.6)
     return f"did you mean '{found[0]}'?" if found else ""
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", "").lower()
 
 
 def closest_file(missing: Path) -> str:

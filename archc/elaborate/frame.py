@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 from archc.diagnostics import ArchError, Diagnostic, Note, Span, error, led_here
-from archc.elaborate.bound import Bound, Poison, Scope
+from archc.elaborate.bound import Bound, Callable_, Poison, Scope
 from archc.elaborate.builder import Builder
 from archc.elaborate.call import Call
 from archc.elaborate.numbers import Num, Root
@@ -207,7 +207,8 @@ class Frame:
                 return bound.plain
             case Poison():
                 raise Poisoned
-        self.fail("E210", f"{what} must be a value or a number, this is {describe(bound)}", node)
+        call = "call it: its name and what it takes in parentheses" if isinstance(bound, Callable_) else ""
+        self.fail("E210", f"{what} must be a value or a number, this is {describe(bound)}", node, help=call)
 
     def value(self, bound: Bound, node: ast.Node, what: str) -> Value:
         """A value of the graph."""

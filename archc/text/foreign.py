@@ -19,6 +19,7 @@ _CHARACTERS = {
     "!": "write 'not' or '!='",
     "~": "write 'not'",
     ";": "start a new line",
+    ".": "values have no attributes and functions no modules: write f(x); axes have names, so nothing is transposed",
     "%": "write the number itself, 0.1 for 10 percent",
     "\N{NO-BREAK SPACE}": "write a plain space",
 }

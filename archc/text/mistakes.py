@@ -184,6 +184,18 @@ def _no_weight(r: Refusal) -> Mistake | None:
     return Mistake(Diagnostic("E013", "'@' takes a weight with its axes", r.span(back + 1), help=hint), back)
 
 
+def _number_for_axis(r: Refusal) -> Mistake | None:
+    """`x[0]`, `W[width -> 10]`: brackets hold names."""
+    if r.token.kind != "number" or "NAME" not in r.accepts or "NUMBER" in r.accepts:
+        return None
+    opener = r.outline.open_before(r.at, r.start)
+    if not opener or r.outline.scraps[opener[-1]].text != "[":
+        return None
+    hint = f"write '[axis = {r.token.text}]' to declare one, pick(x, axis = {r.token.text}) for an element"
+    message = f"an axis has a name, and '{r.token.text}' is none"
+    return Mistake(Diagnostic("E013", message, r.span(r.at), help=hint), r.at)
+
+
 def _prime(r: Refusal) -> Mistake | None:
     if r.token.text != "'":
         return None
@@ -280,6 +292,7 @@ _RULES: tuple[Rule, ...] = (
     _unknown_statement,
     _unnamed_value,
     _no_weight,
+    _number_for_axis,
     _prime,
     _side_by_side,
 )
