@@ -29,7 +29,7 @@ from archc.version import VERSION
 Backend = Literal["torch", "flax"]
 
 CONTEXT = 256
-OF_MODELS = frozenset({"generate.py", "ngram.py", "tasks.py", "texts.py"})
+OF_MODELS = frozenset({"generate.py", "ngram.py", "request.py", "tasks.py", "texts.py"})
 OF_ENCODERS = frozenset({"masking.py"})
 """Files that only projects of one kind have: the others have nothing to continue, or nothing to mask."""
 

@@ -85,7 +85,7 @@ def test_the_texts_of_a_batch_end_apart_where_transformers_ends_them(
     assert min(lengths) == 0  # one ends at once
     assert max(lengths) == 12  # one never does
     modules = import_project(archc.compile(run / "model.arch", backend=backend), "generate")
-    request = modules["settings"].Request(prompt=prompts, tokens=12, temperature=0)
+    request = modules["request"].Request(prompt=prompts, tokens=12, temperature=0)
     modules["generate"].generate(run, request)
     assert capsys.readouterr().out == "\n\n".join(f"---- {n}\n{text}" for n, text in enumerate(wanted, 1)) + "\n"
 
@@ -99,7 +99,7 @@ def test_a_text_goes_on_past_its_end_where_that_is_asked_for(
     with torch.no_grad():
         whole = model.generate(given, max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=1)
     for ignored, text in ((False, "s"), (True, tokenizer.decode(whole[0, 1:]))):
-        request = project["settings"].Request(prompt=("s",), tokens=5, temperature=0, ignore_eos=ignored)
+        request = project["request"].Request(prompt=("s",), tokens=5, temperature=0, ignore_eos=ignored)
         project["generate"].generate(run, request)
         assert capsys.readouterr().out == f"{text}\n"
 
