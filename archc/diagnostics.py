@@ -6,15 +6,17 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One text and the name that messages call it by."""
+    """One text and the name that messages call it by; `standard`: it is of the library that every spec sees."""
 
     name: str
     text: str
+    standard: bool = False
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -96,12 +98,42 @@ def error(code: str, message: str, span: Span | None = None, *notes: Note, help:
     return ArchError([Diagnostic(code, message, span, tuple(notes), help)])
 
 
+def led_here(trail: Iterable[Span]) -> tuple[Span, tuple[Note, ...]]:
+    """Where a mistake is shown, and the other lines that led to it, innermost first.
+
+    A mistake inside of the standard library is shown at the line of the user's own that led there.
+    """
+    spans = tuple(dict.fromkeys(trail))
+    first = next((i for i, span in enumerate(spans) if not span.source.standard), 0)
+    within = [Note("in the standard library", span) for span in spans[:first]]
+    beyond = [Note("called from here", span) for span in spans[first + 1 :]]
+    if len(beyond) > 6:
+        beyond = [*beyond[:3], Note(f"... {len(beyond) - 6} more calls"), *beyond[-3:]]
+    return spans[first], (*within, *beyond)
+
+
 def closest(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean '...'?`, or nothing if no candidate is near."""
+    """`did you mean '...'?`, or nothing if no candidate is near; one written with other cases and `_` is.
+
+    >>> closest("RMSNorm", ["rms_norm", "normal"])
+    "did you mean 'rms_norm'?"
+    """
     import difflib  # only mistakes pay for it
 
-    found = difflib.get_close_matches(word, sorted(set(candidates)), 1, 0.6)
+    known = sorted(set(candidates))
+    same = [each for each in known if each != word and _plain(each) == _plain(word)]
+    found = same or difflib.get_close_matches(word, known, 1, 0.6)
     return f"did you mean '{found[0]}'?" if found else ""
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", "").lower()
+
+
+def closest_file(missing: Path) -> str:
+    """The same for a spec file that is not there, among those beside it."""
+    near = closest(missing.stem, [path.stem for path in missing.parent.glob("*.arch")])
+    return near.replace("'?", ".arch'?")
 
 
 def _excerpt(span: Span, label: str, width: int) -> list[str]:

@@ -12,8 +12,10 @@ from tempfile import TemporaryDirectory
 from archc.api import Backend, compile
 from archc.diagnostics import ArchError, error
 from archc.exchange.run import TEXT, TOKENIZER, is_run
+from archc.passes.vocabulary import gives_logits
 from archc.specs_index import MODEL, Settings, program
 
+_HEAD = "return one number for each token first: 'logits = x @ U[width -> vocab]'"
 _EXTRAS = {"torch": "torch", "triton": "torch", "flax": "jax", "jax": "jax"}
 _FRAMEWORK = re.compile(r"^(?:import|from) (torch|jax|flax)\b", re.MULTILINE)
 
@@ -31,8 +33,12 @@ def train(
     """Compiles into the run folder and runs its train.py with the arguments; its exit code.
 
     An unchanged run folder is used as it is, so that `--resume` goes on where it stopped. `ArchError` as of `compile`,
-    E608 where the framework is not installed.
+    E608 where the framework is not installed, E616 for a model without logits.
     """
+    graph = program(spec, settings).graph
+    if not gives_logits(graph):
+        given = f"its first output is a {graph.main.results[0].type}"
+        raise error("E616", f"'{graph.name}' gives no logits for its tokens: {given}", help=_HEAD)
     run = out or Path("runs") / _run_name(spec, backend, settings)
     require(backend)
     compile(spec, backend=backend, out=run, settings=settings, context=context, force=force)

@@ -10,7 +10,7 @@ from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 
-from archc.diagnostics import ArchError, Diagnostic, Source, closest, error
+from archc.diagnostics import ArchError, Diagnostic, Source, closest, closest_file, error
 from archc.elaborate import Library, Program, elaborate, load
 from archc.passes.support import check_causal
 from archc.resources import paths, read
@@ -116,11 +116,10 @@ def read_source(name: str) -> Source:
     try:
         return Source(name, Path(name).read_bytes().decode("utf-8").removeprefix("\ufeff"))
     except FileNotFoundError:
-        folder = Path(name).parent
-        near = closest(Path(name).name, [p.name for p in folder.glob("*.arch")]) if folder.is_dir() else ""
-        raise error("E602", f"no file '{name}'", help=near) from None
+        raise error("E602", f"no file '{name}'", help=closest_file(Path(name))) from None
     except UnicodeDecodeError as why:
-        raise error("E603", f"'{name}' is not UTF-8 text: byte {why.object[why.start]:#04x} at {why.start}") from None
+        message = f"'{name}' is not UTF-8 text: byte {why.object[why.start]:#04x} at {why.start}"
+        raise error("E603", message, help="save it as UTF-8") from None
     except OSError as why:
         raise error("E603", f"cannot read '{name}': {(why.strerror or str(why)).lower()}") from None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from archc.diagnostics import Span, closest
-from archc.elaborate.bound import Axes, Num, Poison
+from archc.elaborate.bound import Axes, Poison
 from archc.elaborate.frame import Frame, Poisoned
+from archc.elaborate.numbers import Num
 from archc.ir.graph import Axis, Value
 from archc.text import ast
 

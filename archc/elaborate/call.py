@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archc.diagnostics import Source
-from archc.elaborate.bound import Bound, Instance, Num
+from archc.elaborate.bound import Bound, Instance
+from archc.elaborate.numbers import Num
 from archc.ir.graph import Graph, Layer, Region, Value, Weight
 from archc.text import ast
 
@@ -55,6 +56,21 @@ class Call:
         for stack in self.stacks.values():
             for call in stack.distinct:
                 yield from call.walk()
+
+    def is_shared(self, node: ast.Call) -> bool:
+        """Whether a call below is of a fn that was made by `shared`."""
+        return self.calls[node].instance not in self.instance.children.values()
+
+    def way_to(self, weight: Value) -> tuple[ast.Call, ...] | None:
+        """The calls that lead to the instance which has a weight, outermost first; None if there is no way from here:
+        what is handed to calls below is not ours to name."""
+        if weight in self.instance.weights.values():
+            return ()
+        for node, below in self.calls.items():
+            rest = below.way_to(weight)
+            if rest is not None and not any(below.is_shared(n) for n in rest[:1]):
+                return (node, *rest)
+        return None
 
 
 @dataclass(frozen=True, eq=False)

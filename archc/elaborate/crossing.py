@@ -54,7 +54,8 @@ def mask(given: Given) -> Value:
         number = given.number(node, f"'{what}' of {name}")
         size = given.frame.whole(number, node, f"'{what}' of {name}")
         if size < 1:
-            given.frame.fail("E231", f"{name}({size}) sees nothing", node, *number.roots)
+            help = "the token itself is one: give 1 or more"
+            given.frame.fail("E231", f"{name}({size}) sees nothing", node, *number.roots, help=help)
         sizes.append(size)
     value = given.add("mask", name=name, sizes=tuple(sizes))
     value.label = given.node.span.text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from archc.elaborate.bound import ARITHMETIC, FUNCTIONS, Bound, Num, merge_roots
+from archc.elaborate.bound import Bound
 from archc.elaborate.given import Given
+from archc.elaborate.numbers import ARITHMETIC, FUNCTIONS, Num, merge_roots
 from archc.ir.graph import Operand, Value
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from archc.diagnostics import ArchError, Diagnostic, Note, Source, Span, error
-from archc.elaborate.bound import Bound, Num, Poison, Root, Scope
+from archc.diagnostics import ArchError, Diagnostic, Note, Span, error, led_here
+from archc.elaborate.bound import Bound, Callable_, Poison, Scope
+from archc.elaborate.builder import Builder
 from archc.elaborate.call import Call
+from archc.elaborate.numbers import Num, Root
 from archc.ir.graph import Operand, Origin, Region, Type, Value, Weight
 from archc.ops.base import Misfit, called
 from archc.ops.table import INFER
@@ -24,44 +26,6 @@ class Walker(Protocol):
 
     def body(self, body: tuple[ast.Stmt, ...], frame: Frame) -> tuple[Bound, ...] | None:
         """Runs statements; what `return` gave back, if there was one."""
-
-
-@dataclass(eq=False)
-class Builder:
-    """A region under construction."""
-
-    name: str
-    ids: Iterator[int]
-    parent: Builder | None = None
-    params: list[Value] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
-    lifted: dict[Value, Value] = field(default_factory=dict)
-    widened: dict[Value, Value] = field(default_factory=dict)
-    weights: list[WeightDraft] = field(default_factory=list)
-
-    @property
-    def outside(self) -> Builder:
-        """The region that weights belong to: the layer or the model, not a loop inside of it."""
-        return self.parent.outside if self.name == "loop" and self.parent is not None else self
-
-    def finish(self, results: tuple[Value, ...]) -> Region:
-        """The region as data."""
-        return Region(self.name, tuple(self.params), tuple(self.values), results)
-
-
-@dataclass(eq=False)
-class WeightDraft:
-    """A weight as it was first written: its uses may change its role."""
-
-    value: Value
-    name: str
-    call: Call
-    scope: Scope
-    role: Literal["matrix", "table", "scale", "bias"]
-    frozen: bool
-    contracted: tuple[str, ...]
-    kept: tuple[str, ...]
-    span: Span
 
 
 CROSSING = frozenset(
@@ -89,13 +53,11 @@ _ONE_TOKEN = {"loop": ("the body of a loop", "compute it before the loop"), "ini
 class Shelf:
     """What one elaboration shares: counters, diagnostics, finished weights.
 
-    `library`: the sources of std, where a message never begins if the user's own file can be shown; `histories`: where
-    the size of an axis came from; `factors`: weights that something is multiplied by; `filters`: weights of
-    convolutions, with their taps; `checked`: definitions whose statements were looked at; `homes`: where the weights of
-    shared fns go.
+    `histories`: where the size of an axis came from; `factors`: weights that something is multiplied by; `filters`:
+    weights of convolutions, with their taps; `checked`: definitions whose statements were looked at; `homes`: where the
+    weights of shared fns go.
     """
 
-    library: frozenset[Source] = frozenset()
     diagnostics: list[Diagnostic] = field(default_factory=list)
     ids: Iterator[int] = field(default_factory=itertools.count)
     weights: dict[Region, tuple[Weight, ...]] = field(default_factory=dict)
@@ -157,19 +119,11 @@ class Frame:
     def diagnostic(
         self, code: str, message: str, node: ast.Node | Span, *notes: Note | Root, help: str = ""
     ) -> ArchError:
-        """An error at a node, with the calls that led here.
-
-        An error inside of std is shown at the line of the user's own file that led there; std's line becomes a note.
-        """
+        """An error at a node, with the calls that led here."""
         span = node.span if isinstance(node, ast.Node) else node
-        trail = tuple(dict.fromkeys((span, *reversed(self.sites))))
-        first = next((i for i, s in enumerate(trail) if s.source not in self.shelf.library), 0)
-        within = [Note("in the standard library", s) for s in trail[:first]]
-        beyond = [Note("called from here", s) for s in trail[first + 1 :]]
-        if len(beyond) > 6:
-            beyond = [*beyond[:3], Note(f"... {len(beyond) - 6} more calls"), *beyond[-3:]]
+        place, trail = led_here((span, *reversed(self.sites)))
         own = dict.fromkeys(n.note if isinstance(n, Root) else n for n in notes)
-        return error(code, message, trail[first], *own, *within, *beyond, help=help)
+        return error(code, message, place, *own, *trail, help=help)
 
     def fail(self, code: str, message: str, node: ast.Node | Span, *notes: Note | Root, help: str = "") -> NoReturn:
         """Raises an error at a node (see `diagnostic`)."""
@@ -182,7 +136,7 @@ class Frame:
     def shown(self, origin: Origin) -> Span | None:
         """The line of the user's own file that made a value, if there is one."""
         trail = [s for s in (origin.span, *reversed(origin.calls)) if s is not None]
-        return next((s for s in trail if s.source not in self.shelf.library), trail[0] if trail else None)
+        return next((s for s in trail if not s.source.standard), trail[0] if trail else None)
 
     def made(self, value: Value, what: str = "it") -> tuple[Note, ...]:
         """Where a value was made, as a note; parameters are made nowhere."""
@@ -253,7 +207,8 @@ class Frame:
                 return bound.plain
             case Poison():
                 raise Poisoned
-        self.fail("E210", f"{what} must be a value or a number, this is {describe(bound)}", node)
+        call = "call it: its name and what it takes in parentheses" if isinstance(bound, Callable_) else ""
+        self.fail("E210", f"{what} must be a value or a number, this is {describe(bound)}", node, help=call)
 
     def value(self, bound: Bound, node: ast.Node, what: str) -> Value:
         """A value of the graph."""
@@ -280,7 +235,7 @@ class Frame:
                 f"axis '{axis}' would have size {found}",
                 node,
                 *found.roots,
-                help="choose numbers that divide" if whole is None else "",
+                help="choose numbers that divide" if whole is None else f"an axis has at least size {max(least, 1)}",
             )
         self.shelf.remember(axis, whole, found.roots)
         return whole

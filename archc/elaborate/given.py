@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from archc.elaborate.axes import axis_names, side
-from archc.elaborate.bound import Bound, Num
+from archc.elaborate.bound import Bound
 from archc.elaborate.frame import Frame
+from archc.elaborate.numbers import Num
 from archc.ir.graph import Operand, Value
 from archc.text import ast
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from archc.diagnostics import ArchError, Diagnostic, Note, Source, closest, error
+from archc.diagnostics import ArchError, Diagnostic, Note, Source, closest, closest_file, error
 from archc.elaborate.bound import Function, Scope
 from archc.resources import paths, read
 from archc.text import ast
@@ -33,7 +33,10 @@ class Library:
         """The model with that name; without one the one called like the file, else the only one. Raises E120."""
         models = self.models
         if not models:
-            raise error("E120", f"'{self.source.name}' declares no model")
+            help = "add 'model name(...) { ... }'; fns alone are imported by the file of a model"
+            raise error("E120", f"'{self.source.name}' declares no model", help=help)
+        if problems := list(_twice(self.main)):
+            raise ArchError(problems)
         if name is None:
             stem = Path(self.source.name).stem
             found = next((m for m in models if m.name.text == stem), models[0] if len(models) == 1 else None)
@@ -98,13 +101,13 @@ def _twice(file: ast.File) -> Iterator[Diagnostic]:
         known = first.setdefault(item.name.text, item)
         if known is not item:
             note = Note("first here", known.name.span)
-            yield Diagnostic("E124", f"'{item.name.text}' is declared twice", item.name.span, (note,))
+            yield Diagnostic("E124", f"'{item.name.text}' is declared twice", item.name.span, (note,), "rename one")
 
 
 @cache
 def standard_files() -> tuple[ast.File, ...]:
     """The files of specs/std, parsed once per process."""
-    return tuple(parse(Source(p, read("specs", p))) for p in paths("specs") if p.startswith("std/"))
+    return tuple(parse(Source(p, read("specs", p), standard=True)) for p in paths("specs") if p.startswith("std/"))
 
 
 @cache
@@ -186,8 +189,9 @@ def _text(each: ast.Import, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
-        near = closest(path.name, [p.name for p in path.parent.glob("*.arch")]) if path.parent.is_dir() else ""
-        raise error("E123", f"no file '{each.path}'" + (f"; {near}" if near else ""), each.span) from None
+        near = closest_file(path)
+        where = "the path begins at the folder of this file"
+        raise error("E123", f"no file '{each.path}'" + (f"; {near}" if near else ""), each.span, help=where) from None
     except UnicodeDecodeError:
         raise error("E123", f"'{each.path}' is not UTF-8 text", each.span) from None
     except OSError as why:

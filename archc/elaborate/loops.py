@@ -6,7 +6,8 @@ from collections.abc import Set
 
 from archc.elaborate.axes import declared_axes
 from archc.elaborate.bound import Scope
-from archc.elaborate.frame import Builder, Frame
+from archc.elaborate.builder import Builder
+from archc.elaborate.frame import Frame
 from archc.ir.graph import Kind, Operand, Type, Value
 from archc.text import ast
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NoReturn
 
 from archc.diagnostics import closest
@@ -11,6 +12,7 @@ from archc.elaborate.axes import axis_in_scope
 from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, SharedFunction
 from archc.elaborate.call import Definition
 from archc.elaborate.frame import Frame
+from archc.elaborate.numbers import Num, Root
 from archc.ops.pair import MASKS
 from archc.text import ast
 
@@ -40,7 +42,12 @@ def name(node: ast.Name, frame: Frame) -> Bound:
 def unknown(text: str, what: str, candidates: set[str], node: ast.Node, frame: Frame) -> NoReturn:
     """Raises E101 with the nearest name."""
     hint = closest(text, candidates | builtins.NAMES)
-    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node)
+    instead = (
+        "declare it with 'fn', or import the file that does"
+        if what == "function"
+        else "give it a value above, or make it a parameter"
+    )
+    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node, help="" if hint else instead)
 
 
 def read_in(body: Iterable[ast.Stmt]) -> frozenset[str]:
@@ -56,6 +63,8 @@ def assign(ident: ast.Ident, bound: Bound, frame: Frame) -> None:
     before = frame.scope.unread.get(ident.text)
     if before is not None and not frame.shelf.diagnostics:
         _nothing_uses(f"this '{ident.text}'", before, frame)
+    if isinstance(bound, Num) and not bound.roots:
+        bound = replace(bound, roots=(Root(ident.text, str(bound), "this line", ident.span),))
     frame.scope.names[ident.text] = bound
     if not ident.text.startswith("_"):
         frame.scope.unread[ident.text] = ident

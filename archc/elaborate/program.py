@@ -7,10 +7,12 @@ from fractions import Fraction
 
 from archc.diagnostics import ArchError, Diagnostic, closest, error
 from archc.elaborate import names, statements
-from archc.elaborate.bound import Bound, Instance, Num, Poison, Root, Scope
+from archc.elaborate.bound import Bound, Instance, Poison, Scope
+from archc.elaborate.builder import Builder
 from archc.elaborate.call import Call, Program
-from archc.elaborate.frame import Builder, Frame, Shelf, describe
-from archc.elaborate.library import Library, standard_files
+from archc.elaborate.frame import Frame, Shelf, describe
+from archc.elaborate.library import Library
+from archc.elaborate.numbers import Num, Root
 from archc.elaborate.walk import Elaborator
 from archc.elaborate.weights import finish_weights
 from archc.ir.graph import Graph, Kind, Value
@@ -25,7 +27,7 @@ def elaborate(
 ) -> Program:
     """Elaborates one model at one size. Raises `ArchError` with everything that is wrong, in the order of the text."""
     definition = library.model(model)
-    shelf = Shelf(frozenset(f.span.source for f in standard_files()))
+    shelf = Shelf()
     root = Call(definition, Instance(""))
     builder = Builder(definition.name.text, shelf.ids)
     frame = Frame(Elaborator(), shelf, builder, Scope(library.scope(), closed=True), root)

@@ -7,21 +7,11 @@ from dataclasses import dataclass
 from archc.diagnostics import ArchError, Note, Span, closest
 from archc.elaborate import functions, names, statements
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import (
-    Axes,
-    BlockUse,
-    Bound,
-    Builtin,
-    Function,
-    Instance,
-    Num,
-    Poison,
-    Repeated,
-    Replaced,
-    Scope,
-)
+from archc.elaborate.bound import Axes, BlockUse, Bound, Builtin, Function, Instance, Poison, Repeated, Replaced, Scope
+from archc.elaborate.builder import Builder
 from archc.elaborate.call import Call, Stack
-from archc.elaborate.frame import Builder, Frame, Poisoned, describe
+from archc.elaborate.frame import Frame, Poisoned, describe
+from archc.elaborate.numbers import Num
 from archc.elaborate.weights import finish_weights
 from archc.ir.graph import Kind, Layer, Origin, Region, Value
 from archc.text import ast

@@ -132,7 +132,8 @@ def _properties(definition: Definition, frame: Frame) -> None:
             if ident.text not in mentions:
                 hint = closest(ident.text, mentions)
                 message = f"{word}: '{definition.name.text}' has no weight '{ident.text}'"
-                frame.complain("E406", message + (f"; {hint}" if hint else ""), ident)
+                written = f"its weights are: {', '.join(sorted(mentions))}" if mentions else "it writes none"
+                frame.complain("E406", message + (f"; {hint}" if hint else ""), ident, help=written)
             elif isinstance(statement, ast.Tied) and mentions[ident.text] == 1:
                 frame.complain("E407", f"weight '{ident.text}' is tied, but written only once", ident)
 

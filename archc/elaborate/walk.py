@@ -5,20 +5,10 @@ from __future__ import annotations
 from archc.diagnostics import ArchError
 from archc.elaborate import builtins, functions, loops, names, stacks, statements, weights
 from archc.elaborate.axes import axis_names
-from archc.elaborate.bound import (
-    ARITHMETIC,
-    BlockUse,
-    Bound,
-    Builtin,
-    Function,
-    Num,
-    Poison,
-    Repeated,
-    SharedFunction,
-    merge_roots,
-)
+from archc.elaborate.bound import BlockUse, Bound, Builtin, Function, Poison, Repeated, SharedFunction
 from archc.elaborate.decays import feeders
 from archc.elaborate.frame import Frame, Poisoned, describe
+from archc.elaborate.numbers import ARITHMETIC, Num, merge_roots
 from archc.ir.graph import Operand, Value
 from archc.text import ast
 

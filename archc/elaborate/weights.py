@@ -8,7 +8,8 @@ from typing import Literal
 from archc.diagnostics import ArchError, Note
 from archc.elaborate.attributes import attribute
 from archc.elaborate.axes import declared_axes
-from archc.elaborate.frame import Builder, Frame, WeightDraft
+from archc.elaborate.builder import Builder, WeightDraft
+from archc.elaborate.frame import Frame
 from archc.ir.graph import Axis, Kind, Operand, Region, Type, Value, Weight
 from archc.text import ast
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 
 from archc.elaborate.attributes import attribute
 from archc.elaborate.call import Call
-from archc.emit.calls import called
 from archc.emit.code import Code, python_name
 from archc.emit.dialect import Dialect
 from archc.emit.fused import Fused
 from archc.emit.layout import legend, reindex
 from archc.emit.mixes import Mixes
 from archc.emit.numbers import Numbers, Place, literal, number_node
+from archc.emit.precision import Precision
 from archc.emit.units import TIME_OPS, Unit, Units
 from archc.fuse.scans import FusedScan
 from archc.ir.graph import Kind, Value
+from archc.ops.table import OPS
 from archc.passes.norms import Norm
 from archc.text import ast
 
@@ -46,11 +47,12 @@ class Body:
     dialect: Dialect
     rules: Mapping[str, Rule]
     fused: Fused
-    fp32: frozenset[str]
+    precision: Precision
     finished: Mapping[Unit, Numbers]
     numbers: Numbers
     lines: list[str] = field(default_factory=list)
     names: dict[Value, str] = field(default_factory=dict)
+    aliases: dict[Value, list[Value]] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
     gates: dict[str, FusedScan] = field(default_factory=dict)
     mixes: dict[str, Mixes] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class Body:
         if value in self.names:
             return Code(self.names[value])
         if value in self.results:
-            return called(self, *self.results[value])
+            return self.rules["called"](self, value)
         if value in self.fused.gated:
             return self.rules["gated"](self, value)
         if value in self.fused.convs:
@@ -102,7 +104,7 @@ class Body:
         if weight is None:
             return None
         code = self.render(weight)
-        if norm.input.type.wide == (weight.attrs.get("path") in self.fp32):
+        if norm.input.type.wide == (weight.attrs.get("path") in self.precision.fp32):
             return code
         if norm.input.type.wide and not given.text.isidentifier():
             self.kernel("fp32")
@@ -111,13 +113,8 @@ class Body:
 
     def _alias(self, value: Value) -> Code | None:
         """The name of what a fn gave back, for the value it computed inside."""
-        for named, name in self.names.items():
-            inner = named
-            while inner.op in ("narrow", "rename", "fp32") and inner is not value:
-                inner = inner.operands[0]
-            if inner is value:
-                return Code(name)
-        return None
+        named = next((v for v in self.aliases.get(value, ()) if v in self.names), None)
+        return None if named is None else Code(self.names[named])
 
     def operand(self, value: Value, index: int) -> Code:
         """An argument of an op: a value, or a number as the spec wrote it."""
@@ -135,43 +132,20 @@ class Body:
             return code
         code = reindex(code, arg, value.type, self.dialect)
         plain = value.kind is not Kind.WEIGHT and not value.type.wide and value.type.dtype == "real"
-        return self.narrow(code) if plain and self.is_wide_weight(arg) else code
-
-    def is_wide_weight(self, value: Value) -> bool:
-        """Whether a function of weights is in single precision because its weights are."""
-        if value.kind is not Kind.WEIGHT:
-            return False
-        if value.op == "weight":
-            return value.attrs["path"] in self.fp32
-        if value.op in ("index", "softmax"):
-            return True
-        if value.op in ("contract", "narrow"):  # both leave the type of their result and no other
-            return value.type.wide
-        return value.type.wide or any(self.is_wide_weight(v) for v in value.operands)
+        return self.narrow(code) if plain and self.precision.is_wide_weight(arg) else code
 
     def matched(self, code: Code, operand: Value, value: Value) -> Code:
         """An operand of a contraction in the element type of the result: the frameworks want one for all."""
         if "complex" in (operand.type.dtype, value.type.dtype):
             return code
-        single = (operand.type.wide and not self.is_rounded(operand)) or self.is_wide_weight(operand)
+        wide = operand.type.wide and not self.precision.is_rounded(operand)
+        single = wide or self.precision.is_wide_weight(operand)
         if operand.type.dtype != "real" or (single and not value.type.wide):
             code, single = self.narrow(code), False
         if value.type.wide and not single:
             self.kernel("fp32")
             return Code(f"fp32({code.text})")
         return code
-
-    def is_rounded(self, value: Value) -> bool:
-        """Whether a value is in the compute type, though the spec has it in single precision: a kernel gave it so, or
-        it was computed, element by element, from such values and none in single precision.
-        """
-        found = self.fused.gated.get(value)
-        if found is not None:
-            return not found.inputs[0].value.type.wide
-        if value.op not in ("merge", "split", "rename", "add", "sub", "mul", "div", "neg"):
-            return False
-        single = [v for v in value.operands if v.type.wide or self.is_wide_weight(v)]
-        return bool(single) and all(map(self.is_rounded, single))
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""
@@ -212,7 +186,7 @@ class Body:
     def _narrow_weights(self) -> list[str]:
         """The weights of this very call that are in the compute type."""
         weights = self.call.instance.weights
-        return [name for name, weight in weights.items() if weight.attrs["path"] not in self.fp32]
+        return [name for name, weight in weights.items() if weight.attrs["path"] not in self.precision.fp32]
 
     def kernel(self, name: str) -> str:
         """Uses a function of a kernel file; gives back its name."""
@@ -228,6 +202,10 @@ class Body:
         for other in [v for v, n in self.names.items() if n == name]:
             del self.names[other]
         self.names[value] = name
+        inner = value
+        while OPS[inner.op].flow == "alias":
+            (inner,) = inner.operands
+            self.aliases.setdefault(inner, []).append(value)
 
     def hoist(self, value: Value, text: str, state: str | None, name: str = "") -> Code:
         """Puts an op that crosses time on a line of its own; gives back the name of its value.

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import BlockUse, Bound, Num, SharedFunction
+from archc.elaborate.bound import BlockUse, Bound, SharedFunction
 from archc.elaborate.call import Call, Stack
+from archc.elaborate.numbers import Num
 from archc.elaborate.stacks import argument_key
+from archc.emit.body import Body
 from archc.emit.code import Code, handed_name
 from archc.emit.numbers import Place, axis_order, literal
 from archc.emit.placed import whole
-from archc.emit.units import Unit, argument_of, handed_fns, is_number_mask, is_shared
+from archc.emit.units import Unit, argument_of, handed_fns, is_number_mask
 from archc.ir.graph import Kind, Value
 from archc.text import ast
 
-if TYPE_CHECKING:
-    from archc.emit.body import Body
 
-
-def called(body: Body, node: ast.Call, index: int) -> Code:
+def called(body: Body, value: Value) -> Code:
     """A result of a call as an expression; a call with a state gets a line of its own."""
+    node, index = body.results[value]
     text, unit = call_text(body, node)
     below = body.call.calls[node]
-    value = below.results[index]
-    assert isinstance(value, Value)
     if not unit.has_state or unit.takes_rows:
         return Code(text) if len(below.results) == 1 else Code(f"{text}[{index}]")
     return body.hoist(value, text, state_name(body, node))
@@ -45,26 +41,14 @@ def state_name(body: Body, node: ast.Call) -> str:
 def module_name(body: Body, node: ast.Call) -> str:
     """A called module: ours, or a shared one that was handed in."""
     callee = node.callee.text
-    if is_shared(body.call, node) and callee not in body.call.shared:
+    if body.call.is_shared(node) and callee not in body.call.shared:
         return handed_name(callee)
     return f"self.{instance_name(body, node)}"
 
 
-def way_to(call: Call, weight: Value) -> tuple[ast.Call, ...] | None:
-    """The calls that lead to the unit which has a weight, outermost first; None if there is no way from here: what is
-    handed to calls below is not ours to name."""
-    if weight in call.instance.weights.values():
-        return ()
-    for node, below in call.calls.items():
-        rest = way_to(below, weight)
-        if rest is not None and not any(is_shared(below, n) for n in rest[:1]):
-            return (node, *rest)
-    return None
-
-
 def weight_of(body: Body, weight: Value) -> Code:
     """A weight of this unit or of one below it, as it is stored."""
-    way, name = way_to(body.call, weight), str(weight.attrs["path"]).rsplit(".", 1)[-1]
+    way, name = body.call.way_to(weight), str(weight.attrs["path"]).rsplit(".", 1)[-1]
     assert way is not None, f"{name} is out of reach"
     if not way:
         return body.dialect.weight(name)

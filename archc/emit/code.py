@@ -99,7 +99,7 @@ RESERVED = METHODS | frozenset(
     """
     self pattern replaced rngs remat unroll math torch jax jnp nn nnx F checkpoint
     len min max int float abs range enumerate super
-    fp32 inv_softplus softmax_over softmax_keys orthogonal top causal_conv prev scan maxscan selective_scan
+    affine fp32 inv_softplus softmax_over softmax_keys orthogonal top causal_conv prev scan maxscan selective_scan
     long_convolution chunked_scan chunked_key_scan delta_scan attention bidirectional_attention composed_attention
     loop over_buckets over_rows remember unflatten
     Frozen Layers stacked single

@@ -8,7 +8,7 @@ from archc.ir.graph import Layer
 from archc.passes.decay import without_weight_decay
 from archc.passes.flops import flops
 from archc.passes.precision import single_precision
-from archc.passes.support import live_values
+from archc.passes.vocabulary import vocabulary
 from archc.passes.workload import Workload
 
 
@@ -19,9 +19,7 @@ def constants(program: Program, context: int) -> list[str]:
     prefixes = tuple(layer.prefix + "." for layer in layers)
     short = {_suffix(name, prefixes) for name in single_precision(graph)}
     train = flops(graph, Workload(1, context, context, "train")).per_token.total
-    tables = [v.operands for v in live_values(graph) if v.op == "lookup"]
-    vocab = next((t.type.axes[0].size for t, i in tables if i.attrs.get("name") == "tokens"), 0)
-    lines = [f"VOCAB = {vocab}"]
+    lines = [f"VOCAB = {vocabulary(graph)}"]
     lines += _named("FP32", sorted(short), "stay in single precision: what the spec computes there, and decays")
     lines += _per_layer(sorted(without_weight_decay(graph)), layers)
     lines.append(f'FLOPS = {{"train_per_token": {float(train):.6g}}}  # forward and backward, at {context} tokens')

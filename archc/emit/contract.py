@@ -49,7 +49,9 @@ def affine(body: Body, value: Value) -> Code | None:
     if not body.dialect.own_affine or value.type.wide or value.kind is not Kind.TOKEN or len(value.operands) != 2:
         return None
     for made, bias in (value.operands, value.operands[::-1]):
-        if made.op != "contract" or bias.op != "weight" or body.is_wide_weight(bias) or _elsewhere(body, made):
+        if made.op != "contract" or bias.op != "weight":
+            continue
+        if body.precision.is_wide_weight(bias) or _elsewhere(body, made):
             continue
         found = _matrix(body, made)
         if found is None or bias.names != found.new or value.names != (*found.rest, *found.new):
@@ -57,6 +59,8 @@ def affine(body: Body, value: Value) -> Code | None:
         x, matrix = _sides(body, made, found)
         shift = body.render(bias)
         shift = shift if len(found.new) == 1 else Code(f"{shift.atom}.flatten()")
+        if not found.turned:
+            body.kernel("affine")
         return _split(body, made, found, body.dialect.affine(x, matrix, found.turned, shift))
     return None
 

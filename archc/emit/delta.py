@@ -74,7 +74,9 @@ def _rows(body: Body, factors: tuple[Factor, ...], heads: Axes, last: Axes) -> C
 def _values(body: Body, read: Value, factors: tuple[Factor, ...], heads: Axes, last: Axes) -> Code:
     """The values in the precision of the read-out, which is that of the kernel's result."""
     code = _rows(body, factors, heads, last)
-    wide = any(body.is_wide_weight(f.operand) or f.operand.type.wide for f in factors if isinstance(f.operand, Value))
+    wide = any(
+        body.precision.is_wide_weight(f.operand) or f.operand.type.wide for f in factors if isinstance(f.operand, Value)
+    )
     if wide == read.type.wide:
         return code
     if wide:

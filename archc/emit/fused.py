@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from archc.elaborate.call import Call, Program
-from archc.emit.calls import way_to
 from archc.emit.numbers import number_from
 from archc.emit.units import Unit, Units, own_values
 from archc.fuse.composed import Composition, compositions
@@ -223,7 +222,7 @@ def _delta_scans(graph: Graph, units: Units, regions: Mapping[Call, Region]) -> 
 
 def _in_reach(found: Composition, call: Call) -> bool:
     """Whether a call can name the weights that a kernel reads."""
-    return all(h.value.op != "weight" or way_to(call, h.value) is not None for h in found.handed)
+    return all(h.value.op != "weight" or call.way_to(h.value) is not None for h in found.handed)
 
 
 def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> set[Value]:

@@ -54,8 +54,21 @@ def gated(body: Body, value: Value) -> Code:
     return _in_own_axes(body, value, code, fused)
 
 
+def _is_flat(fused: FusedScan) -> bool:
+    """Whether a kernel takes all channels as one axis, since some input has them so: none of the others may lack an
+    axis then, and no line splits channels that the next one would merge.
+    """
+    whole = all(handed.axes == fused.tile for handed in (*fused.inputs, *fused.weights))
+    return fused.kind == "diagonal" and whole and any(len(h.groups) == 1 < len(fused.tile) for h in fused.inputs)
+
+
 def _in_own_axes(body: Body, value: Value, code: Code, fused: FusedScan) -> Code:
     """What a kernel gives back, on a line of its own where its axes are not those of the scan."""
+    if _is_flat(fused):
+        if len(value.names) > 1:
+            sizes_of = [body.size(a.name, a.size) for a in value.type.axes]
+            body.line(f"{code.text} = {body.dialect.unflatten(code, -1, sizes_of).text}", value)
+        return code
     sizes = fused.scan.type.sizes
     tile, order = (tuple(Axis(n, sizes[n]) for n in names) for names in (fused.tile, _flat(fused.groups)))
     have = Value(-1, "param", (), Type(Kind.TOKEN, tile))
@@ -73,10 +86,12 @@ def _in_own_axes(body: Body, value: Value, code: Code, fused: FusedScan) -> Code
 
 
 def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:
-    """An input with the axes of the kernel's tile, 1 where it lacks one."""
+    """An input with the axes of the kernel's tile, 1 where it lacks one; as it is for a kernel of flat channels."""
     sizes = fused.scan.type.sizes
     kind = handed.value.kind
     code = _named(body, handed)
+    if _is_flat(fused):
+        return code.text
     for place, group in reversed([*enumerate(handed.groups)]):
         if len(group) > 1:
             inner = [body.size(a.name, a.size) for a in group]

@@ -31,6 +31,7 @@ KERNELS = {
     "bidirectional_attention": "attention.py",
     "composed_attention": "composed.py",
     "loop": "loop.py",
+    "affine": "numerics.py",
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
     "softmax_over": "numerics.py",

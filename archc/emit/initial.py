@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from archc.elaborate.bound import Num
+from archc.elaborate.numbers import Num
 from archc.emit.body import Body
 from archc.emit.code import Code, call, infix
 from archc.emit.fused import contracted_weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import Num
 from archc.elaborate.call import Call, Program, Stack
+from archc.elaborate.numbers import Num
 from archc.emit.body import Body
 from archc.emit.bundles import pair_parameters, split_unit, token_parameters
 from archc.emit.calls import (
@@ -25,11 +25,12 @@ from archc.emit.initial import initial_value
 from archc.emit.layout import axis_of
 from archc.emit.mixes import Mixes
 from archc.emit.numbers import Numbers, Taken
+from archc.emit.precision import Precision
 from archc.emit.rules import RULES
 from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
 from archc.emit.texts import ClassText, ModelText, Shape, StackText, docstring
-from archc.emit.units import Unit, Units, group, is_shared
+from archc.emit.units import Unit, Units, group
 from archc.fuse.scans import FusedScan
 from archc.ir.graph import Value
 from archc.passes.precision import single_precision
@@ -62,7 +63,8 @@ class Module:
         for name, node in Numbers(self.units.of[self.program.root]).lets.items():
             number = facts.get(node)
             self.model[name] = not isinstance(number, Num) or number.whole is not None
-        self.fp32 = frozenset(v.attrs["path"] for v, full in names.items() if set(full) <= single)
+        fp32 = frozenset(v.attrs["path"] for v, full in names.items() if set(full) <= single)
+        self.precision = Precision(fp32, self.fused.gated)
 
     def blocks(self) -> list[list[str]]:
         """The text of every unit."""
@@ -79,7 +81,7 @@ class Module:
     # --- bodies --------------------------------------------------------------------------------------
 
     def _body(self, unit: Unit, numbers: Numbers) -> Body:
-        return Body(unit, self.units, self.shape.dialect, RULES, self.fused, self.fp32, self.finished, numbers)
+        return Body(unit, self.units, self.shape.dialect, RULES, self.fused, self.precision, self.finished, numbers)
 
     def _run(self, unit: Unit, numbers: Numbers) -> Body:
         body = self._body(unit, numbers)
@@ -219,7 +221,7 @@ class Module:
         out: dict[str, str] = {}
         for node, below in unit.first.calls.items():
             child = self.units.of[below]
-            if child.is_class and not is_shared(unit.first, node):
+            if child.is_class and not unit.first.is_shared(node):
                 name = instance_name(body, node)
                 if name not in out:
                     out[name] = self.construct(body, below, child)

@@ -9,8 +9,9 @@ from fractions import Fraction
 from typing import Literal
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import Axes, Bound, Num
+from archc.elaborate.bound import Axes, Bound
 from archc.elaborate.call import Call
+from archc.elaborate.numbers import Num
 from archc.emit.code import Code, call, infix, minus, number_name, python_name
 from archc.emit.units import Unit, argument_of, is_number_mask
 from archc.ir.graph import Value

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from archc.emit.body import Body
 from archc.emit.code import Code, python_name
 from archc.ir.graph import Kind, Value
 from archc.passes.placed import is_placed
 from archc.text import ast
-
-if TYPE_CHECKING:
-    from archc.emit.body import Body
 
 
 def whole(body: Body, value: Value) -> Code:

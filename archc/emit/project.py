@@ -21,6 +21,7 @@ from archc.passes.caches import caches
 from archc.passes.flops import flops
 from archc.passes.params import params
 from archc.passes.positions import keeps_apart, longest
+from archc.passes.vocabulary import gives_logits
 from archc.passes.workload import Workload
 from archc.resources import kernel, paths, read
 from archc.version import VERSION
@@ -28,7 +29,7 @@ from archc.version import VERSION
 Backend = Literal["torch", "flax"]
 
 CONTEXT = 256
-OF_MODELS = frozenset({"generate.py", "ngram.py", "tasks.py"})
+OF_MODELS = frozenset({"generate.py", "ngram.py", "request.py", "tasks.py", "texts.py"})
 OF_ENCODERS = frozenset({"masking.py"})
 """Files that only projects of one kind have: the others have nothing to continue, or nothing to mask."""
 
@@ -150,6 +151,7 @@ def _values(program: Program, target: Target, context: int) -> dict[str, object]
         "outputs": len(graph.outputs),
         "longest": longest(graph),
         "apart": keeps_apart(graph),
+        "logits": gives_logits(graph),
         "decodes": graph.kind == "model",
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from archc.emit.body import Body, Rule
+from archc.emit.calls import called
 from archc.emit.code import Code, infix, minus
 from archc.emit.contract import affine, contract
 from archc.emit.gated import gated
@@ -70,7 +71,7 @@ def _complex(body: Body, value: Value) -> Code:
     parts = []
     for index, arg in enumerate(value.args):
         code = body.aligned(value, index)
-        if isinstance(arg, Value) and not arg.type.wide and not body.is_wide_weight(arg):
+        if isinstance(arg, Value) and not arg.type.wide and not body.precision.is_wide_weight(arg):
             body.kernel("fp32")
             code = Code(f"fp32({code.text})")
         parts.append(code)
@@ -84,7 +85,7 @@ def _where(body: Body, value: Value) -> Code:
 def _fp32(body: Body, value: Value) -> Code:
     (inner,) = value.operands
     code = body.render(inner)
-    if inner.op == "weight" and inner.attrs["path"] in body.fp32:
+    if inner.op == "weight" and inner.attrs["path"] in body.precision.fp32:
         return code
     body.kernel("fp32")
     return Code(f"fp32({code.text})")
@@ -92,7 +93,7 @@ def _fp32(body: Body, value: Value) -> Code:
 
 def _narrow(body: Body, value: Value) -> Code:
     code = body.operand(value, 0)
-    return code if body.is_rounded(value.operands[0]) else body.narrow(code)
+    return code if body.precision.is_rounded(value.operands[0]) else body.narrow(code)
 
 
 def _weight(body: Body, value: Value) -> Code:
@@ -183,6 +184,7 @@ def _missing(body: Body, value: Value) -> Code:
 
 
 RULES: dict[str, Rule] = {
+    "called": called,
     "gated": gated,
     **{name: _unary for name in UNARY if name != "neg"},
     **{name: _compared if name in COMPARISONS else _infix for name in INFIX},

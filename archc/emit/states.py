@@ -47,7 +47,9 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
                 arguments[1] = _slots(body, _around(body, node)).text
             out[state_name(body, node)] = f"{module_name(body, node)}.init_state({', '.join(arguments)})"
         else:
-            inner = Body(unit, body.units, body.dialect, body.rules, body.fused, body.fp32, body.finished, body.numbers)
+            inner = Body(
+                unit, body.units, body.dialect, body.rules, body.fused, body.precision, body.finished, body.numbers
+            )
             out[state_name(body, node)] = (
                 "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
             )

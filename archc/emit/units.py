@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from archc.elaborate.attributes import attribute
-from archc.elaborate.bound import Axes, Bound, Builtin, Function, Instance, Num, SharedFunction
+from archc.elaborate.bound import Axes, Bound, Builtin, Function, Instance, SharedFunction
 from archc.elaborate.call import Call, Program
+from archc.elaborate.numbers import Num
 from archc.emit.code import RESERVED, camel, handed_name, python_name
 from archc.ir.graph import Kind, Value, captures
 from archc.text import ast
@@ -240,11 +241,6 @@ def _variables(node: ast.Node) -> list[str]:
     return []
 
 
-def is_shared(call: Call, node: ast.Call) -> bool:
-    """Whether a call is of a fn that was made by `shared`."""
-    return call.calls[node].instance not in call.instance.children.values()
-
-
 def argument_of(site: ast.Call, below: Call, name: str) -> ast.Expr | None:
     """What a call gives a parameter, None if that keeps its default."""
     params = [p.name.text for p in below.definition.params]
@@ -260,7 +256,7 @@ def handed_fns(call: Call) -> dict[str, Instance]:
 
 def _shared_fns(block: Call) -> dict[str, Instance]:
     """What a block calls or hands to other fns of those that were made by `shared`, by name."""
-    out = {n.callee.text: c.instance for n, c in block.calls.items() if is_shared(block, n)}
+    out = {n.callee.text: c.instance for n, c in block.calls.items() if block.is_shared(n)}
     for site, below in block.calls.items():
         for key, instance in handed_fns(below).items():
             given = argument_of(site, below, key)

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from archc.diagnostics import ArchError, Source, Span
 from archc.elaborate import Library, elaborate
-from archc.elaborate.bound import Num
+from archc.elaborate.numbers import Num
 from archc.exchange.family import Variant
 from archc.specs_index import find, library
 from archc.text import ast

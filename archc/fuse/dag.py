@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from archc.elaborate.bound import FUNCTIONS
+from archc.elaborate.numbers import FUNCTIONS
 from archc.ops.node import Node, Nodes, Operand
 from archc.ops.table import OPS
 

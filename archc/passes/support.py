@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from archc.diagnostics import ArchError, Diagnostic, Note
+from archc.diagnostics import ArchError, Diagnostic, Note, Span, led_here
 from archc.ir.graph import Graph, Kind, Value
 from archc.ops.support import CAUSAL, EVERYWHERE, Support
 from archc.ops.table import OPS
@@ -66,27 +66,30 @@ def check_causal(graph: Graph) -> dict[Value, Support]:
 
 def _sees_ahead(value: Value, word: str, found: dict[Value, Support], explained: set[Value]) -> Diagnostic:
     todo = [value] if word == "softmax" else list(value.operands)
+    place, trail = _place(value)
     return Diagnostic(
         "E501",
         f"not causal: this {word} over keys can see later tokens",
-        value.origin.span,
-        (*_reasons(todo, found, explained), *_trail(value)),
+        place,
+        (*_reasons(todo, found, explained), *trail),
         help="give the softmax a causal mask (where = causal or window(n)), multiply by one, or declare an encoder",
     )
 
 
 def _over_time(value: Value) -> Diagnostic:
+    place, trail = _place(value)
     return Diagnostic(
         "E502",
         f"not causal: a {value.attrs['fn']} over time sees the whole sequence",
-        value.origin.span,
-        _trail(value),
+        place,
+        trail,
         help="use a scan or a sum over keys under a causal mask, or declare an encoder",
     )
 
 
-def _trail(value: Value) -> tuple[Note, ...]:
-    return tuple(Note("called from here", call) for call in reversed(value.origin.calls))
+def _place(value: Value) -> tuple[Span, tuple[Note, ...]]:
+    assert value.origin.span is not None, "every value of a spec was written somewhere"
+    return led_here((value.origin.span, *reversed(value.origin.calls)))
 
 
 def _reasons(todo: list[Value], found: dict[Value, Support], explained: set[Value]) -> Iterator[Note]:

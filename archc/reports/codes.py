@@ -125,6 +125,14 @@ COMMANDS: dict[str, Code] = {
         "archc generate run --prompt Once",
         "cp model/tokenizer.json run\narchc generate run --prompt Once",
     ),
+    "E616": Code(
+        "nothing to train",
+        "The loss of a training is of the first output, which must have one number for each token of the vocabulary.\n"
+        "A body without a head, as of a BERT that was imported without one, can be compiled and loaded: what is made\n"
+        "of its values, and trained, is yours to write.",
+        "encoder body(width = 64, vocab = 257) {\n    x = E[vocab width](tokens)\n    return x\n}",
+        "encoder body(width = 64, vocab = 257) {\n    x = E[vocab width](tokens)\n    return x @ U[width -> vocab]\n}",
+    ),
 }
 
 CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS | EXCHANGE

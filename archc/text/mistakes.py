@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.diagnostics import Diagnostic, Span, closest
+from archc.text.foreign import WORDS, instead_of
 from archc.text.refusal import Mistake, Refusal
 from archc.text.scan import CLOSERS, OPENERS, RESERVED, TOP_LEVEL, blanks
 
@@ -21,14 +22,6 @@ def explain(refusal: Refusal) -> Mistake:
 
 # --- characters --------------------------------------------------------------------------------------
 
-_ELSEWHERE = {
-    "&": "write 'and'",
-    "|": "write 'or'",
-    "!": "write 'not' or '!='",
-    "~": "write 'not'",
-    ";": "start a new line",
-}
-
 
 def _unknown_character(r: Refusal) -> Mistake | None:
     if r.token.kind == "open_string":
@@ -38,7 +31,7 @@ def _unknown_character(r: Refusal) -> Mistake | None:
     text = r.token.text
     after = r.outline.scraps[r.at + 1]
     number = text == "." and after.kind == "number" and after.start == r.token.end
-    hint = f"write '0.{after.text}'" if number else _ELSEWHERE.get(text, "")
+    hint = f"write '0.{after.text}'" if number else instead_of(text)
     shown = f"'{text}'" if text.isprintable() else f"U+{ord(text):04X}"
     return Mistake(Diagnostic("E002", f"unknown character {shown}", r.span(r.at), help=hint), r.at)
 
@@ -64,7 +57,7 @@ def _wrong_closer(r: Refusal) -> Mistake | None:
     pending = r.outline.open_before(r.at, r.start)
     opener = r.outline.scraps[pending[-1]].text if pending else ""
     if not pending and r.token.text != "{":
-        return Mistake(Diagnostic("E005", f"'{r.token.text}' closes nothing", r.span(r.at)), r.at)
+        return Mistake(Diagnostic("E005", f"'{r.token.text}' closes nothing", r.span(r.at), help="remove it"), r.at)
     if not pending or opener == OPENERS.get(r.token.text):
         return None
     if r.token.text == "{":
@@ -105,7 +98,8 @@ def _brace_closes_nothing(r: Refusal) -> Mistake | None:
             Diagnostic("E005", message, r.span(brace), (r.opened(opener),)), r.at, (r.span(brace).start, " ")
         )
     if r.token.text == "}":
-        return Mistake(Diagnostic("E005", "'}' closes nothing", r.span(r.at)), r.at, _to_next_declaration(r))
+        found = Diagnostic("E005", "'}' closes nothing", r.span(r.at), help="remove it")
+        return Mistake(found, r.at, _to_next_declaration(r))
     return None
 
 
@@ -129,6 +123,9 @@ def _missing_value(r: Refusal) -> Mistake | None:
         return Mistake(Diagnostic("E006", message, r.behind(last)), last)
     if "NUMBER" not in r.accepts or not r.before or not r.before.wants_more:
         return None
+    if r.token.kind == "string":
+        hint = "only the file of an import stands in quotes"
+        return Mistake(Diagnostic("E013", f"expected a value, found '{r.token.text}'", r.span(r.at), help=hint), r.at)
     if r.before.text == "*" and r.token.text == "*":
         return Mistake(Diagnostic("E006", "a power is written '^'", r.span(r.at - 1).to(r.span(r.at))), r.at)
     hint = "remove one '='; a comparison is written '=='" if r.before.text == r.token.text == "=" else ""
@@ -169,8 +166,10 @@ def _side_by_side(r: Refusal) -> Mistake | None:
         return None
     if "EQUAL" in r.accepts or right.text in RESERVED or not (left.ends_value and right.kind in ("word", "number")):
         return None
-    between = "',' or an operator" if r.outline.open_before(i, r.start) else "an operator"
+    inside, named = r.outline.open_before(i, r.start), r.outline.scraps[i + 1].text == "="
+    between = "','" if inside and named else "',' or an operator" if inside else "an operator"
     hint = f"write '{left.text} * {right.text}'" if (left.kind, right.kind) == ("number", "word") else ""
+    hint = f"write '{left.text}, {right.text} = ...'" if inside and named else hint
     message = f"{between} is missing between '{left.text}' and '{right.text}'"
     return Mistake(Diagnostic("E011", message, r.span(i), help=hint), r.at)
 
@@ -185,6 +184,18 @@ def _no_weight(r: Refusal) -> Mistake | None:
     return Mistake(Diagnostic("E013", "'@' takes a weight with its axes", r.span(back + 1), help=hint), back)
 
 
+def _number_for_axis(r: Refusal) -> Mistake | None:
+    """`x[0]`, `W[width -> 10]`: brackets hold names."""
+    if r.token.kind != "number" or "NAME" not in r.accepts or "NUMBER" in r.accepts:
+        return None
+    opener = r.outline.open_before(r.at, r.start)
+    if not opener or r.outline.scraps[opener[-1]].text != "[":
+        return None
+    hint = f"write '[axis = {r.token.text}]' to declare one, pick(x, axis = {r.token.text}) for an element"
+    message = f"an axis has a name, and '{r.token.text}' is none"
+    return Mistake(Diagnostic("E013", message, r.span(r.at), help=hint), r.at)
+
+
 def _prime(r: Refusal) -> Mistake | None:
     if r.token.text != "'":
         return None
@@ -192,16 +203,6 @@ def _prime(r: Refusal) -> Mistake | None:
 
 
 # --- statements --------------------------------------------------------------------------------------
-
-_FOREIGN = {
-    "if": "there are no conditionals: choose values with where(condition, a, b)",
-    "for": "there are no loops over layers: repeat blocks with stack(x, depth, [...]); steps of time with loop",
-    "while": "steps of time are written with loop",
-    "def": "write 'fn'",
-    "class": "write 'model' or 'block'",
-    "let": "write 'name = value'",
-    "pass": "leave the body empty",
-}
 
 
 def _unknown_statement(r: Refusal) -> Mistake | None:
@@ -211,8 +212,8 @@ def _unknown_statement(r: Refusal) -> Mistake | None:
     if first.kind != "word" or not (outside or r.accepts == {"COMMA", "EQUAL"}) or r.token.kind == "end":
         return None
     i = r.at if outside else r.at - 1
-    if first.text in _FOREIGN:
-        return Mistake(Diagnostic("E008", f"unknown statement '{first.text}'", r.span(i), help=_FOREIGN[first.text]), i)
+    if first.text in WORDS:
+        return Mistake(Diagnostic("E008", f"unknown statement '{first.text}'", r.span(i), help=WORDS[first.text]), i)
     if first.text in ("model", "encoder", "import"):
         return Mistake(Diagnostic("E009", f"'{first.text}' stands at the top of a file only", r.span(i)), i)
     near = closest(first.text, TOP_LEVEL if outside else RESERVED)
@@ -291,6 +292,7 @@ _RULES: tuple[Rule, ...] = (
     _unknown_statement,
     _unnamed_value,
     _no_weight,
+    _number_for_axis,
     _prime,
     _side_by_side,
 )

@@ -41,8 +41,8 @@ class TorchDialect:
         return call(f"F.{kind}_norm", value, shape, **weights, eps=eps)
 
     def affine(self, x: Code, matrix: Code, turned: bool, bias: Code) -> Code:
-        """`x @ matrix + bias`; `F.linear` transposes its matrix by itself."""
-        return call("F.linear", x, matrix if turned else Code(f"{matrix.atom}.T"), bias)
+        """`x @ matrix + bias`; `F.linear` takes the transpose of its matrix."""
+        return call("F.linear" if turned else "affine", x, matrix, bias)
 
     def weight(self, name: str) -> Code:
         """A weight of this module."""

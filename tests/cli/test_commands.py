@@ -30,6 +30,7 @@ WRONG = "model wrong(width = 8, vocab = 11) {\n    x = E[vocab width](tokens)\n 
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "small.arch").write_text(SMALL)
     (tmp_path / "wrong.arch").write_text(WRONG)
+    (tmp_path / "body.arch").write_text("encoder body(width = 8, vocab = 11) { return E[vocab width](tokens) }\n")
     (tmp_path / "latin.arch").write_bytes("## schön\n".encode("latin-1"))
     (tmp_path / "folder.arch").mkdir()
     (tmp_path / "run").mkdir()
@@ -64,6 +65,7 @@ MISTAKES = {
     "compile griffin:tiny --backend torch -o /proc/out": "error[E607]: cannot read or write '/proc/",
     "generate nowhere": "error[E609]: no run folder or checkpoint 'nowhere'",
     "generate run --prompt x": "error[E609]: 'run' is no run folder: it has no generate.py",
+    "train body.arch --backend torch": "'body' gives no logits for its tokens: its first output is a token[width=8]",
     "graph small.arch -o small.png": "error[E611]: cannot draw '.png' files",
     "graph small.arch -o nowhere/small.svg": "error[E607]: cannot read or write 'nowhere/small.svg': no such file",
     "fmt wrong.arch nothing.arch": "error[E602]: no file 'nothing.arch'",

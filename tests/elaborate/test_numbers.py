@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archc.elaborate.bound import ARITHMETIC, FUNCTIONS, Num
+from archc.elaborate.numbers import ARITHMETIC, FUNCTIONS, Num
 from tests.elaborate.specs import mistakes, model, program, shapes
 
 TEXT = """

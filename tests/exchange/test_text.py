@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 import archc
 from archc.diagnostics import ArchError
 from archc.exchange.run import TEXT
+from archc.loading import import_project
 from archc.runs import generate
 from tests.oracles.families import BERTS, llama
 
@@ -42,8 +47,13 @@ def run(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def project(run: Path) -> dict[str, ModuleType]:
+    """The modules that continue text with it."""
+    return import_project(archc.compile(run / "model.arch", backend="torch"), "generate")
+
+
 def test_a_prompt_is_continued_as_by_transformers(saved: Path, run: Path) -> None:
-    # tokens of the end are let through: archc stops after as many as were asked for
     tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
     model = transformers.AutoModelForCausalLM.from_pretrained(saved)
     given = tokenizer(PROMPT, return_tensors="pt")
@@ -54,6 +64,64 @@ def test_a_prompt_is_continued_as_by_transformers(saved: Path, run: Path) -> Non
     archc_ = [sys.executable, "-P", "-c", "from archc.cli import main; main()"]
     done = subprocess.run([*archc_, *command], capture_output=True, text=True, check=True)
     assert done.stdout == tokenizer.decode(wanted[0, 1:]) + "\n"
+
+
+@pytest.mark.parametrize("backend", ["torch", "flax"])
+def test_the_texts_of_a_batch_end_apart_where_transformers_ends_them(
+    saved: Path, run: Path, backend: Literal["torch", "flax"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ("the hat", "a", "s", "the cat")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
+    model = transformers.AutoModelForCausalLM.from_pretrained(saved)
+    wanted, lengths = [], []
+    for prompt in prompts:
+        given = tokenizer(prompt, return_tensors="pt").input_ids
+        with torch.no_grad():
+            (row,) = model.generate(given, max_new_tokens=12, do_sample=False, pad_token_id=1).tolist()
+        row = row[:-1] if row[-1] == model.generation_config.eos_token_id else row
+        wanted.append(tokenizer.decode(row[1:]))
+        lengths.append(len(row) - given.shape[1])
+    assert len(set(lengths)) == 4
+    assert min(lengths) == 0  # one ends at once
+    assert max(lengths) == 12  # one never does
+    modules = import_project(archc.compile(run / "model.arch", backend=backend), "generate")
+    request = modules["request"].Request(prompt=prompts, tokens=12, temperature=0)
+    modules["generate"].generate(run, request)
+    assert capsys.readouterr().out == "\n\n".join(f"---- {n}\n{text}" for n, text in enumerate(wanted, 1)) + "\n"
+
+
+def test_a_text_goes_on_past_its_end_where_that_is_asked_for(
+    saved: Path, run: Path, project: dict[str, ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
+    model = transformers.AutoModelForCausalLM.from_pretrained(saved)
+    given = tokenizer("s", return_tensors="pt").input_ids
+    with torch.no_grad():
+        whole = model.generate(given, max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=1)
+    for ignored, text in ((False, "s"), (True, tokenizer.decode(whole[0, 1:]))):
+        request = project["request"].Request(prompt=("s",), tokens=5, temperature=0, ignore_eos=ignored)
+        project["generate"].generate(run, request)
+        assert capsys.readouterr().out == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({}, set()),
+        ({"generation_config": {"eos_token_id": [3, 5]}, "config": {"eos_token_id": 1}}, {3, 5}),
+        ({"generation_config": {"eos_token_id": None}, "config": {"eos_token_id": 4}}, {4}),
+        ({"config": {}, "tokenizer_config": {"eos_token": "</s>"}}, {PIECES.index("</s>")}),
+        ({"tokenizer_config": {"eos_token": {"content": "</s>", "lstrip": False}}}, {PIECES.index("</s>")}),
+        ({"tokenizer_config": {"eos_token": "<never>"}}, set()),
+    ],
+)
+def test_what_ends_a_text_is_said_beside_the_tokenizer(
+    run: Path, project: dict[str, ModuleType], tmp_path: Path, files: dict[str, object], ends: set[int]
+) -> None:
+    shutil.copy(run / "tokenizer.json", tmp_path)
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert project["tokenizer"].load_tokenizer(tmp_path).ends == ends
 
 
 def test_its_files_travel_as_they_stand(saved: Path, run: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from archc.backends.torch.target import TorchTarget
 
 from archc.elaborate import Program
+from archc.emit.project import model_code
 from archc.specs_index import program
 from tests.equations.test_equations import ABLATIONS
 from tests.equations.variations import BILINEAR, DYNAMIC, varied
@@ -35,3 +37,20 @@ def test_a_norm_of_what_a_kernel_has_rounded_takes_its_scale_in_the_same_type() 
         check_bfloat16(program("hgrn", {"width": 8, "depth": 1, "hidden": 8, "vocab": 11}))
     finally:
         torch.set_warn_always(False)
+
+
+ROUNDED = """
+fn squash(h[width]) { return tanh(h) }
+model rounded(width = 8, vocab = 11) {
+    x = E[vocab width](tokens)
+    h = scan(decay = sigmoid(x @ W_a[width -> width']), input = fp32(tanh(x)))
+    return squash(h) @ U[width -> vocab]
+}
+"""
+
+
+def test_what_is_computed_from_what_a_kernel_has_rounded_is_not_cast_again() -> None:
+    found = program(ROUNDED)
+    code = model_code(found, TorchTarget(), context=16)["model.py"]
+    assert "return squash(h) @ self.U" in code
+    check_bfloat16(found)

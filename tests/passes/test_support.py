@@ -11,6 +11,7 @@ from archc.diagnostics import ArchError, render
 from archc.ir.graph import Graph
 from archc.ops.support import Support
 from archc.passes.support import check_causal
+from archc.specs_index import program
 
 ATTEND = """
     q = x @ W_q[dim = 4]
@@ -116,3 +117,20 @@ def test_the_denominator_of_a_softmax_must_be_causal_itself(mixer: Callable[[str
     assert found.span is not None
     assert found.span.text.startswith("softmax(s, over = keys, where = ")
     assert any(n.message.startswith("this mask admits later keys") for n in found.notes)
+
+
+def test_a_mask_that_the_library_was_given_is_shown_in_the_user_s_own_lines() -> None:
+    spec = """model m(width = 8, vocab = 11) {
+    x = E[vocab width](tokens)
+    x = attention(x, 2, mask = everything)
+    logits = x @ U[width -> vocab]
+}"""
+    with pytest.raises(ArchError) as caught:
+        program(spec)
+    (found,) = caught.value.diagnostics
+    assert found.span is not None
+    assert found.span.text == "attention(x, 2, mask = everything)"
+    assert [note.message for note in found.notes] == [
+        "this mask admits later keys: everything",
+        "in the standard library",
+    ]

@@ -19,7 +19,10 @@ from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE.parents[1] / "templates"
-SHARED = ("config.toml", "data.py", "folder.py", "ngram.py", "settings.py", "sources.py", "tasks.py", "tokenizer.py")
+SHARED = (
+    "config.toml", "corpus.py", "data.py", "folder.py", "ngram.py", "options.py", "request.py", "settings.py",
+    "sources.py", "tasks.py", "texts.py", "tokenizer.py",
+)  # fmt: skip
 OWN = {
     "torch": ("checkpoint.py", "compute.py", "generate.py", "train.py"),
     "flax": ("checkpoint.py", "compute.py", "generate.py", "stacks.py", "train.py"),
@@ -31,6 +34,7 @@ VALUES = {
     "apart": True,
     "inputs": ("tokens",),
     "outputs": 1,
+    "logits": True,
 }
 PRELOADED = {
     "torch": (

@@ -92,7 +92,7 @@ same_in_both = pytest.mark.parametrize("backend", ["torch"], scope="session")
 
 def test_masking_and_data_are_the_same_text_in_both_backends(tmp_path):
     emitted = [{a.path: a.text for a in archc.compile(SPEC, backend=name)} for name in ("torch", "flax")]
-    for path in ("masking.py", "data.py", "tokenizer.py", "settings.py", "config.toml"):
+    for path in ("masking.py", "corpus.py", "data.py", "tokenizer.py", "options.py", "settings.py", "config.toml"):
         assert emitted[0][path] == emitted[1][path]
 
 
@@ -144,7 +144,7 @@ def test_an_epoch_is_masked_in_other_places_than_the_one_before_and_resumes(load
     data = load("data")
     (tmp_path / "in").mkdir()
     write_text(tmp_path / "in" / "text")
-    split = data.prepare([tmp_path / "in" / "text"], "bytes", tmp_path / "out", 0.1).train
+    split = load("corpus").prepare([tmp_path / "in" / "text"], "bytes", tmp_path / "out", 0.1).train
     count = len(data.Sequences(split, 32))
     assert count == sum(len(shard) // 32 for shard in split.shards)
     batches = data.training_batches(split, 32, 1, 3, masking.of(3))
@@ -167,7 +167,7 @@ def test_an_epoch_is_masked_in_other_places_than_the_one_before_and_resumes(load
 def test_positions_begin_anew_with_every_document(load, tmp_path):
     data = load("data")
     starts = np.array([0, 5, 6, 17, 24, 40])
-    split = data.Split((np.arange(48, dtype=np.uint8),), (starts,))
+    split = load("corpus").Split((np.arange(48, dtype=np.uint8),), (starts,))
     found = [data.Sequences(split, 8)[i] for i in range(6)]
     assert all(
         {name: array.dtype.name for name, array in f.items()} == {"tokens": "int32", "pos": "int32"} for f in found
@@ -181,7 +181,7 @@ def test_positions_begin_anew_with_every_document(load, tmp_path):
 def test_the_frequencies_of_tokens_are_those_of_the_training_text(load, masking, tmp_path):
     data, module = load("data"), load("masking")
     write_text(tmp_path / "text")
-    corpus = data.prepare([tmp_path / "text"], "bytes", tmp_path / "out", 0.2)
+    corpus = load("corpus").prepare([tmp_path / "text"], "bytes", tmp_path / "out", 0.2)
     heldout = data.evaluation_batches(corpus.heldout, 32, 4, 8, masking.of(0))
     counts = Counter(b"".join(bytes(shard) for shard in corpus.train.shards))
     targets = [int(t) for batch in heldout for t in batch["targets"].ravel() if t != -1]
@@ -291,7 +291,7 @@ def test_an_encoder_s_folder_has_nothing_for_generating_and_a_model_s_nothing_fo
     assert set(model) - set(encoder) >= {"generate.py", "ngram.py", "tasks.py"}
     assert "masking.py" in set(encoder) - set(model)
     assert "generate" not in "".join(text for path, text in encoder.items() if not path.startswith("kernels/"))
-    assert "masked" not in model["data.py"] + model["settings.py"] + model["config.toml"]
+    assert "masked" not in "".join(model[path] for path in ("corpus.py", "data.py", "settings.py", "config.toml"))
 
 
 def test_a_sequence_counts_as_one_document_where_the_model_sums_over_it(backend):
@@ -309,6 +309,12 @@ def test_the_emitted_tests_pass(tmp_path, backend, cache, spec):
     quick = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=quick)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_body_without_logits_says_that_it_cannot_be_trained(tmp_path, backend, cache):
+    body = SUMMED.replace(" @ U[width -> vocab]", "")
+    outcome = laid_out(tmp_path, backend, cache, body).train()
+    assert "the model gives no logits for its tokens, so there is nothing to train" in one_line(outcome)
 
 
 @pytest.mark.parametrize("spec", [SUMMED, DECODER])

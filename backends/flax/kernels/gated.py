@@ -4,6 +4,8 @@ On a CPU the gates are ordinary array code around `scan` and `selective_scan`. G
 start are the same everywhere.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
@@ -29,11 +31,17 @@ def gated_scan(
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = a[t] h[t-1] + u[t] with a, u = gates(x[t], w, pos[t] == 0), from h = 0 where a document starts; out of h.
 
-    x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; pos [T] or [B, T]; state [B, *axes], h of
-    the token before; numbers: those that the gates take. Computes in at least single precision; returns out(h, x, w),
-    or h, [B, T, *axes] in the dtype of x[0], and the last h unrounded as the new state (None without one). impl,
-    interpret: for tests, the kernel of another machine.
+    x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; or, if any of x has one axis of channels and
+    others several, each with all of them. pos [T] or [B, T]; state [B, *axes], h of the token before; numbers: those
+    that the gates take. Computes in at least single precision; returns out(h, x, w), or h, [B, T, *axes], flat if any
+    of x was, in the dtype of x[0], and the last h unrounded as the new state (None without one). impl, interpret: for
+    tests, the kernel of another machine.
     """
+    if is_flat(x, w):
+        x, w = tuple(flat(z, 2) for z in x), tuple(flat(z, 0) for z in w)
+        given = None if state is None else flat(state, 1)
+        y, last = gated_scan(gates, x, w, pos, given, numbers=numbers, impl=impl, interpret=interpret)
+        return y, None if state is None or last is None else last.reshape(state.shape)
     x, w = _wide(x, w)
     gates = with_numbers(gates, numbers)
     h0 = None if pos.ndim == 1 else state
@@ -85,6 +93,13 @@ def gated_selective_scan(
     y, last = selective_scan(dt, A.reshape(-1, A.shape[-1]), v, B, C, pos, before, impl="xla")
     o = y.reshape(shape) if gates.out is None else gates.out(y.reshape(shape), *exact)
     return o.astype(x[0].dtype), None if last is None else last.reshape(shape[0], *A.shape)
+
+
+def is_flat(x: Arrays, w: Arrays) -> bool:
+    """Whether some token has all channels as one axis where another, or a weight, has several axes."""
+    shapes = [*(z.shape[2:] for z in x), *(jnp.shape(z) for z in w)]
+    channels = max(map(math.prod, shapes))
+    return any(z.shape[2:] == (channels,) for z in x) and any(len(shape) > 1 for shape in shapes)
 
 
 def _wide(x: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:

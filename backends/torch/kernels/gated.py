@@ -58,11 +58,16 @@ def gated_scan(
 ) -> tuple[Tensor, Tensor | None]:
     """`h[t] = a[t] h[t-1] + u[t]` with `a, u = gates(x, w)`, restarting from zero where `pos == 0`.
 
-    x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these. numbers: those that the gates take.
+    x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these; or, if any of x has one axis of channels
+    and others several, each with all of them. numbers: those that the gates take.
     pos: [T] (whole documents, the state is not read) or [B, T]. state: [B, *axes] or None.
-    Returns h, or what the gates read out of it, [B, T, *axes] in the dtype of the first input, and h[T-1] in at least
-    single precision.
+    Returns h, or what the gates read out of it, [B, T, *axes], flat if any of x was, in the dtype of the first input,
+    and h[T-1] in at least single precision.
     """
+    if is_flat(x, w):
+        x, w = tuple(each.flatten(2) for each in x), tuple(each.flatten() for each in w)
+        y, last = gated_scan(gates, x, w, pos, None if state is None else state.flatten(1), numbers=numbers)
+        return y, None if state is None or last is None else last.view(state.shape)
     shape = torch.broadcast_shapes(*(each.shape for each in (*x, *w)))
     if gates.fused is None or not runs_fused(x[0]):
         first = (pos == 0).reshape(pos.shape + (1,) * (len(shape) - 2))
@@ -79,6 +84,13 @@ def gated_scan(
         start = None if state is None else state.to(_wide([*xs, *ws])).reshape(-1, channels).contiguous()
     y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), places, start)
     return y.view(shape), None if state is None else last.view(shape[:1] + shape[2:])
+
+
+def is_flat(x: tuple[Tensor, ...], w: tuple[Tensor, ...]) -> bool:
+    """Whether some token has all channels as one axis where another, or a weight, has several axes."""
+    shapes = [*(each.shape[2:] for each in x), *(each.shape for each in w)]
+    channels = max(map(prod, shapes))
+    return any(each.shape[2:] == (channels,) for each in x) and any(len(shape) > 1 for shape in shapes)
 
 
 def _wide(tensors: list[Tensor]) -> torch.dtype:

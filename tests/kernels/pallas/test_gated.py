@@ -85,6 +85,24 @@ def test_whole_documents_read_no_state(kernels, pulled, rng, impl):
     np.testing.assert_allclose(y, wanted[0][0], rtol=1e-9)
 
 
+def test_channels_as_one_axis_and_as_several_are_the_same_channels(kernels, pulled, rng):
+    equations = DIAGONAL["gated_hgrn"]
+    gates = kernels.gated.Gates(*equations.functions)
+    x, w, h = drawn(rng, equations, 2, 5, 6)
+    pos = jnp.asarray(positions(2, 5))
+
+    def op(*axes):
+        def run(x, w, h):
+            x = (x[0], *(z.reshape(2, 5, *axes) for z in x[1:]))
+            y, last = kernels.gated.gated_scan(gates, x, [z.reshape(axes) for z in w], pos, h.reshape(2, *axes))
+            assert (y.shape, last.shape) == ((2, 5, 6), (2, *axes))
+            return y, last.reshape(h.shape)
+
+        return run
+
+    close(pulled(op(2, 3), x, w, h), pulled(op(6), x, w, h), 1e-12, 1e-12)
+
+
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 def test_half_precision_is_computed_in_single(kernels, pulled, rng, impl):
     """Rounded once, at the end: the same numbers as in double precision, within half an ulp of the result's dtype."""

@@ -32,10 +32,10 @@ def test_prompts_in_a_batch_go_on_as_alone(trained, temperature):
 
 
 def test_greedy_text_is_what_the_whole_sequence_says(trained, load):
-    generation, settings = load("generate"), load("settings")
+    generation, asked = load("generate"), load("request")
     folder = trained.folder / "checkpoints" / "step-000012"
     model = generation.load_model(folder, "float32")
-    request = settings.Request(prompt=("the gate",), temperature=0)
+    request = asked.Request(prompt=("the gate",), temperature=0)
     prompt = np.frombuffer(b"the gate", np.uint8)
     found = [row[0] for row in generation.continuations(model, [prompt], 6, 256, request)]
     whole = np.int32([*prompt, *found])[None]
@@ -51,10 +51,10 @@ def test_a_cache_of_all_tokens_is_told_from_a_state_of_fixed_size(load, grows):
 
 def draws(load, **options: object) -> set[int]:
     """Which tokens are drawn in 400 rows of the same logits."""
-    generation, settings = load("generate"), load("settings")
+    generation, asked = load("generate"), load("request")
     logits = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
     keys = jax.random.split(jax.random.key(0), 400)
-    return set(generation.sample(jnp.tile(logits, (400, 1)), settings.Request(**options), keys).tolist())
+    return set(generation.sample(jnp.tile(logits, (400, 1)), asked.Request(**options), keys).tolist())
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_only_what_is_not_cut_off_is_drawn(load, options, expected):
 
 
 def test_tokens_are_drawn_with_their_probabilities_at_the_temperature(load):
-    generation, settings = load("generate"), load("settings")
+    generation, asked = load("generate"), load("request")
     logits, rows = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3])), 20_000
     keys = jax.random.split(jax.random.key(1), rows)
-    drawn = generation.sample(jnp.tile(logits, (rows, 1)), settings.Request(temperature=0.5), keys)
+    drawn = generation.sample(jnp.tile(logits, (rows, 1)), asked.Request(temperature=0.5), keys)
     expected = np.array([0.1, 0.4, 0.2, 0.3]) ** 2
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / rows, expected / expected.sum(), atol=0.015)
 

@@ -18,6 +18,11 @@ def data(load):
     return load("data")
 
 
+@pytest.fixture
+def on_disk(load):
+    return load("corpus")
+
+
 def write(folder: Path, texts: list[str]) -> list[Path]:
     folder.mkdir(exist_ok=True)
     for number, text in enumerate(texts):
@@ -40,34 +45,34 @@ def documents(split) -> list[bytes]:
 
 
 @pytest.mark.parametrize("shard", [50, 2**26])
-def test_the_corpus_holds_every_document_once(data, tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(data, "SHARD_TOKENS", shard)
+def test_the_corpus_holds_every_document_once(on_disk, tmp_path, monkeypatch, shard):
+    monkeypatch.setattr(on_disk, "SHARD_TOKENS", shard)
     texts = random_texts(0, 60)
-    corpus = data.prepare(write(tmp_path / "in", texts), "bytes", tmp_path / "out", 0.2)
+    corpus = on_disk.prepare(write(tmp_path / "in", texts), "bytes", tmp_path / "out", 0.2)
     train, heldout = documents(corpus.train), documents(corpus.heldout)
     assert sorted(train + heldout) == sorted(text.encode() for text in texts)
     assert 2 <= len(heldout) <= 24
     assert (len(corpus.train.shards) > 1) == (shard == 50)
 
 
-def test_what_is_held_out_depends_on_the_text_alone(data, tmp_path):
+def test_what_is_held_out_depends_on_the_text_alone(on_disk, tmp_path):
     texts = random_texts(1, 60)
-    one = data.prepare(write(tmp_path / "one", texts), "bytes", tmp_path / "out", 0.2)
+    one = on_disk.prepare(write(tmp_path / "one", texts), "bytes", tmp_path / "out", 0.2)
     lines = "".join(json.dumps({"text": text}) + "\n\n" for text in reversed(texts))
     (tmp_path / "all.jsonl").write_text(lines)
-    other = data.prepare([tmp_path / "all.jsonl"], "bytes", tmp_path / "out", 0.2)
+    other = on_disk.prepare([tmp_path / "all.jsonl"], "bytes", tmp_path / "out", 0.2)
     assert sorted(documents(one.heldout)) == sorted(documents(other.heldout))
 
 
-def test_the_end_of_a_single_document_is_held_out(data, tmp_path):
-    corpus = data.prepare(write(tmp_path / "in", ["abcdefghij" * 10]), "bytes", tmp_path / "out", 0.1)
+def test_the_end_of_a_single_document_is_held_out(on_disk, tmp_path):
+    corpus = on_disk.prepare(write(tmp_path / "in", ["abcdefghij" * 10]), "bytes", tmp_path / "out", 0.1)
     assert [len(text) for text in documents(corpus.train) + documents(corpus.heldout)] == [90, 10]
 
 
 @pytest.mark.parametrize("shard", [50, 2**26])
-def test_sequences_agree_with_a_token_by_token_account(data, tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(data, "SHARD_TOKENS", shard)
-    split = data.prepare(write(tmp_path / "in", random_texts(2, 60)), "bytes", tmp_path / "out", 0.2).train
+def test_sequences_agree_with_a_token_by_token_account(on_disk, data, tmp_path, monkeypatch, shard):
+    monkeypatch.setattr(on_disk, "SHARD_TOKENS", shard)
+    split = on_disk.prepare(write(tmp_path / "in", random_texts(2, 60)), "bytes", tmp_path / "out", 0.2).train
     expected = []
     for tokens, starts in zip(split.shards, split.starts, strict=True):
         for begin in range(0, len(tokens) - CONTEXT, CONTEXT):
@@ -82,8 +87,8 @@ def test_sequences_agree_with_a_token_by_token_account(data, tmp_path, monkeypat
     np.testing.assert_array_equal(found, np.array(expected, np.int32).transpose(0, 2, 1))
 
 
-def test_batches_resume_exactly_and_show_each_sequence_once_an_epoch(data, tmp_path):
-    split = data.prepare(write(tmp_path / "in", random_texts(3, 60)), "bytes", tmp_path / "out").train
+def test_batches_resume_exactly_and_show_each_sequence_once_an_epoch(on_disk, data, tmp_path):
+    split = on_disk.prepare(write(tmp_path / "in", random_texts(3, 60)), "bytes", tmp_path / "out").train
     count = len(data.Sequences(split, CONTEXT))
     batches = data.training_batches(split, CONTEXT, 1, 5)
     epoch = [next(batches)["tokens"].tobytes() for _ in range(count)]
@@ -98,8 +103,8 @@ def test_batches_resume_exactly_and_show_each_sequence_once_an_epoch(data, tmp_p
     assert [next(other)["tokens"].tobytes() for _ in range(count)] != epoch
 
 
-def test_evaluation_batches_are_full_and_of_distinct_sequences(data, tmp_path):
-    split = data.prepare(write(tmp_path / "in", random_texts(4, 60)), "bytes", tmp_path / "out").train
+def test_evaluation_batches_are_full_and_of_distinct_sequences(on_disk, data, tmp_path):
+    split = on_disk.prepare(write(tmp_path / "in", random_texts(4, 60)), "bytes", tmp_path / "out").train
     batches = data.evaluation_batches(split, CONTEXT, 4, 10)
     assert [batch["tokens"].shape for batch in batches] == [(4, CONTEXT)] * 3
     targets = np.concatenate([batch["targets"] for batch in batches])
@@ -107,39 +112,39 @@ def test_evaluation_batches_are_full_and_of_distinct_sequences(data, tmp_path):
     assert (targets[:10] != -1).any(axis=1).all()
 
 
-def test_text_is_tokenised_once_until_it_changes(data, tmp_path, capsys):
+def test_text_is_tokenised_once_until_it_changes(on_disk, tmp_path, capsys):
     paths = write(tmp_path / "in", random_texts(5, 20))
     for text, tokenised in (("first", True), ("first", False), ("second", True)):
         (tmp_path / "in" / "000.txt").write_text(text)
-        data.prepare(paths, "bytes", tmp_path / "out")
+        on_disk.prepare(paths, "bytes", tmp_path / "out")
         assert ("tokenising" in capsys.readouterr().out) == tokenised
-    data.prepare(paths, "bpe:270", tmp_path / "out")
-    data.prepare(paths, "bpe:271", tmp_path / "out")
+    on_disk.prepare(paths, "bpe:270", tmp_path / "out")
+    on_disk.prepare(paths, "bpe:271", tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_a_damaged_corpus_is_said_to_be(data, tmp_path, capsys):
+def test_a_damaged_corpus_is_said_to_be(on_disk, tmp_path, capsys):
     paths = write(tmp_path / "in", random_texts(6, 20))
-    data.prepare(paths, "bytes", tmp_path / "out")
+    on_disk.prepare(paths, "bytes", tmp_path / "out")
     next((tmp_path / "out").rglob("train-00000.tokens")).write_bytes(b"abc")
     with pytest.raises(SystemExit, match="1"):
-        data.prepare(paths, "bytes", tmp_path / "out")
+        on_disk.prepare(paths, "bytes", tmp_path / "out")
     assert "is missing or damaged; delete the folder" in capsys.readouterr().err
 
 
-def test_binary_files_and_hidden_folders_in_a_folder_are_left_out(data, tmp_path, capsys):
+def test_binary_files_and_hidden_folders_in_a_folder_are_left_out(on_disk, tmp_path, capsys):
     paths = write(tmp_path / "in", random_texts(7, 20))
     (tmp_path / "in" / "binary.txt").write_bytes(b"\x80\x00\xff")
     (tmp_path / "in" / "image.png").write_bytes(b"abc")
     write(tmp_path / "in" / ".hidden", ["hidden"])
-    corpus = data.prepare(paths, "bytes", tmp_path / "out")
+    corpus = on_disk.prepare(paths, "bytes", tmp_path / "out")
     assert len(documents(corpus.train) + documents(corpus.heldout)) == 20
     assert f"skipped {tmp_path / 'in' / 'binary.txt'}: not UTF-8 text" in capsys.readouterr().out
 
 
-def test_a_trained_bpe_is_a_tokenizers_file_and_gives_the_text_back(data, load, tmp_path):
+def test_a_trained_bpe_is_a_tokenizers_file_and_gives_the_text_back(on_disk, load, tmp_path):
     texts = ["the scan of the gate, über alles " * 9 + str(number) for number in range(40)]
-    corpus = data.prepare(write(tmp_path / "in", texts), "bpe:300", tmp_path / "out", 0.2)
+    corpus = on_disk.prepare(write(tmp_path / "in", texts), "bpe:300", tmp_path / "out", 0.2)
     file = next((tmp_path / "out").rglob("tokenizer.json"))
     library = Tokenizer.from_file(str(file))
     assert corpus.tokenizer.vocab == library.get_vocab_size() == 300
@@ -149,7 +154,7 @@ def test_a_trained_bpe_is_a_tokenizers_file_and_gives_the_text_back(data, load, 
     assert len(tokens) < len(text.encode())
     stream = corpus.tokenizer.stream(tokens[:0])
     assert "".join(stream.push(int(token)) for token in tokens) + stream.end() == text
-    again = data.prepare([tmp_path / "in"], str(file), tmp_path / "out", 0.2)
+    again = on_disk.prepare([tmp_path / "in"], str(file), tmp_path / "out", 0.2)
     np.testing.assert_array_equal(again.train.shards[0], corpus.train.shards[0])
 
 
@@ -162,10 +167,10 @@ def test_a_byte_stream_holds_half_characters_back(load):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_an_ngram_loss_is_that_of_counting_in_dictionaries(data, load, tmp_path, monkeypatch, order):
+def test_an_ngram_loss_is_that_of_counting_in_dictionaries(on_disk, data, load, tmp_path, monkeypatch, order):
     monkeypatch.setattr(load("ngram"), "CHUNK", 37)
-    monkeypatch.setattr(data, "SHARD_TOKENS", 200)
-    corpus = data.prepare(write(tmp_path / "in", random_texts(8, 60)), "bytes", tmp_path / "out", 0.2)
+    monkeypatch.setattr(on_disk, "SHARD_TOKENS", 200)
+    corpus = on_disk.prepare(write(tmp_path / "in", random_texts(8, 60)), "bytes", tmp_path / "out", 0.2)
     heldout = data.evaluation_batches(corpus.heldout, CONTEXT, 4, 10**6)
     counts: Counter[bytes] = Counter()
     for text in documents(corpus.train):
@@ -192,8 +197,8 @@ def test_an_ngram_loss_is_that_of_counting_in_dictionaries(data, load, tmp_path,
     )
 
 
-def test_the_standard_library_is_text_enough_to_count(data, load, tmp_path):
-    corpus = data.prepare([], "bytes", tmp_path / "out")
+def test_the_standard_library_is_text_enough_to_count(on_disk, data, load, tmp_path):
+    corpus = on_disk.prepare([], "bytes", tmp_path / "out")
     assert corpus.train.tokens > 5e6
     heldout = data.evaluation_batches(corpus.heldout, 256, 16, 256)
     bigram, trigram = (load("ngram").ngram_loss(corpus.train, heldout, order, 256) for order in (2, 3))

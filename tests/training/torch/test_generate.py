@@ -153,7 +153,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(load, tmp_path):
 
 def test_draws_follow_the_softmax_within_top_k_and_top_p(load):
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
-    sample, request = load("generate").sample, load("settings").Request
+    sample, request = load("generate").sample, load("request").Request
     generators = [torch.Generator().manual_seed(0)]
 
     def frequencies(**options) -> np.ndarray:

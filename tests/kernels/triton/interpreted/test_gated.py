@@ -169,6 +169,24 @@ def test_axes_that_are_missing_are_broadcast() -> None:
     assert_same((y, *gradients((y,), wanted)), (right, *gradients((right,), wanted)))
 
 
+@pytest.mark.parametrize("gates", [RG_LRU, Gates(rg_lru)], ids=["kernel", "operations"])
+def test_channels_as_one_axis_and_as_several_are_the_same_channels(gates: Gates) -> None:
+    x, w = inputs(RG_LRU, 2, 5, 6)
+    state = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    right = slow(RG_LRU, (x, w), packed(5), state)
+    y, last = gated_scan(
+        gates,
+        (x[0], x[1].unflatten(-1, (2, 3)), x[2]),
+        (w[0].unflatten(-1, (2, 3)),),
+        packed(5),
+        state.unflatten(-1, (2, 3)),
+    )
+    assert last is not None
+    assert (y.shape, last.shape) == ((2, 5, 6), (2, 2, 3))
+    ours, wanted = (y, last.flatten(1)), [*x, *w, state]
+    assert_same((*ours, *gradients(ours, wanted)), (*right, *gradients(right, wanted)))
+
+
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 

@@ -1,0 +1,49 @@
+"""What other languages, and keyboards, write where a spec says something else."""
+
+from __future__ import annotations
+
+WORDS = {
+    "if": "there are no conditionals: choose values with where(condition, a, b)",
+    "for": "there are no loops over layers: repeat blocks with stack(x, depth, [...]); steps of time with loop",
+    "while": "steps of time are written with loop",
+    "def": "write 'fn'",
+    "class": "write 'model' or 'block'",
+    "let": "write 'name = value'",
+    "pass": "leave the body empty",
+}
+"""At the beginning of a statement."""
+
+_CHARACTERS = {
+    "&": "write 'and'",
+    "|": "write 'or'",
+    "!": "write 'not' or '!='",
+    "~": "write 'not'",
+    ";": "start a new line",
+    ".": "values have no attributes and functions no modules: write f(x); axes have names, so nothing is transposed",
+    "%": "write the number itself, 0.1 for 10 percent",
+    "\N{NO-BREAK SPACE}": "write a plain space",
+}
+_ALIKE = {
+    "*": "\N{MULTIPLICATION SIGN}\N{MIDDLE DOT}\N{DOT OPERATOR}\N{ASTERISK OPERATOR}",
+    "-": "\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{HYPHEN}\N{NON-BREAKING HYPHEN}",
+    "/": "\N{DIVISION SIGN}\N{DIVISION SLASH}\N{FRACTION SLASH}",
+    '"': "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}",
+    "'": "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}\N{PRIME}",
+    "->": "\N{RIGHTWARDS ARROW}\N{RIGHTWARDS DOUBLE ARROW}",
+    "<=": "\N{LESS-THAN OR EQUAL TO}",
+    ">=": "\N{GREATER-THAN OR EQUAL TO}",
+    "!=": "\N{NOT EQUAL TO}",
+}
+
+
+def instead_of(character: str) -> str:
+    """What to write for a character that no spec has; nothing where that cannot be guessed.
+
+    >>> [instead_of(c) for c in "&;ü$"]
+    ["write 'and'", 'start a new line', 'names are made of a to z, A to Z, digits and _', '']
+    """
+    if character in _CHARACTERS:
+        return _CHARACTERS[character]
+    if character.isalpha():
+        return "names are made of a to z, A to Z, digits and _"
+    return next((f"write '{plain}'" for plain, alike in _ALIKE.items() if character in alike), "")
