@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archc.backends.torch.executed import TorchKernels
-from kernels import chunk_sizes, chunked_fused, chunked_gates, chunked_token
+from kernels import chunk_sizes, chunked_gates, chunked_key_gates, chunked_token
 from kernels.chunked_scan import chunked_key_scan, chunked_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -196,7 +196,7 @@ def test_the_operators_hold_what_torch_asks_of_them() -> None:
         if kernel is chunked_scan:
             operator, operands = chunked_gates.PLAIN.fused, ([v, log_a], [], [], k, q, packed(2), state, False)
         else:
-            operator, operands = chunked_fused._PER_KEY, (log_a, k, v, q, packed(2), state)
+            operator, operands = chunked_key_gates.PLAIN.fused, ([v, log_a, k, q], [], [], [], packed(2), state, False)
         torch.library.opcheck(operator, operands, test_utils=ASKED)
 
 
