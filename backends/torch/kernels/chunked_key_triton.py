@@ -64,21 +64,16 @@ def _documents(starts, PACKED: tl.constexpr):
 
 
 @triton.jit
-def _column(tile, r, t):
-    return tl.sum(tl.where(r[None, :] == t, tile, 0.0), 1)
-
-
-@triton.jit
 def _one(
     xs, w, pos, row, first, t, n, p, left, head, heads, K, V, X: tl.constexpr, SHARED: tl.constexpr,
     GATES: tl.constexpr, RAGGED: tl.constexpr, PACKED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The log decay and the key [1, BK] of the token t of a chunk."""
+    """The log decay and the key [1, BK] and the value [1, BV] of the token t of a chunk."""
     at = t + tl.arange(0, 1)
     x = key_tokens(xs, row, at, n, p, left, head, heads, K, V, X, SHARED, RAGGED, ACC)
     starts = starting(pos, row, first, at, left, PACKED)
-    log, key, _, _, _ = key_gated(x, w, starts, at, n, p, left, K, V, GATES, False, ACC)
-    return log, key
+    log, key, value, _, _ = key_gated(x, w, starts, at, n, p, left, K, V, GATES, False, ACC)
+    return log, key, value
 
 
 @triton.jit
@@ -148,7 +143,7 @@ def chunked_key_forward(
         count = tl.minimum(left, Q)
         for passed in range(count):
             t = count - 1 - passed
-            log, key = _one(
+            log, key, _ = _one(
                 xs, w, pos, row, first, t, n, p, left, head, heads, K, V, X, SHARED, GATES, RAGGED, PACKED, ACC
             )  # fmt: skip
             score = tl.sum(queries * _decays(ago, document, r, t, BEFORE) * key, 1)
@@ -198,7 +193,6 @@ def chunked_key_backward_queries(
         x = key_tokens(xs, row, r, n, p, left, head, heads, K, V, X, SHARED, RAGGED, ACC)
         _, keys, values, _, _ = key_gated(x, w, starts, r, n, p, left, K, V, GATES, False, ACC)
         grads = _incoming(dy, reads, x, w, row, r, p, left, heads, V, OUT_GRAD, ACC)
-        d_scores = _dot(grads, tl.trans(values), DOT, PRECISION)
         d_queries = tl.full((Q, BK), 0.0, ACC)
         ago = tl.full((Q, BK), 0.0, ACC)
         until = tl.full((Q, BK), 0.0, ACC)
@@ -206,13 +200,14 @@ def chunked_key_backward_queries(
         count = tl.minimum(left, Q)
         for passed in range(count):
             t = count - 1 - passed
-            log, key = _one(
+            log, key, value = _one(
                 xs, w, pos, row, first, t, n, p, left, head, heads, K, V, X, SHARED, GATES, RAGGED, PACKED, ACC
             )  # fmt: skip
-            d_queries += _column(d_scores, r, t)[:, None] * _decays(ago, document, r, t, BEFORE) * key
+            d_score = tl.sum(grads.to(ACC) * value, 1)
+            d_queries += d_score[:, None] * _decays(ago, document, r, t, BEFORE) * key
             ago, until, tail = _passed(ago, until, tail, log, r, t, BEFORE)
         enter, leave, kept = _borders(ago, until, tail, document, started, BK)
-        d_queries += enter * _dot(grads, tl.trans(S), DOT, PRECISION)
+        d_queries += enter * tl.trans(_dot(S, tl.trans(grads), DOT, PRECISION))
         _store_rows(dq + (shares[2] * each + row) * heads * K, r, heads * K, n, K, left, d_queries)
         S = _add_dot(kept * S, tl.trans(keys * leave), values, DOT, PRECISION)
 
@@ -259,7 +254,6 @@ def chunked_key_backward_keys(
         x = key_tokens(xs, row, r, n, p, left, head, heads, K, V, X, SHARED, RAGGED, ACC)
         _, keys, values, queries, bonus = key_gated(x, w, starts, r, n, p, left, K, V, GATES, BONUS, ACC)
         grads = _incoming(dy, reads, x, w, row, r, p, left, heads, V, OUT_GRAD, ACC)
-        d_scores = _dot(grads, tl.trans(values), DOT, PRECISION)
         scores = tl.full((Q, Q), 0.0, ACC)  # [key, query]
         d_keys = tl.full((Q, BK), 0.0, ACC)
         ago = tl.full((Q, BK), 0.0, ACC)
@@ -268,17 +262,17 @@ def chunked_key_backward_keys(
         count = tl.minimum(left, Q)
         for passed in range(count):
             t = count - 1 - passed
-            log, key = _one(
+            log, key, value = _one(
                 xs, w, pos, row, first, t, n, p, left, head, heads, K, V, X, SHARED, GATES, RAGGED, PACKED, ACC
             )  # fmt: skip
             pairs = queries * _decays(ago, document, r, t, BEFORE)
             score = tl.sum(pairs * key, 1)
             scores += tl.where((r == t)[:, None], score[None, :], 0.0)
-            d_key = tl.sum(pairs * _column(d_scores, r, t)[:, None], 0)
+            d_key = tl.sum(pairs * tl.sum(grads.to(ACC) * value, 1)[:, None], 0)
             d_keys += tl.where((r == t)[:, None], d_key[None, :], 0.0)
             ago, until, tail = _passed(ago, until, tail, log, r, t, BEFORE)
         enter, leave, kept = _borders(ago, until, tail, document, started, BK)
-        d_keys += leave * _dot(values, tl.trans(E), DOT, PRECISION)
+        d_keys += leave * tl.trans(_dot(E, tl.trans(values), DOT, PRECISION))
         if BONUS:
             scores += tl.where(r[:, None] == r[None, :], tl.sum(queries * bonus, 1)[None, :], 0.0)
         d_values = _add_dot(_dot(keys * leave, E, DOT, PRECISION), scores, grads, DOT, PRECISION)
@@ -292,7 +286,7 @@ def chunked_key_backward_keys(
             d_log -= of_queries
         d_log = tl.where(((r < left) & (starts == 0))[:, None], d_log, 0.0)
         if BONUS:
-            own_pair = tl.sum(tl.where(r[:, None] == r[None, :], d_scores, 0.0), 1)[:, None]
+            own_pair = tl.sum(grads.to(ACC) * values, 1)[:, None]
             d_queries += own_pair * bonus
             dx, dw = GATES_GRAD(x, w, starts[:, None] != 0, d_log, d_keys, d_values, d_queries, own_pair * queries)
         else:
