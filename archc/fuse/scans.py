@@ -139,7 +139,6 @@ class FusedScan:
             planes.leaf(leaf.name, self._room_of(leaf))
         return planes.gradient(equations, seeds, wanted)
 
-
     def _room_of(self, leaf: Node) -> Room:
         """Along what a derivative that comes in, or what is read out, varies."""
         if leaf.name.removeprefix(SPECIAL) in {f"d{name}" for name in self.outputs if name != "v"}:

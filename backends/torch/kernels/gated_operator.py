@@ -88,9 +88,7 @@ def register(name: str, gates: Any, scan: Scan) -> Any:
     fused.register_fake(lambda *args: tuple(scan.made(Given(*args))))
     gradients.register_fake(_empty_gradients)
     fused.register_autograd(back, setup_context=_keep)
-    register_flop_formula(fused._opoverload.overloadpacket)(
-        lambda *args, **_: scan.forward_flops(Given(*args[:COUNT]))
-    )
+    register_flop_formula(fused._opoverload.overloadpacket)(lambda *args, **_: scan.forward_flops(Given(*args[:COUNT])))
     register_flop_formula(gradients._opoverload.overloadpacket)(
         lambda *args, **_: scan.backward_flops(Given(*args[:COUNT]))
     )

@@ -87,9 +87,9 @@ def test_values_and_gradients_are_exact_with_restarts_and_states(kernel, time: i
 def test_many_keys_run_in_parts(kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five keys as three and two, four as two and two."""
     monkeypatch.setattr(chunk_sizes, "MOST_KEYS", 3)
-    sizes = (5, 4) if kernel is chunked_scan else (4, 5)
-    operands, state = inputs(kernel, 18, "k", sizes), before(sizes)
-    mine, theirs = kernel(*operands, packed(18), state), slow(*operands, packed(18), state)
+    sizes, time = ((5, 4), 18) if kernel is chunked_scan else ((4, 5), 3)
+    operands, state = inputs(kernel, time, "k", sizes), before(sizes)
+    mine, theirs = kernel(*operands, packed(time), state), slow(*operands, packed(time), state)
     wanted = [*operands, state]
     assert_same((*mine, *gradients(mine, wanted)), (*theirs, *gradients(theirs, wanted)))
 
