@@ -1,4 +1,4 @@
-"""The scans of outer products without gates, with a decay per head or per key, through the operators of their kernels."""
+"""The scans of outer products without gates, with a decay per head or per key, as operators of torch."""
 
 import torch
 from kernels.chunk_sizes import key_parts
@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None, *, before: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. before: with a decay per key only."""
+    """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. before: only per key."""
     wide = torch.promote_types(v.dtype, torch.float32)
     if log_a.dim() == 5:
         return fused_key_scan(PLAIN_BEFORE if before else PLAIN_KEYS, (v, log_a.to(wide), k, q), (), pos, state)

@@ -1,7 +1,7 @@
 """What the gates of a scan with a decay per key read and make, on the tiles of a chunk: for `chunked_key_triton`.
 
-A tile of tokens is [Q, BV] of values, [Q, BK] of keys, or [Q, 1] of what a head has; of weights it has one row. Rows and
-columns that are not there hold others again, so that no equation meets a number that is none.
+A tile of tokens is [Q, BV] of values, [Q, BK] of keys, or [Q, 1] of what a head has; of weights it has one row. Rows
+and columns that are not there hold others again, so that no equation meets a number that is none.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005  (Triton knows no stars in tuples)
@@ -134,4 +134,5 @@ def as_they_are(x, w, first):
 
 @triton.jit
 def as_they_are_grad(x, w, first, d_log, d_keys, d_values, d_queries):
+    """The derivatives of `as_they_are`."""
     return (d_values, d_log, d_keys, d_queries), ()

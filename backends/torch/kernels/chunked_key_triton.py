@@ -41,8 +41,8 @@ def _plus(a, b):
 
 @triton.jit
 def _place(K, PART: tl.constexpr, PARTS: tl.constexpr, RAGGED: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """The keys and values of a program, keys that are not there being K; and where it leaves shares that programs of one
-    head have each for itself, those of other parts of the keys, those of other slices of the values.
+    """The keys and values of a program, keys that are not there being K; and its number, that of its part of the keys
+    and that of its slice of the values, which say where it leaves shares by what they are of: see `store_key_tokens`.
     """
     program = tl.program_id(0)
     slice_, part = program // PARTS, program % PARTS
@@ -109,10 +109,10 @@ def chunked_key_forward(
     RAGGED: tl.constexpr, PACKED: tl.constexpr, CONTINUED: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A grid of (V / BV x PARTS, heads, B), of which a program has PART keys. xs, ws: see `key_tokens`, `key_weights`.
+    """A grid of (V / BV x PARTS, heads, B); a program has PART keys. xs, ws: see `key_tokens`, `key_weights`.
 
-    pos: [B, T]. y: [PARTS, B, T, heads, V]. state, last: [B, heads, K, V]. reads: like y, or None; what OUT is taken of,
-    which needs all keys.
+    pos: [B, T]. y: [PARTS, B, T, heads, V]. state, last: [B, heads, K, V]. reads: like y, or None; what OUT is taken
+    of, which needs all keys.
     """
     head = tl.program_id(1)
     batch = tl.program_id(2).to(tl.int64)
@@ -223,7 +223,7 @@ def chunked_key_backward_keys(
 ):  # fmt: skip
     """The grid of `chunked_key_forward`, dq and the rest of `chunked_key_backward_queries`.
 
-    dxs, dws: see `store_key_tokens`, `store_key_weights`. dstate, dlast: like last, which is read if CONTINUED, as dlast.
+    dxs, dws: see `store_key_tokens`, `store_key_weights`. dstate, dlast: like last. CONTINUED: dlast and last are read.
     """
     head = tl.program_id(1)
     batch = tl.program_id(2).to(tl.int64)

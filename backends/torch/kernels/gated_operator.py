@@ -1,4 +1,4 @@
-"""What operators of torch over scans with gates have in common: their arguments, what is kept, and what autograd wants."""
+"""What operators of torch over scans with gates have in common: arguments, what is kept, what autograd wants."""
 # mypy: disable-error-code="no-untyped-call"
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The result y; the last state; what is kept for the backward pass, perhaps nothing. Going back y holds its gradient."""
+    """The result y, or going back its gradient; the last state; what is kept for the backward pass, perhaps nothing."""
 
     y: Tensor
     last: Tensor
@@ -43,8 +43,8 @@ class Last(NamedTuple):
 class Scan(NamedTuple):
     """A scan with gates: `made(given)` are its results, empty; `forward(gates, given, result)` fills them.
 
-    `backward(gates, given, result, dlast)`, where `result.y` is the gradient of y, gives those of x, w, outer and start,
-    a list of tensors. `forward_flops`, `backward_flops`: matrix operations of arguments that are shapes.
+    `backward(gates, given, result, dlast)`, where `result.y` is the gradient of y, gives those of x, w, outer and
+    start, a list of tensors. `forward_flops`, `backward_flops`: matrix operations of arguments that are shapes.
     """
 
     made: Callable[[Given], Result]
