@@ -200,10 +200,12 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
     """The docstring of a generated function, as lines: what it computes, of which scan, and the axes it takes."""
     scan = f"the scan '{fused.scan.label}'" if fused.scan.label else "the scan"
     read = "state" if fused.kind == "diagonal" else "read-out"
-    first, second = fused.outputs
+    *most, last = fused.outputs
+    axes = fused.scan.names if fused.kind == "chunked_key" else fused.tile
     made = {
-        "gates": f"{GATES[first]} and {GATES[second]} of {scan} [{' '.join(fused.tile)}].",
-        "gates grad": f"Derivatives by x and w, from those by the gates of {scan}, d{first} and d{second}.",
+        "gates": f"{_sentence([GATES[n] for n in (*most, last)])} of {scan} [{' '.join(axes)}].",
+        "gates grad": f"Derivatives by x and w, from those by the gates of {scan}, {', '.join(f'd{n}' for n in most)} "
+        f"and d{last}.",
         "out": f"What follows the {read} of {scan} [{' '.join(fused.tile)}].",
         "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}.",
     }[doc]
@@ -217,7 +219,16 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
 
 GLUE = "\xa0"
 """Between words of one line."""
-GATES = {"a": "The decay", "u": "the input", "dt": "The step dt", "log_a": "The log decay", "v": "the input v"}
+GATES = {
+    "a": "the decay", "u": "the input", "dt": "the step dt", "log_a": "the log decay", "k": "keys", "v": "the input v",
+    "q": "queries", "b": "the keys of the bonus",
+}  # fmt: skip
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    """Things in a row, the first word of which begins a sentence."""
+    text = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return text[0].upper() + text[1:]
 
 
 def _listed(handed: Sequence[Handed]) -> str:

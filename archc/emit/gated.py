@@ -13,7 +13,7 @@ from archc.emit.numbers import number_from
 from archc.emit.outer import keys_and_queries, outer_axes
 from archc.emit.recurrent import state_operands
 from archc.fuse.regions import Given, Group
-from archc.fuse.scans import FusedScan, Handed
+from archc.fuse.scans import OUTER, PER_KEY, FusedScan, Handed
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.scans import ScanClass, ScanKind
 
@@ -33,6 +33,7 @@ _OUTER: Mapping[ScanKind, Callable[[Body, ScanClass], tuple[Code, ...]]] = {
     "diagonal": lambda body, found: (),
     "selective": state_operands,
     "chunked": keys_and_queries,
+    "chunked_key": lambda body, found: (),
 }
 """What a kernel is handed besides what its equations read."""
 
@@ -97,16 +98,17 @@ def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:
             inner = [body.size(a.name, a.size) for a in group]
             code = body.dialect.unflatten(code, place - len(handed.groups), inner)
     have = Value(-1, "param", (), Type(kind, tuple(Axis(n, sizes[n]) for n in handed.axes)))
-    target = Type(Kind.WEIGHT if kind is Kind.WEIGHT else Kind.TOKEN, _tile(fused))
+    keyed = fused.kind == "chunked_key" and fused.room(handed) == PER_KEY
+    target = Type(Kind.WEIGHT if kind is Kind.WEIGHT else Kind.TOKEN, _tile(fused, of_keys=keyed))
     return reindex(code, have, target, body.dialect).text
 
 
-def _tile(fused: FusedScan) -> tuple[Axis, ...]:
+def _tile(fused: FusedScan, *, of_keys: bool = False) -> tuple[Axis, ...]:
     """The axes of the kernel's tile; outer products come in groups and heads, also where there is one of either."""
-    if fused.kind != "chunked":
+    if fused.kind not in OUTER:
         return tuple(Axis(n, fused.scan.type.sizes[n]) for n in fused.tile)
     axes, one = outer_axes(fused.found), (Axis("", 1),)
-    return (*(axes.groups or one), *(axes.heads or one), *axes.value)
+    return (*(axes.groups or one), *(axes.heads or one), *(axes.key if of_keys else axes.value))
 
 
 def _flat(groups: tuple[Group, ...]) -> tuple[str, ...]:

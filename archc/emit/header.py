@@ -27,6 +27,7 @@ KERNELS = {
     "chunked_key_scan": "chunked_scan.py",
     "gated_chunked_scan": "chunked_scan.py",
     "delta_scan": "delta.py",
+    "gated_chunked_key_scan": "gated_key_scan.py",
     "attention": "attention.py",
     "bidirectional_attention": "attention.py",
     "composed_attention": "composed.py",

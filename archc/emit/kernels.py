@@ -19,6 +19,7 @@ GATED: Mapping[ScanKind, str] = {
     "diagonal": "gated_scan",
     "selective": "gated_selective_scan",
     "chunked": "gated_chunked_scan",
+    "chunked_key": "gated_chunked_key_scan",
 }
 """Of scans whose equations run inside."""
 ATTENTION, BOTH_WAYS = "attention", "bidirectional_attention"

@@ -1,6 +1,6 @@
 """Pieces of pair values as a kernel holds them: along what each varies, sums along that, and their derivatives.
 
-A plane is a node over [heads, queries, keys], or over columns, with size 1 where it does not vary; a matrix
+A plane is a node over [heads, queries, keys], or over values or states, with size 1 where it does not vary; a matrix
 [heads, heads'] mixes heads.
 A value with more axes, such as a rank, is several planes. The ops of the table broadcast; what sums is stated here.
 """
@@ -14,9 +14,10 @@ from archc.fuse.dag import Equations, gradient
 from archc.ops.node import Node, Nodes, Operand
 from archc.ops.table import OPS
 
-HEADS, QUERIES, KEYS, MIXED, COLUMNS = "heads", "queries", "keys", "heads'", "columns"
-PLACES = {HEADS: 0, QUERIES: 1, KEYS: 2, COLUMNS: 1}
-"""The axes of a tile; one of tokens by values has rows, which nothing here sums over, and columns."""
+HEADS, QUERIES, KEYS, MIXED, VALUES, STATES = "heads", "queries", "keys", "heads'", "values", "states"
+PLACES = {HEADS: 0, QUERIES: 1, KEYS: 2, VALUES: 1, STATES: 1}
+"""The axes of a tile; one of tokens has rows, which nothing here sums over, and as columns the values or the keys of a
+scan of outer products, each of which has a state."""
 Room = frozenset[str]
 """The axes along which something varies."""
 PAIR: Room = frozenset((HEADS, QUERIES, KEYS))
@@ -95,7 +96,7 @@ class Planes:
 
     def fitted(self, slope: Node, operand: Node) -> Node:
         """A derivative by an operand that was broadcast: summed along what the operand does not vary along."""
-        for axis in (KEYS, QUERIES, HEADS, COLUMNS):
+        for axis in (KEYS, QUERIES, HEADS, VALUES, STATES):
             if axis in self.room(slope) and axis not in self.room(operand):
                 slope = self.summed(slope, axis)
         return slope

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping
 from archc.fuse.regions import Given, Numbers, Placed, factor, placed
 from archc.ir.graph import Value
 from archc.ops.node import Node, of
-from archc.passes.matrix_scans import grouped, split_decay
-from archc.passes.scans import LogDecay, ScanClass, ScanKind
+from archc.passes.matrix_scans import bonus_keys, grouped, split_decay
+from archc.passes.scans import Factor, LogDecay, ScanClass, ScanKind
 
-OUTPUTS: Mapping[ScanKind, tuple[str, str]] = {
+OUTPUTS: Mapping[ScanKind, tuple[str, ...]] = {
     "diagonal": ("a", "u"),
     "selective": ("dt", "v"),
     "chunked": ("log_a", "v"),
+    "chunked_key": ("log_a", "k", "v", "q"),
 }
-"""What the two outputs of the gates are called."""
+"""What the outputs of the gates are called."""
+BONUS = "b"
+"""One more, the keys of what is added to the state before it is read; its values are v."""
 Product = tuple[tuple[Placed | float | Given, int], ...]
 """Factors to the power of 1 or -1."""
 Products = tuple[tuple[str, ...], Mapping[str, Product]]
@@ -38,14 +41,33 @@ def _outer(found: ScanClass, numbers: Numbers) -> Products:
     return (*groups, *heads, *found.value), {"log_a": ((factor(found.log_decay.operand), 1),), "v": _values(found)}
 
 
+def _keyed(found: ScanClass, numbers: Numbers) -> Products:
+    """What a head has goes to its keys, so that a bonus has the values of the update."""
+    groups, heads = grouped(found)
+    products = {
+        "log_a": ((factor(found.log_decay.operand), 1),),
+        "k": _product(*found.factors["head"], *found.factors["key"]),
+        "v": _product(*found.factors["value"]),
+        "q": ((placed(found.reads[0].query), 1),),
+    }
+    if found.bonus:
+        products[BONUS] = _product(*bonus_keys(found))
+    return (*groups, *heads, *found.value), products
+
+
 def _values(found: ScanClass) -> Product:
-    return tuple((factor(f.operand), f.power) for f in (*found.factors["head"], *found.factors["value"]))
+    return _product(*found.factors["head"], *found.factors["value"])
+
+
+def _product(*factors: Factor) -> Product:
+    return tuple((factor(f.operand), f.power) for f in factors)
 
 
 PRODUCTS: Mapping[ScanKind, Callable[[ScanClass, Numbers], Products]] = {
     "diagonal": _diagonal,
     "selective": _selective,
     "chunked": _outer,
+    "chunked_key": _keyed,
 }
 
 

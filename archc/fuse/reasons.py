@@ -7,9 +7,10 @@ from collections.abc import Set as AbstractSet
 from math import prod
 from typing import TYPE_CHECKING
 
-from archc.fuse.regions import fuses
-from archc.ir.graph import Value
-from archc.passes.matrix_scans import grouped, runs_fused
+from archc.fuse.regions import fuses, only_moves
+from archc.ir.graph import Region, Value
+from archc.ops.table import OPS
+from archc.passes.matrix_scans import grouped, runs_fused, shares_values
 from archc.passes.scans import ScanClass
 
 if TYPE_CHECKING:
@@ -28,25 +29,37 @@ def problem(found: ScanClass) -> str:
         case "selective" if not runs_fused(found):
             no_product = "its decay is no product of a factor per channel and weights"
             return f"{no_product}, or its state is not read once, as it is"
-        case "chunked_key":
-            return "the matrix form takes log decay, keys, values and queries as they are"
-        case "chunked":
+        case "chunked" | "chunked_key":
             return _outer(found)
     return ""
 
 
 def _outer(found: ScanClass) -> str:
-    """The same for outer products with a decay per head."""
+    """The same for outer products."""
     if not runs_fused(found):
         return "no kernel of its class runs it"
-    if found.before or found.bonus:
+    if found.kind == "chunked" and (found.before or found.bonus):
         return "its state is read before the update"
+    if not shares_values(found):
+        return "what is added to the state before it is read has other values"
+    if not set(found.key) <= set(found.reads[0].query.names):
+        return "its queries are the same for all keys"
     if any(len(names) > 1 for names in (*grouped(found), found.value)):
         return "its heads or its values have several axes"
     if set(found.reads[0].value.names) != {*found.heads, *found.value}:
         return "its read-out gives its axes other names"
+    return in_parts(found) if found.kind == "chunked" else ""
+
+
+def in_parts(found: ScanClass) -> str:
+    """Why nothing can be computed of what a scan of outer products reads: its keys are in several programs."""
     keys = prod(found.scan.type.sizes[n] for n in found.key)
     return f"its {keys} keys run in parts, whose results are added behind the kernel" if keys > MOST_KEYS else ""
+
+
+def parts_of(found: ScanClass) -> int:
+    """In how many parts the keys of a scan with a decay per key run."""
+    return -(-prod(found.scan.type.sizes[n] for n in found.key) // MOST_KEYS) if found.kind == "chunked_key" else 1
 
 
 SOURCES = {
@@ -60,8 +73,11 @@ SOURCES = {
 }
 
 
-def ending(inputs: Iterable[Handed], taken: AbstractSet[Value]) -> str:
-    """Where the equations end: what makes each input; `taken` are values of other kernels."""
+def ending(inputs: Iterable[Handed], taken: AbstractSet[Value], result: Value, region: Region) -> str:
+    """Where the equations end: what makes each input, and what reads the result if that needs several elements of it.
+
+    taken: values of other kernels.
+    """
     ends: dict[str, list[str]] = {}
     for each in inputs:
         if each.value in taken:
@@ -71,4 +87,19 @@ def ending(inputs: Iterable[Handed], taken: AbstractSet[Value]) -> str:
         else:
             why = SOURCES.get(each.value.op, "values of other elements")
         ends.setdefault(why, []).append(f"'{each.name}'")
-    return "the equations end at " + ", ".join(f"{why} ({', '.join(names)})" for why, names in ends.items())
+    ended = ", ".join(f"{why} ({', '.join(names)})" for why, names in ends.items())
+    statistic = _statistic(result, region)
+    return f"the equations end at {ended}" + (f"; behind it comes {statistic}, of other elements" if statistic else "")
+
+
+def _statistic(result: Value, region: Region) -> str:
+    """The first value of several elements of a token that an element-wise function of the result goes into."""
+    seen, todo = {result}, [result]
+    while todo:
+        for user in region.users.get(todo.pop(0), ()):
+            if OPS[user.op].flow == "mix" and "over" in user.attrs and user.op != "contract":
+                return f"a {user.attrs.get('fn', user.op)} over [{' '.join(user.attrs['over'])}]"
+            if user not in seen and (fuses(user) or only_moves(user)):
+                seen.add(user)
+                todo.append(user)
+    return ""

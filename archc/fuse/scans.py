@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from archc.fuse.behind import End, behind
 from archc.fuse.convs import fused_convs
 from archc.fuse.dag import READ_OUT, SPECIAL, Equations, gradient, makes_numbers, new_nodes, ordered, written
-from archc.fuse.planes import COLUMNS, Planes, Room
-from archc.fuse.products import OUTPUTS, PRODUCTS, Product, decay_chain, log_of
-from archc.fuse.reasons import ending, problem
+from archc.fuse.planes import STATES, VALUES, Planes, Room
+from archc.fuse.products import BONUS, OUTPUTS, PRODUCTS, Product, decay_chain, log_of
+from archc.fuse.reasons import ending, in_parts, parts_of, problem
 from archc.fuse.regions import Builder, Given, Group, Kernel, Numbers, Placed, border, leaf_names, placed
 from archc.fuse.traffic import Traffic, traffic
 from archc.ir.graph import Graph, Kind, Region, Value
@@ -21,8 +21,11 @@ from archc.passes.scans import ScanClass, ScanKind, classify
 from archc.passes.scans import inside as held
 
 PER_HEAD: Room = frozenset()
-PER_VALUE: Room = frozenset({COLUMNS})
-"""Of a scan of outer products: a number for a head, or one for each of its values."""
+PER_VALUE: Room = frozenset({VALUES})
+PER_KEY: Room = frozenset({STATES})
+"""Of a scan of outer products: a number for a head, or one for each of its values, or of its keys."""
+OUTER = ("chunked", "chunked_key")
+"""The classes of outer products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,9 @@ class FusedScan:
 
     Diagonal: `gates` has the outputs decay and input, over the axes of the scan. Selective: `gates` has the outputs dt
     and v over the channels (`tile`), decay exp(dt rate), input v key. Chunked: log_a, of a head, and v, over heads and
-    values (`tile`), input v key; derivatives by what varies by head alone are sums over values.
+    values (`tile`), input v key; derivatives by what varies by head alone are sums over values. With a decay per key:
+    log_a, k and q over heads and keys, v over heads and values (`tile`), input k v, read by q, and perhaps b, over
+    heads and keys, whose product with v is added before.
 
     `out` has one output, from the leaf `given[0]` that stands for the state or what is read out of it, and `result` is
     the value that it computes (state or read-out itself if `out` is None), `groups` the axes of the tile that each of
@@ -83,9 +88,9 @@ class FusedScan:
         return self.found.kind
 
     @property
-    def outputs(self) -> tuple[str, str]:
-        """What the two outputs of the gates are called."""
-        return OUTPUTS[self.kind]
+    def outputs(self) -> tuple[str, ...]:
+        """What the outputs of the gates are called."""
+        return OUTPUTS[self.kind] + ((BONUS,) if self.found.bonus else ())
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -115,22 +120,30 @@ class FusedScan:
         derived = self.out_grad
         return derived is not None and derived.given[0] in ordered(derived.outputs)
 
-    def has_values(self, handed: Handed) -> bool:
-        """Whether something that a scan of outer products is handed varies along its values."""
-        return bool(set(self.found.value) & set(handed.axes))
+    def room(self, handed: Handed) -> Room:
+        """Along what something varies that a scan of outer products is handed: its values, its keys or neither."""
+        if set(self.found.value) & set(handed.axes):
+            return PER_VALUE
+        return PER_KEY if set(self.found.key) & set(handed.axes) else PER_HEAD
 
     def _gradient(self, equations: Equations, names: Sequence[str]) -> Equations:
         home = equations.outputs[0].home
         seeds = [home.leaf(SPECIAL + name) for name in names]
         wanted = (*equations.given, *equations.x, *equations.w)
-        if self.kind != "chunked":
+        if self.kind not in OUTER:
             return gradient(equations, seeds, wanted)
         planes = Planes(home)
         for handed in (*self.inputs, *self.weights):
-            planes.leaf(handed.name, PER_VALUE if self.has_values(handed) else PER_HEAD)
+            planes.leaf(handed.name, self.room(handed))
         for leaf in (*equations.given, *seeds):
-            planes.leaf(leaf.name, PER_HEAD if leaf.name == f"{SPECIAL}dlog_a" else PER_VALUE)
+            planes.leaf(leaf.name, self._room_of(leaf))
         return planes.gradient(equations, seeds, wanted)
+
+    def _room_of(self, leaf: Node) -> Room:
+        """Along what a derivative that comes in, or what is read out, varies."""
+        if leaf.name.removeprefix(SPECIAL) in {f"d{name}" for name in self.outputs if name != "v"}:
+            return PER_KEY if self.kind == "chunked_key" else PER_HEAD
+        return PER_VALUE
 
 
 def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, FusedScan]:
@@ -152,7 +165,7 @@ def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, Fus
             each,
             home[scan],
             ends[scan],
-            _others(ends, scan) | (convs if each.kind == "chunked" else frozenset()),
+            _others(ends, scan) | (convs if each.kind in OUTER else frozenset()),
             numbers or {},
         )
         if scan in ends
@@ -170,7 +183,7 @@ def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value], 
     tile, products = PRODUCTS[found.kind](found, numbers)
     plan = _Plan(found, region, tile, products, end, taken, numbers)
     fused = _assembled(plan)
-    if fused.out is not None and not _takes_all(fused, fused.out):
+    if fused.out is not None and (in_parts(found) or not _takes_all(fused, fused.out)):
         return _assembled(replace(plan, end=End(end.start, end.start, frozenset())))
     return fused
 
@@ -221,10 +234,11 @@ class _Plan:
             value = todo.pop()
             between.add(value)
             todo += [v for v in value.operands if v not in stops and _is_product(v) and _bare(v) not in keys]
-        if self.found.kind == "chunked":
+        if self.found.kind in OUTER:
             between |= decay_chain(self.found)
+        axes = {*self.tile, *(self.found.key if self.found.kind == "chunked_key" else ())}
         calls = self.found.scan.origin.calls
-        return Kernel(self.region, calls, frozenset(self.tile), frozenset(own), frozenset(between - own), self.taken)
+        return Kernel(self.region, calls, frozenset(axes), frozenset(own), frozenset(between - own), self.taken)
 
 
 def _bare(value: Value) -> Value:
@@ -245,8 +259,8 @@ def _assembled(plan: _Plan) -> FusedScan:
     fused = kernel.inside(tops) | end.cone
     build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}), plan.numbers)
     gates = tuple(build.product(p) for p in plan.products.values())
-    if plan.found.kind == "chunked":
-        gates = (log_of(gates[0], plan.found.log_decay), gates[1])
+    if plan.found.kind in OUTER:
+        gates = (log_of(gates[0], plan.found.log_decay), *gates[1:])
     out = _behind(build, end) if end.cone else ()
     handed = _handed(build, plan.tile)
     inputs = tuple(h for h in handed if h.value.kind is not Kind.WEIGHT)
@@ -255,7 +269,7 @@ def _assembled(plan: _Plan) -> FusedScan:
     n = tuple(build.handed)
     if not inputs:
         return _unfused(plan.found, "nothing in its gates varies with the token")
-    if plan.found.kind == "chunked" and (reason := _idle(inputs, gates, out)):
+    if plan.found.kind in OUTER and (reason := _idle(inputs, gates, out)):
         return _unfused(plan.found, reason)
     for name, node in zip(plan.products, gates, strict=True):
         if node.args and name not in {*build.names.values(), *(h.name for h in handed)}:
@@ -277,11 +291,11 @@ def _assembled(plan: _Plan) -> FusedScan:
             (values - kernel.read_elsewhere(values) | {plan.found.scan, end.start.value}) - {end.result.value}
         ),
         traffic=None,
-        reason=ending(inputs, plan.taken),
+        reason=ending(inputs, plan.taken, end.result.value, plan.region),
     )
-    kept = made.kind == "chunked" and made.needs_read
+    kept = made.kind in OUTER and made.needs_read
     own = values | kernel.own
-    moved = traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, own, kept=kept)
+    moved = traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, own, kept=kept, parts=parts_of(plan.found))
     return replace(made, traffic=moved)
 
 

@@ -41,16 +41,19 @@ def traffic(
     values: Iterable[Value],
     *,
     kept: bool = False,
+    parts: int = 1,
 ) -> Traffic:
     """The traffic of a scan whose kernel reads `inputs`, at best `ideal`, and computes `values`; kept: what it reads
-    out stays for the backward pass, which at best computes it again.
+    out stays for the backward pass, which at best computes it again. parts: of the keys, each of which reads what has
+    no keys and gives a result.
 
-    A kernel of outer products reads inputs that heads share once for each.
+    With a decay per key, keys and queries are among the inputs. Else a kernel of outer products reads inputs that heads
+    share once for each.
     """
     sizes = found.scan.type.sizes
     elements = prod(sizes[n] for n in tile)
     keys = [f.operand for f in found.factors["key"] if isinstance(f.operand, Value)]
-    outer = [*keys, *(r.query for r in found.reads)]
+    outer = [] if found.kind == "chunked_key" else [*keys, *(r.query for r in found.reads)]
     forward, backward = _moved([*inputs, *outer], elements)
     best = _moved([*ideal, *outer], elements)
     if found.kind == "chunked":
@@ -58,6 +61,11 @@ def traffic(
         tokens = [v for v in inputs if v.kind is Kind.TOKEN]
         again = sum(heads * prod(sizes[n] for n in found.value if n in v.names) - v.type.elements for v in tokens)
         forward, backward = forward + HALF * again / elements, backward + 2 * HALF * again / elements
+    if parts > 1:
+        again = sum(v.type.elements for v in inputs if v.kind is Kind.TOKEN and not set(found.key) & set(v.names))
+        result = elements * (parts - 1)
+        more = HALF * ((parts - 1) * again + result) / elements
+        forward, backward = forward + more, backward + 2 * more - HALF * result / elements
     if kept:
         forward, backward = forward + HALF, backward + HALF
     alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from archc.ir.graph import Kind, Value
 from archc.passes.placed import is_placed
 from archc.passes.scans import Factor, ScanClass, factors_of
@@ -76,6 +78,25 @@ def bonus_sides(found: ScanClass) -> tuple[tuple[Factor, ...], tuple[Factor, ...
         tuple(f for f, of_key in zip(factors, sides, strict=True) if of_key),
         tuple(f for f, of_key in zip(factors, sides, strict=True) if not of_key),
     )
+
+
+def bonus_keys(found: ScanClass) -> tuple[Factor, ...]:
+    """The factors of the bonus that do not vary along the values."""
+    return tuple(f for f in _of_bonus(found) if not _has(f, found.value))
+
+
+def shares_values(found: ScanClass) -> bool:
+    """Whether the bonus, if there is one, has the values of the update."""
+    own = Counter(f for f in _of_bonus(found) if _has(f, found.value))
+    return not found.bonus or own == Counter(found.factors["value"])
+
+
+def _of_bonus(found: ScanClass) -> list[Factor]:
+    return factors_of(found.bonus[0], set(found.scan.names)) if found.bonus else []
+
+
+def _has(factor: Factor, names: tuple[str, ...]) -> bool:
+    return isinstance(factor.operand, Value) and not set(names).isdisjoint(factor.operand.names)
 
 
 def split_decay(found: ScanClass) -> tuple[list[tuple[Value, int]], list[tuple[Value, int]]] | None:

@@ -57,6 +57,8 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     yield found.sentence
     if fused.result in emitted.gated:
         yield f"kernel {GATED[found.kind]}: the equations around it run inside"
+        if found.kind == "chunked_key":
+            yield from _parts(found, "values read once a part")
         if fused.traffic is not None:
             yield _bytes(fused.traffic)
         yield f"not more, since {fused.reason}"
@@ -84,11 +86,19 @@ def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
 
 def _outer(found: ScanClass) -> Iterator[str]:
     """What a scan of outer products moves; how many keys run at once is a matter of PyTorch's kernels."""
-    keys = prod(found.scan.type.sizes[n] for n in found.key)
-    parts, size = key_parts(keys)
+    yield from _parts(found, "values copied" if found.kind == "chunked" else "values read once a part")
+    values = {*inside(found), found.scan, *(r.value for r in found.reads)}
+    yield _bytes(outer_traffic(found, values, key_parts(_keys(found))[0]))
+
+
+def _parts(found: ScanClass, how: str) -> Iterator[str]:
+    parts, size = key_parts(_keys(found))
     if parts > 1:
-        yield f"its {keys} keys run in {parts} parts of {size} in PyTorch, values copied and results added up outside"
-    yield _bytes(outer_traffic(found, {*inside(found), found.scan, *(r.value for r in found.reads)}, parts))
+        yield f"its {_keys(found)} keys run in {parts} parts of {size} in PyTorch, {how} and results added up outside"
+
+
+def _keys(found: ScanClass) -> int:
+    return prod(found.scan.type.sizes[n] for n in found.key)
 
 
 def _sum(value: Value, sentence: str, emitted: Fused) -> Iterator[str]:

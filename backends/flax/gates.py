@@ -11,7 +11,7 @@ from archc.emit.equations import Doc, called_in, described, function, logic, sta
 from archc.emit.mixes import Mixes, mix_functions
 from archc.fuse.dag import Equations
 from archc.fuse.planes import PLACES, SUMS
-from archc.fuse.scans import FusedScan
+from archc.fuse.scans import OUTER, FusedScan
 
 DEVICE = ("expm1", "gelu", "inv_softplus", "sign", "mix_heads", "unmix_heads", "mix_heads_matrix")
 """The functions of `kernels/device.py`."""
@@ -43,7 +43,7 @@ def gate_functions(name: str, fused: FusedScan) -> str:
 
 def has_derivatives(fused: FusedScan) -> bool:
     """Whether a kernel calls derivatives of the equations: those of outer products are array code around theirs."""
-    return fused.kind != "chunked"
+    return fused.kind not in OUTER
 
 
 def mix_texts(name: str, mixes: Mixes) -> str:

@@ -14,7 +14,7 @@ from archc.emit.mixes import Mix, Mixes
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
-from archc.fuse.scans import FusedScan
+from archc.fuse.scans import OUTER, FusedScan
 
 WRITTEN = {
     "unflatten": "axes.py",
@@ -24,6 +24,8 @@ WRITTEN = {
     "single": "layers.py",
 }
 """What the dialect and the shape write, not a rule."""
+_CLASSES = {"chunked": "ChunkedGates", "chunked_key": "ChunkedKeyGates"}
+"""What holds the equations of scans of outer products."""
 
 
 class FlaxTarget:
@@ -56,17 +58,18 @@ class FlaxTarget:
         functions += [mix_texts(stem, found) for stem, found in mixes.items()]
         text = "\n\n\n".join(functions)
         used = device_names(text)
-        chunked = [fused for fused in scans.values() if not has_derivatives(fused)]
+        kinds = {fused.kind for fused in scans.values()}
         on = "of whole arrays or of tiles" if scans else "of tiles"
         lines = [
             f'"""{subject(module)} and their derivatives, {on}."""',
             "",
             *(["import jax"] if search(r"\bjax\.", text) else []),
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
-            *(["from kernels.chunked_scan import ChunkedGates"] if chunked else []),
+            *(["from kernels.chunked_scan import ChunkedGates"] if "chunked" in kinds else []),
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            *(["from kernels.gated import Gates"] if len(chunked) < len(scans) else []),
+            *(["from kernels.gated import Gates"] if kinds - set(OUTER) else []),
+            *(["from kernels.gated_key_scan import ChunkedKeyGates"] if "chunked_key" in kinds else []),
             "",
             "",
             text,
@@ -83,8 +86,9 @@ def _together(stem: str, fused: FusedScan) -> str:
     parts = ["gates", *(["out"] if fused.out is not None else [])]
     if has_derivatives(fused):
         parts = [part for each in parts for part in (each, f"{each}_grad")]
-    given = ", ".join(f"{stem}_{part}" for part in parts)
-    return f"{constant(stem)} = {'Gates' if has_derivatives(fused) else 'ChunkedGates'}({given})"
+    given = [f"{stem}_{part}" for part in parts]
+    given += ["before=True"] if fused.kind == "chunked_key" and fused.found.before else []
+    return f"{constant(stem)} = {_CLASSES.get(fused.kind, 'Gates')}({', '.join(given)})"
 
 
 def _composed(stem: str, mixes: Mixes) -> str:

@@ -12,7 +12,7 @@ from archc.emit.equations import Doc, called_in, described, function, logic, row
 from archc.emit.mixes import Mixes, mix_functions
 from archc.fuse.dag import Equations, exponentials, half, rebuilt
 from archc.fuse.planes import PLACES, SUMS, ZEROS
-from archc.fuse.scans import FusedScan
+from archc.fuse.scans import OUTER, FusedScan
 from archc.ops.node import Node
 
 DEVICE = (
@@ -87,7 +87,7 @@ def _equations(fused: FusedScan) -> tuple[Equations, Equations | None]:
 
 
 def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
-    said = statements(equations, _say_plain, _plain_zeros, RESERVED, spread=fused.kind != "chunked")
+    said = statements(equations, _say_plain, _plain_zeros, RESERVED, spread=fused.kind not in OUTER)
     before = ["read"] if doc == "out" else []
     read = [n for n in (*before, *said.x, *said.w) if n != "_"]
     wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
@@ -120,7 +120,7 @@ def _say_plain(op: str, args: Sequence[Code]) -> Code:
 
 def _device(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
     equations = _from_exponentials(equations)
-    said = statements(equations, _say_device, _device_zeros, RESERVED, spread=fused.kind != "chunked")
+    said = statements(equations, _say_device, _device_zeros, RESERVED, spread=fused.kind not in OUTER)
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")), "@triton.jit")
 

@@ -9,13 +9,14 @@ from archc.backends.torch.gates import device_functions, device_mixes, device_na
 from archc.backends.torch.shape import TorchShape
 
 from archc.emit.code import call
+from archc.emit.equations import row
 from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
 from archc.emit.mixes import Mix, Mixes, function_names
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
-from archc.fuse.scans import FusedScan
+from archc.fuse.scans import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
 
 
 class TorchTarget:
@@ -53,10 +54,13 @@ class TorchTarget:
 
 _CLASSES = {
     "chunked": ("ChunkedGates", "chunked_gates"),
+    "chunked_key": ("ChunkedKeyGates", "chunked_key_gates"),
     "diagonal": ("Gates", "gated"),
     "selective": ("SelectiveGates", "selective_gates"),
 }
 """What holds the equations of a class of scans, and the file of kernels/ that has it."""
+OF = {PER_HEAD: "head", PER_VALUE: "value", PER_KEY: "key"}
+"""What something is of that varies so."""
 
 
 def _functions(stem: str, fused: FusedScan) -> list[str]:
@@ -69,13 +73,17 @@ def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
     """All functions of a scan in one object."""
     given = [stem]
     if fused.kind == "chunked":
-        given += [repr(tuple(map(fused.has_values, each))) for each in (fused.inputs, fused.weights)]
+        given += [repr(tuple(fused.room(h) == PER_VALUE for h in each)) for each in (fused.inputs, fused.weights)]
+    if fused.kind == "chunked_key":
+        given += [row([f'"{OF[fused.room(h)]}"' for h in each]) for each in (fused.inputs, fused.weights)]
     given += [f"{stem}_device", f"{stem}_grad"] if on_device else []
     if fused.out is not None:
         read = [f"{stem}_out", *([f"{stem}_out_device", f"{stem}_out_grad"] if on_device else [])]
         linear = ["linear=True"] if fused.reads_linearly and fused.kind == "diagonal" and on_device else []
-        linear += ["needs_y=False"] if not fused.needs_read and fused.kind == "chunked" and on_device else []
+        linear += ["needs_y=False"] if not fused.needs_read and fused.kind in OUTER and on_device else []
         given.append(f"read=Read({', '.join([*read, *linear])})")
+    given += ["before=True"] if fused.kind == "chunked_key" and fused.found.before else []
+    given += ["bonus=True"] if fused.found.bonus else []
     return f"{constant(stem)} = {_CLASSES[fused.kind][0]}({', '.join(given)})"
 
 

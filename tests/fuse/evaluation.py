@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from archc.fuse.dag import FIRST
+from archc.fuse.planes import Room
 from archc.fuse.regions import Group
-from archc.fuse.scans import FusedScan
+from archc.fuse.scans import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
 from archc.ir.graph import Axis, Graph, Kind, Operand, Value
 from archc.ops.node import Node
 from archc.passes.support import supports
@@ -41,15 +43,26 @@ def on_tile(frame: Frame, value: Operand, fused: FusedScan, groups: tuple[Group,
     return array.squeeze(state) if all(array.shape[i] == 1 for i in state) else array
 
 
+def rooms_of(fused: FusedScan) -> dict[Room, tuple[int, ...]]:
+    """The shapes of what a scan of outer products is handed, by what it is of."""
+    sizes = fused.scan.type.sizes
+    shape = (*POS.shape, *(sizes[n] for n in fused.tile))
+    keys = prod(sizes[n] for n in fused.found.key)
+    return {PER_VALUE: shape, PER_HEAD: (*shape[:-1], 1), PER_KEY: (*shape[:-1], keys)}
+
+
 def leaves(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
     """The arrays of all leaves of the equations."""
     assert fused.gates is not None
     nodes, handed = (*fused.gates.x, *fused.gates.w), (*fused.inputs, *fused.weights)
     shape = (*POS.shape, *(fused.scan.type.sizes[n] for n in fused.tile))
+    rooms = rooms_of(fused)
     found: dict[Node, Array] = {}
     for leaf, each in zip(nodes, handed, strict=True):
-        whole = shape if fused.kind != "chunked" or fused.has_values(each) else (*shape[:-1], 1)
-        found[leaf] = np.broadcast_to(on_tile(frame, each.value, fused, each.groups), whole).astype(np.float64)
+        array = on_tile(frame, each.value, fused, each.groups)
+        room = fused.room(each) if fused.kind in OUTER else PER_VALUE
+        array = array.squeeze(-2) if room == PER_KEY else array
+        found[leaf] = np.broadcast_to(array, rooms.get(room, shape)).astype(np.float64)
     start = fused.gates.outputs[0].home.leaf(FIRST, truth=True)
     found[start] = (POS == 0).reshape(*POS.shape, *(1 for _ in fused.tile))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from archc.fuse.dag import ordered
-from archc.fuse.planes import COLUMNS, ZEROS, sum_along
+from archc.fuse.planes import STATES, VALUES, ZEROS, sum_along
 from archc.ir.graph import Kind, Type, Value
 from archc.ops.node import Node
 from archc.reference.frame import Array, Frame
@@ -23,7 +23,7 @@ def evaluate(outputs: Sequence[Node], leaves: Mapping[Node, Array]) -> tuple[Arr
     for node in ordered(outputs):
         if node.op == "number":
             found[node] = np.asarray(node.value)
-        elif node.op == sum_along(COLUMNS):
+        elif node.op in (sum_along(VALUES), sum_along(STATES)):
             found[node] = found[node.args[0]].sum(-1, keepdims=True)
         elif node.op == ZEROS:
             found[node] = np.zeros_like(found[node.args[0]])

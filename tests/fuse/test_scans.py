@@ -11,12 +11,12 @@ from archc.backends.torch.kernels import chunk_sizes
 
 from archc.fuse import reasons
 from archc.fuse.dag import Equations
-from archc.fuse.scans import FusedScan, Handed, fused_scans
+from archc.fuse.scans import PER_KEY, FusedScan, Handed, fused_scans
 from archc.ir.graph import Graph
 from archc.ops.node import Node
 from archc.passes.matrix_scans import split_decay
 from archc.reference.frame import Array
-from tests.fuse.evaluation import leaves, on_tile, run
+from tests.fuse.evaluation import leaves, on_tile, rooms_of, run
 from tests.fuse.numeric import evaluate
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -26,6 +26,9 @@ RUN_FUSED = {
     "recurrentgemma": 1,
     "hgrn": 4,  # one for each layer: the bounds of their gates differ
     "rwkv4": 2,
+    "gla": 1,
+    "hgrn2": 4,
+    "rwkv6": 1,
     "mamba": 1,
     "falcon_mamba": 1,
     "mamba2": 1,
@@ -52,7 +55,7 @@ def check_values(graph: Graph) -> None:
     for fused in with_gates(graph):
         at = leaves(frame, fused)
         assert fused.gates is not None
-        first, second = evaluate(fused.gates.outputs, at)
+        first, second, *more = evaluate(fused.gates.outputs, at)
         decay, entering = (on_tile(frame, a, fused) for a in fused.scan.args)
         if fused.kind == "selective":
             split = split_decay(fused.found)
@@ -63,7 +66,13 @@ def check_values(graph: Graph) -> None:
             first = np.exp(first[..., None] * rate)
         if fused.kind == "chunked":
             first = np.exp(first)
-        if fused.kind != "diagonal":
+        if fused.kind == "chunked_key":
+            keys, (values, queries, *bonus) = second, more
+            first, second = np.exp(first)[..., None, :], keys[..., None, :] * values[..., None]
+            same(queries[..., None, :], on_tile(frame, fused.found.reads[0].query, fused))
+            for b, whole in zip(bonus, fused.found.bonus, strict=True):
+                same(b[..., None, :] * values[..., None], on_tile(frame, whole, fused))
+        elif fused.kind != "diagonal":
             second = second[..., None]
             for factor in fused.found.factors["key"]:
                 second = second * on_tile(frame, factor.operand, fused) ** factor.power
@@ -84,16 +93,18 @@ def test_the_equations_of_every_spec_are_what_the_reference_computes(tiny: Calla
         check_values(graph)
 
 
-def check_derivatives(equations: Equations, derived: Equations, at: dict[Node, Array]) -> None:
+def check_derivatives(fused: FusedScan, equations: Equations, derived: Equations, at: dict[Node, Array]) -> None:
     """Central differences of the sum of the outputs, weighed as the incoming derivatives say.
 
-    What has no values, in a scan of outer products, has size one along them: there the sum is over all.
+    What is of a head, in a scan of outer products, has size one along values and keys: there the sum is over all.
     """
     fresh = [n for n in derived.given if n not in equations.given]
     rng = np.random.default_rng(5)
     shape = next(iter(at[x] for x in equations.x)).shape
     of_a_head = (*shape[:-1], 1)
-    sizes = {n: of_a_head if n.name.endswith("dlog_a") else shape for n in (*equations.given, *fresh)}
+    of_decay = rooms_of(fused)[PER_KEY] if fused.kind == "chunked_key" else of_a_head
+    of_keys = tuple(f"d{name}" for name in ("log_a", "k", "q", "b"))
+    sizes = {n: of_decay if n.name.endswith(of_keys) else shape for n in (*equations.given, *fresh)}
     at = {**at, **{n: rng.normal(size=size) for n, size in sizes.items() if n not in at}}
 
     def value(wanted: Node, step: float) -> Array:
@@ -101,6 +112,8 @@ def check_derivatives(equations: Equations, derived: Equations, at: dict[Node, A
         parts = [at[f] * o for f, o in zip(fresh, outputs, strict=True)]
         if at[wanted].shape == of_a_head:
             parts = [p.sum(-1, keepdims=True) for p in parts]
+        elif fused.kind == "chunked_key":  # others do not depend on it
+            parts = [p for p in parts if p.shape == at[wanted].shape]
         return sum(parts)  # type: ignore[return-value]
 
     wanted = (*equations.given, *equations.x, *equations.w)
@@ -116,10 +129,10 @@ def test_the_derivatives_of_every_spec_are_finite_differences(tiny: Callable[[st
     for fused in with_gates(graph):
         assert fused.gates is not None
         assert fused.gates_grad is not None
-        check_derivatives(fused.gates, fused.gates_grad, leaves(frame, fused))
+        check_derivatives(fused, fused.gates, fused.gates_grad, leaves(frame, fused))
         if fused.out is not None:
             assert fused.out_grad is not None
-            check_derivatives(fused.out, fused.out_grad, leaves(frame, fused))
+            check_derivatives(fused, fused.out, fused.out_grad, leaves(frame, fused))
 
 
 def names(handed: Sequence[Handed]) -> list[str]:
@@ -364,7 +377,7 @@ def test_what_a_product_that_is_read_elsewhere_is_made_of_stays_outside(mixer: C
     ("name", "reason"),
     [
         ("s4d", "its numbers are complex"),
-        ("gla", "the matrix form takes log decay, keys, values and queries as they are"),
+        ("retnet", "there are no equations around it"),
     ],
 )
 def test_what_is_not_fused_says_why(tiny: Callable[[str], Graph], name: str, reason: str) -> None:

@@ -11,6 +11,33 @@ import triton.language as tl
 
 
 @triton.jit
+def token_tile(
+    x, row, r, axis, left, head, heads, size, HAS_AXIS: tl.constexpr, RAGGED: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """The tokens r of a chunk that begins in `row`, of which `left` are there: x [B, T, heads, size] or [B, T, heads].
+
+    RAGGED: not all of the axis is there.
+    """
+    at = row * heads + head
+    there = tl.minimum(r, left - 1)
+    if HAS_AXIS:
+        columns = tl.minimum(axis, size - 1) if RAGGED else axis
+        return tl.load(x + at * size + there[:, None] * (heads * size) + columns[None, :]).to(ACC)
+    else:
+        return tl.load(x + at + there * heads)[:, None].to(ACC)
+
+
+@triton.jit
+def weight_tile(x, axis, head, size, HAS_AXIS: tl.constexpr, RAGGED: tl.constexpr, ACC: tl.constexpr):
+    """x: [heads, size] or [heads]."""
+    if HAS_AXIS:
+        columns = tl.minimum(axis, size - 1) if RAGGED else axis
+        return tl.load(x + head * size + columns)[None, :].to(ACC)
+    else:
+        return (tl.full((1, 1), 0.0, ACC) + tl.load(x + head)).to(ACC)
+
+
+@triton.jit
 def tokens(
     xs, row, r, p, left, head, heads, V,
     HAS_VALUES: tl.constexpr, GATES: tl.constexpr, RAGGED: tl.constexpr, ACC: tl.constexpr,
@@ -20,8 +47,6 @@ def tokens(
     RAGGED: not all values p are there. Without gates they are as they come, and zero where there are none.
     """
     at = row * heads + head
-    there = tl.minimum(r, left - 1)
-    columns = tl.minimum(p, V - 1) if RAGGED else p
     out = ()
     for i in tl.static_range(len(xs)):
         if GATES is None and HAS_VALUES[i]:
@@ -29,10 +54,8 @@ def tokens(
             tile = tl.load(xs[i] + at * V + r[:, None] * (heads * V) + p[None, :], mask=here, other=0.0)
         elif GATES is None:
             tile = tl.load(xs[i] + at + r * heads, mask=r < left, other=0.0).to(ACC)
-        elif HAS_VALUES[i]:
-            tile = tl.load(xs[i] + at * V + there[:, None] * (heads * V) + columns[None, :]).to(ACC)
         else:
-            tile = tl.load(xs[i] + at + there * heads)[:, None].to(ACC)
+            tile = token_tile(xs[i], row, r, p, left, head, heads, V, HAS_VALUES[i], RAGGED, ACC)
         out = out + (tile,)
     return out
 
@@ -42,14 +65,9 @@ def weights(
     ws, p, head, V, HAS_VALUES: tl.constexpr, NUMBERS: tl.constexpr, RAGGED: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
     """ws: [heads, V] or [heads]. The numbers stand behind them."""
-    columns = tl.minimum(p, V - 1) if RAGGED else p
     out = ()
     for i in tl.static_range(len(ws)):
-        if HAS_VALUES[i]:
-            tile = tl.load(ws[i] + head * V + columns)[None, :]
-        else:
-            tile = tl.full((1, 1), 0.0, ACC) + tl.load(ws[i] + head)
-        out = out + (tile.to(ACC),)
+        out = out + (weight_tile(ws[i], p, head, V, HAS_VALUES[i], RAGGED, ACC),)
     for i in tl.static_range(len(NUMBERS)):
         out = out + (NUMBERS[i],)
     return out
@@ -95,18 +113,38 @@ def summed(left, right):
 
 
 @triton.jit
+def store_token(
+    pointer, dx, row, r, axis, left, head, heads, size, HAS_AXIS: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """The gradient of a token of a chunk that begins in `row`, into [.., heads, size] or [.., heads]."""
+    if HAS_AXIS:
+        at = pointer + (row * heads + head) * size + r[:, None] * (heads * size) + axis[None, :]
+        tile = dx + tl.full((r.shape[0], axis.shape[0]), 0.0, ACC)
+        tl.store(at, tile.to(pointer.dtype.element_ty), mask=(r < left)[:, None] & (axis < size)[None, :])
+    else:
+        tile = tl.sum(dx + tl.full((r.shape[0], 1), 0.0, ACC), 1)
+        tl.store(pointer + (row + r) * heads + head, tile.to(pointer.dtype.element_ty), mask=r < left)
+
+
+@triton.jit
 def store_tokens(dxs, dx, row, shift, r, p, left, head, heads, V, HAS_VALUES: tl.constexpr, ACC: tl.constexpr):
     """Gradients of a chunk: of values into [B, T, heads, V], of others, as this slice has them, into
     [slices, B, T, heads], whose slice begins `shift` tokens from the start.
     """
     for i in tl.static_range(len(dxs)):
         if HAS_VALUES[i]:
-            at = dxs[i] + (row * heads + head) * V + r[:, None] * (heads * V) + p[None, :]
-            tile = dx[i] + tl.full((r.shape[0], p.shape[0]), 0.0, ACC)
-            tl.store(at, tile.to(dxs[i].dtype.element_ty), mask=(r < left)[:, None] & (p < V)[None, :])
+            store_token(dxs[i], dx[i], row, r, p, left, head, heads, V, True, ACC)
         else:
-            tile = tl.sum(dx[i] + tl.full((r.shape[0], 1), 0.0, ACC), 1)
-            tl.store(dxs[i] + (shift + row + r) * heads + head, tile, mask=r < left)
+            store_token(dxs[i], dx[i], shift + row, r, p, left, head, heads, V, False, ACC)
+
+
+@triton.jit
+def no_weight(r, axis, HAS_AXIS: tl.constexpr, ACC: tl.constexpr):
+    """A sum that `over_weight` grows: [1, axis], or [Q, 1] by the place in a chunk."""
+    if HAS_AXIS:
+        return tl.full((1, axis.shape[0]), 0.0, ACC)
+    else:
+        return tl.full((r.shape[0], 1), 0.0, ACC)
 
 
 @triton.jit
@@ -114,11 +152,18 @@ def no_weights(ws, r, p, HAS_VALUES: tl.constexpr, ACC: tl.constexpr):
     """Sums that `over_tokens` grows: [1, BV], or [Q, 1] by the place in a chunk."""
     out = ()
     for i in tl.static_range(len(ws)):
-        if HAS_VALUES[i]:
-            out = out + (tl.full((1, p.shape[0]), 0.0, ACC),)
-        else:
-            out = out + (tl.full((r.shape[0], 1), 0.0, ACC),)
+        out = out + (no_weight(r, p, HAS_VALUES[i], ACC),)
     return out
+
+
+@triton.jit
+def over_weight(total, dw, r, axis, left, size, HAS_AXIS: tl.constexpr):
+    """A sum of gradients of a weight, grown by the tokens of a chunk."""
+    here = (r < left)[:, None]
+    if HAS_AXIS:
+        return total + tl.sum(tl.where(here & (axis < size)[None, :], dw, 0.0), 0, keep_dims=True)
+    else:
+        return total + tl.where(here, dw, 0.0)
 
 
 @triton.jit
@@ -126,13 +171,18 @@ def over_tokens(dws, dw, r, p, left, V, HAS_VALUES: tl.constexpr, ACC: tl.conste
     """Sums of gradients of weights, grown by the tokens of a chunk."""
     out = ()
     for i in tl.static_range(len(dws)):
-        here = (r < left)[:, None]
-        if HAS_VALUES[i]:
-            here = here & (p < V)[None, :]
-            out = out + (dws[i] + tl.sum(tl.where(here, dw[i], 0.0), 0, keep_dims=True),)
-        else:
-            out = out + (dws[i] + tl.where(here, dw[i], 0.0),)
+        out = out + (over_weight(dws[i], dw[i], r, p, left, V, HAS_VALUES[i]),)
     return out
+
+
+@triton.jit
+def store_weight(pointer, total, row, axis, head, heads, size, HAS_AXIS: tl.constexpr):
+    """What `over_weight` summed, into the row of [.., heads, size] or [.., heads]."""
+    at = pointer + (row * heads + head) * (size if HAS_AXIS else 1)
+    if HAS_AXIS:
+        tl.store(at + axis, tl.sum(total, 0), mask=axis < size)
+    else:
+        tl.store(at + tl.zeros((1, 1), tl.int32), tl.sum(total, 0, keep_dims=True))
 
 
 @triton.jit
@@ -140,9 +190,5 @@ def store_weights(pointers, dws, p, head, heads, V, HAS_VALUES: tl.constexpr):
     """What `over_tokens` summed of a sequence, into [B, heads, V], or of a slice, into [slices, B, heads]."""
     batch = tl.program_id(2)
     for i in tl.static_range(len(dws)):
-        if HAS_VALUES[i]:
-            at = pointers[i] + (batch * heads + head) * V + p
-            tl.store(at, tl.sum(dws[i], 0), mask=p < V)
-        else:
-            at = pointers[i] + (tl.program_id(0) * tl.num_programs(2) + batch) * heads + head
-            tl.store(at + tl.zeros((1, 1), tl.int32), tl.sum(dws[i], 0, keep_dims=True))
+        row = batch if HAS_VALUES[i] else tl.program_id(0) * tl.num_programs(2) + batch
+        store_weight(pointers[i], dws[i], row, p, head, heads, V, HAS_VALUES[i])

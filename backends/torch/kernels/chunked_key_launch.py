@@ -4,61 +4,120 @@
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
+from kernels.chunk_sizes import key_parts
+from kernels.chunked_key_gates_triton import KINDS, as_they_are, as_they_are_grad
+from kernels.chunked_key_token_triton import key_token
 from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
-from kernels.chunked_launch import SMALLEST, grid_of, over_programs, sizes_of, stages_of, tile_constants, warps_of
+from kernels.chunked_launch import SMALLEST, grid_of, stages_of, tile_constants, warps_of
+from kernels.gated_operator import Given, Result
 from torch import Tensor
 
+TILE = 2048  # elements of the state that a program of a single token holds, at most
 
-def key_forward(
-    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None, y: Tensor, last: Tensor
-) -> None:
-    """Fill y [B, T, heads, V] and the last state [B, heads, K, V]; log_a: [B, T, heads, K]."""
-    constants = _constants(k, v, q, pos, start)
-    with torch.cuda.device_of(v):
-        chunked_key_forward[grid_of(v, constants)](
-            log_a, k, v, q, pos, start, y, last, *sizes_of(k, v, q), **constants,
+
+def key_forward(gates: Any, given: Given, result: Result) -> None:
+    """Fill y [B, T, heads, V], the last state [B, heads, K, V] and, unless it is empty, what is read, like y."""
+    constants, y = _constants(gates, given, result.last), result.y
+    parts = constants["PARTS"]
+    assert parts == 1 or gates.read is None, "what follows needs what all keys read"
+    each = y if parts == 1 else y.new_empty(parts, *y.shape)
+    with torch.cuda.device_of(y):
+        chunked_key_forward[_grid(y, constants)](
+            tuple(given.x), tuple(given.w), given.pos, given.start, each, result.last, _kept(result), *_sizes(result),
+            OUT=gates.read and gates.read.device, BONUS=gates.bonus, **constants,
             num_warps=warps_of(constants), num_stages=stages_of(constants),
         )  # fmt: skip
+    if parts > 1:
+        y.copy_(each.sum(0, dtype=result.last.dtype))
 
 
-def key_backward(
-    log_a: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q: Tensor,
-    pos: Tensor | None,
-    start: Tensor | None,
-    last: Tensor,
-    dy: Tensor,
-    dlast: Tensor | None,
-) -> list[Tensor]:
-    """The gradients of log_a, k, v, q and of the state that came in."""
-    dv, dstart = torch.empty_like(v), torch.empty_like(last)
-    constants = _constants(k, v, q, pos, start)
-    grid, options = grid_of(v, constants), {"num_warps": warps_of(constants), "num_stages": stages_of(constants)}
-    dk, dq = (dstart.new_empty(grid[0], *v.shape[:3], k.shape[-1]) for _ in range(2))
-    with torch.cuda.device_of(v):
+def key_backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> list[Tensor]:
+    """The gradients of x, w and of the state that came in; `result.y` holds that of y."""
+    dy, last = result.y, result.last
+    constants = _constants(gates, given, last) | {"OUT_GRAD": gates.read and gates.read.grad}
+    grid, options = _grid(dy, constants), {"num_warps": warps_of(constants), "num_stages": stages_of(constants)}
+    shares = {"head": grid[0], "value": constants["PARTS"], "key": grid[0] // constants["PARTS"]}
+    dq, dstate = last.new_empty(shares["key"], *dy.shape[:3], last.shape[2]), torch.empty_like(last)
+    dx = [_gradient(z, shares[of], dy, last) for z, of in zip(given.x, gates.x_of, strict=True)]
+    dw = [last.new_empty(shares[of], dy.shape[0], *z.shape) for z, of in zip(given.w, gates.w_of, strict=True)]
+    inputs = tuple(given.x), tuple(given.w), given.pos
+    with torch.cuda.device_of(dy):
         chunked_key_backward_queries[grid](
-            log_a, k, v, q, pos, start, dy, dq, *sizes_of(k, v, q), **constants, **options
+            *inputs, given.start, dy, _kept(result), dq, *_sizes(result), **constants, **options
         )  # fmt: skip
         constants["CONTINUED"] = dlast is not None
         chunked_key_backward_keys[grid](
-            log_a, k, v, q, pos, dlast, dy, dk, dv, dstart, *sizes_of(k, v, q), **constants, **options
+            *inputs, last, dlast, dy, _kept(result), dq, tuple(dx), tuple(dw), dstate, *_sizes(result),
+            GATES_GRAD=gates.grad or as_they_are_grad, BONUS=gates.bonus, **constants, **options,
         )  # fmt: skip
-    dk, dq = dk.sum(0, keepdim=True), dq.sum(0, keepdim=True)
-    shares = _over_heads(q, v) * dq[0] - _over_heads(k, v) * dk[0]
-    dlog = shares.flip(1).cumsum(1).flip(1)
-    if dlast is not None:  # the last state is one more query
-        dlog = dlog + (dlast * last).sum(-1)[:, None]
-    if pos is not None:
-        dlog = dlog.masked_fill((pos == 0)[..., None, None], 0)
-    return [dlog.to(log_a.dtype), over_programs(dk, k), dv, over_programs(dq, q), dstart]
+    found = [_over_programs(d, z) for d, z in zip(dx, given.x, strict=True)]
+    found += [d.sum((0, 1)).to(z.dtype) for d, z in zip(dw, given.w, strict=True)]
+    return [*found, dstate]
 
 
-def _constants(k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None) -> dict[str, Any]:
-    return tile_constants(k, v, q, pos, start)[1] | {"Q": SMALLEST}
+def key_one(gates: Any, given: Given, result: Result) -> None:
+    """Fill y [B, heads, V] and the last state [B, heads, K, V] of a single token; x and y are without time."""
+    batch, heads, keys, values = result.last.shape
+    rows = triton.next_power_of_2(keys)
+    columns = min(triton.next_power_of_2(values), max(8, TILE // rows))
+    with torch.cuda.device_of(result.y):
+        key_token[(triton.cdiv(values, columns), heads, batch)](
+            tuple(given.x), tuple(given.w), given.pos, given.start, result.y, result.last, heads, keys, values,
+            OUT=gates.read and gates.read.device, BONUS=gates.bonus, **_gates(gates, given, heads),
+            RAGGED=(values % columns != 0, keys != rows), BK=rows, BV=columns,
+            ACC=tl.float64 if result.last.dtype is torch.float64 else tl.float32, num_warps=4,
+        )  # fmt: skip
 
 
-def _over_heads(x: Tensor, v: Tensor) -> Tensor:
-    """Keys or queries for every head."""
-    return x.repeat_interleave(v.shape[2] // x.shape[2], 2)
+def _constants(gates: Any, given: Given, last: Tensor) -> dict[str, Any]:
+    keys, values = last.shape[2:]
+    parts, part = key_parts(keys)
+    narrow = next((z for z in given.x if z.element_size() == 2), given.x[0])
+    like = last.new_empty((1, 1, 1, part), dtype=narrow.dtype)
+    constants = tile_constants(like, given.x[0], like, given.pos, given.start)[1] | {"Q": SMALLEST}
+    ragged = (values % constants["BV"] != 0, keys != parts * constants["BK"])
+    return constants | _gates(gates, given, last.shape[1]) | {"RAGGED": ragged, "PART": part, "PARTS": parts}
+
+
+def _grid(y: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
+    """Slices of the values and parts of the keys, heads, sequences."""
+    slices, heads, batch = grid_of(y, constants)
+    return slices * constants["PARTS"], heads, batch
+
+
+def _gates(gates: Any, given: Given, heads: int) -> dict[str, Any]:
+    """The constants that say what the gates are, and what each of their arrays is of."""
+    axis = given.x[0].dim() - 2  # of the heads
+    return {
+        "X": tuple(KINDS[kind] for kind in gates.x_of),
+        "W": tuple(KINDS[kind] for kind in gates.w_of),
+        "SHARED": tuple(heads // z.shape[axis] for z in given.x),
+        "NUMBERS": tuple(given.numbers),
+        "GATES": gates.device or as_they_are,
+        "BEFORE": gates.before,
+    }
+
+
+def _kept(result: Result) -> Tensor | None:
+    return result.read if result.read.numel() else None
+
+
+def _sizes(result: Result) -> tuple[int, ...]:
+    """time, heads, K, V."""
+    return result.y.shape[1], *result.last.shape[1:]
+
+
+def _gradient(x: Tensor, shares: int, dy: Tensor, last: Tensor) -> Tensor:
+    """Where the gradient of a token goes: into an array like it if one program has all of it, else [shares, ..]."""
+    if shares == 1 and x.shape[2] == dy.shape[2]:
+        return torch.empty_like(x)
+    return last.new_empty(shares, *dy.shape[:3], *x.shape[3:])
+
+
+def _over_programs(d: Tensor, x: Tensor) -> Tensor:
+    """Shares of programs, added up over slices and over heads that share a token."""
+    if d.shape == x.shape:
+        return d
+    return d.unflatten(3, (x.shape[2], -1)).sum((0, 4)).to(x.dtype)

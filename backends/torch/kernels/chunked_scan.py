@@ -51,6 +51,8 @@ def chunked_key_scan(
     before: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
+    if before and runs_fused(v) and v.shape[1] > 1:  # its kernel can read the state before the update
+        return fused_chunked_scan(log_a, k, v, q, pos, state, before=True)
     return _scan(_key_chunks, log_a, k, v, q, pos, state, before)
 
 

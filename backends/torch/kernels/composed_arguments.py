@@ -5,13 +5,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 Planes = tuple[tuple[int, ...], ...]
-KINDS: dict[Any, str] = {
-    Tensor: "Tensor",
-    list[Tensor]: "Tensor[]",
-    Tensor | None: "Tensor?",
-    int: "int",
-    float: "float",
-}
 
 
 class Given(NamedTuple):
@@ -65,16 +58,6 @@ class Read(NamedTuple):
         or 1; how many planes and matrices come before.
         """
         return tuple(map(_planes, self))
-
-
-def schema(*groups: Any, gives: str) -> str:
-    """The arguments of these tuples one after another, as torch's own language has them.
-
-    >>> schema(GivenBack, gives="Tensor[]")
-    '(Tensor lse, Tensor dy) -> Tensor[]'
-    """
-    fields = (f"{KINDS[kind]} {name}" for group in groups for name, kind in group.__annotations__.items())
-    return f"({', '.join(fields)}) -> {gives}"
 
 
 def reads(composed: Any, given: Given) -> tuple[Read, Read]:

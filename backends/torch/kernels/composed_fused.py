@@ -4,9 +4,9 @@
 from typing import Any, NamedTuple
 
 import torch
-from kernels.composed_arguments import Given, GivenBack, Ring, schema
+from kernels.composed_arguments import Given, GivenBack, Ring
 from kernels.composed_tiles import HEADS
-from kernels.operators import TRITON, free_name
+from kernels.operators import TRITON, free_name, schema
 from torch import Tensor
 
 if TRITON:

@@ -2,10 +2,21 @@
 
 from importlib.util import find_spec
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
 
+KINDS: dict[Any, str] = {
+    Tensor: "Tensor",
+    list[Tensor]: "Tensor[]",
+    list[float]: "float[]",
+    Tensor | None: "Tensor?",
+    int: "int",
+    float: "float",
+    bool: "bool",
+}
+"""Annotations in torch's own language."""
 TRITON = find_spec("triton") is not None
 INTERPRETED = (
     False  # tests: Triton's interpreter runs (TRITON_INTERPRET=1), so tensors of the CPU go to its kernels too
@@ -28,6 +39,12 @@ def arch_of(x: Tensor) -> int:
 def wants_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is done with any of these."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def schema(*groups: Any, gives: str) -> str:
+    """The arguments that the fields of these tuples are, one after another, as torch's own language has them."""
+    fields = (f"{KINDS[kind]} {name}" for group in groups for name, kind in group.__annotations__.items())
+    return f"({', '.join(fields)}) -> {gives}"
 
 
 def free_name(stem: str) -> str:

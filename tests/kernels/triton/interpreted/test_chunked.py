@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archc.backends.torch.executed import TorchKernels
-from kernels import chunk_sizes, chunked_fused, chunked_gates, chunked_token
+from kernels import chunk_sizes, chunked_gates, chunked_key_gates, chunked_token
 from kernels.chunked_scan import chunked_key_scan, chunked_scan
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -87,9 +87,9 @@ def test_values_and_gradients_are_exact_with_restarts_and_states(kernel, time: i
 def test_many_keys_run_in_parts(kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five keys as three and two, four as two and two."""
     monkeypatch.setattr(chunk_sizes, "MOST_KEYS", 3)
-    sizes = (5, 4) if kernel is chunked_scan else (4, 5)
-    operands, state = inputs(kernel, 18, "k", sizes), before(sizes)
-    mine, theirs = kernel(*operands, packed(18), state), slow(*operands, packed(18), state)
+    sizes, time = ((5, 4), 18) if kernel is chunked_scan else ((4, 5), 3)
+    operands, state = inputs(kernel, time, "k", sizes), before(sizes)
+    mine, theirs = kernel(*operands, packed(time), state), slow(*operands, packed(time), state)
     wanted = [*operands, state]
     assert_same((*mine, *gradients(mine, wanted)), (*theirs, *gradients(theirs, wanted)))
 
@@ -196,7 +196,7 @@ def test_the_operators_hold_what_torch_asks_of_them() -> None:
         if kernel is chunked_scan:
             operator, operands = chunked_gates.PLAIN.fused, ([v, log_a], [], [], k, q, packed(2), state, False)
         else:
-            operator, operands = chunked_fused._PER_KEY, (log_a, k, v, q, packed(2), state)
+            operator, operands = chunked_key_gates.PLAIN.fused, ([v, log_a, k, q], [], [], [], packed(2), state, False)
         torch.library.opcheck(operator, operands, test_utils=ASKED)
 
 

@@ -72,6 +72,43 @@ def gated_outer(seed: int) -> Program:
         if re.search(rf"\b{name}\b", "".join(lines)):
             lines.insert(0, f"{name} = {SOURCES[name]}")
     lines = [f"{name} = x @ W_{name}[{of_keys} key]" for name in "kq"] + lines
+    return _outer(heads, lines)
+
+
+KEY_DECAYS = (
+    "exp(-exp(A[heads_ key] + r))", "sigmoid(r + b[heads_ key]) ^ 0.25", "0.5 + 0.5 * sigmoid(r)",
+    "exp(-dt * (1 + r ^ 2))",
+)  # fmt: skip
+KEYS = ("k", "1 - sigmoid(r)", "silu(k) * sigmoid(i)", "k * exp(-abs(r)) / 2", "where(pos == 0, k, k * dt)")
+QUERIES = ("q / sqrt(key)", "silu(q)", "q * silu(k)", "q + m[queries_ key] * k")
+READS = (
+    "dot(h, {}, over = key)", "dot(prev(h), {}, over = key)", "dot(prev(h) + B[heads_ key] * s * v, {}, over = key)",
+    "dot(prev(h) + dt * s * v, {}, over = key)",
+)  # fmt: skip
+KEY_SOURCES = SOURCES | {
+    "k": "x @ W_k[queries_ key]",
+    "q": "x @ W_q[queries_ key]",
+    "r": "x @ W_r[heads_ key]",
+    "dt": "fp32(softplus(x @ W_dt[heads_]))",
+}
+
+
+def gated_keys(seed: int) -> Program:
+    """The same with a decay per key, and queries that are drawn, too; what is read may be the state before."""
+    choose = Random(seed).choice
+    heads = choose(("groups heads", "heads"))
+    of_queries = heads.split()[0]
+    lines = [f"s = {choose(KEYS)}", f"v = {choose(VALUES)}"]
+    lines += [f"h = scan(decay = {choose(KEY_DECAYS)}, input = {choose(('', 'dt * '))}s * v)"]
+    lines += [f"y = {choose(READS).format(choose(QUERIES))}", f"return ({choose(ENDS)}) @ W_o[heads_ value -> width]"]
+    for name in ("dt", "i", "r", "z", "u", "q", "k"):
+        if re.search(rf"\b{name}\b", " ".join(lines)):
+            lines.insert(0, f"{name} = {KEY_SOURCES[name]}")
+    return _outer(heads, [line.replace("queries_", of_queries) for line in lines])
+
+
+def _outer(heads: str, lines: list[str]) -> Program:
+    """A model with these lines as its mixer."""
     axes = ", ".join([*heads.split(), "key", "value"])
     text = f"""
 model drawn(width = 4, depth = 1, vocab = 11, {axes.replace(",", " = 2,")} = 5) {{
@@ -125,3 +162,12 @@ def test_drawn_equations_around_outer_products_mean_the_same_in_one_kernel(seed:
     assert found.gates is not None, found.reason
     check_torch(program)
     assert "chunked_backward_keys" in launches
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_drawn_equations_around_a_decay_per_key_mean_the_same_in_one_kernel(seed: int, launches: list[str]) -> None:
+    program = gated_keys(seed)
+    (found,) = fused_scans(program.graph).values()
+    assert found.gates is not None, found.reason
+    check_torch(program)
+    assert "chunked_key_backward_keys" in launches
