@@ -6,6 +6,7 @@ What a kernel computes stays the interpreter's; these are its questions about ty
 import functools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from triton.runtime import interpreter
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
+    with quickened():
+        yield
+
+
+@contextmanager
+def quickened() -> Iterator[None]:
     prepared: set[str] = set()
 
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
