@@ -32,30 +32,36 @@ from checkpoint import load_weights, named_weights
 from flax import nnx
 from model import Model
 from safetensors.numpy import save_file
-model, found, made = Model(rngs=nnx.Rngs(2)), sys.argv[1], sys.argv[2]
-if found: load_weights(model, Path(found))
+model, found, read, made = Model(rngs=nnx.Rngs(2)), *sys.argv[1:]
+run = nnx.jit(lambda model: model(jnp.asarray({TOKENS})))
 save_file({{k: np.asarray(v) for k, v in named_weights(model).items()}}, made + ".safetensors")
-np.save(made, model(jnp.asarray({TOKENS})))
+np.save(made, run(model))
+load_weights(model, Path(found))
+np.save(read, run(model))
 """
 
 
 def test_weights_saved_by_one_backend_are_read_by_the_other(tmp_path: Path) -> None:
-    torch, flax = tmp_path / "torch", tmp_path / "flax"
-    api.compile("recurrentgemma:tiny", backend="torch", out=torch)
-    api.compile("recurrentgemma:tiny", backend="flax", out=flax)
+    for backend in ("torch", "flax"):
+        api.compile("recurrentgemma:tiny", backend=backend, settings={"depth": 3}, out=tmp_path / backend)
 
-    def logits(folder: Path, script: str, name: str, found: str = "") -> np.ndarray:
-        weights = str(tmp_path / f"{found}.safetensors") if found else ""
-        command = [sys.executable, "-c", script, weights, str(tmp_path / name)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    def run(backend: str, script: str, *arguments: str) -> None:
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, cwd=tmp_path / backend, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode == 0, done.stderr
+
+    def path(name: str) -> str:
+        return str(tmp_path / name)
+
+    def logits(name: str) -> np.ndarray:
         array: np.ndarray = np.load(tmp_path / f"{name}.npy")
         return array
 
-    of_torch = logits(torch, TORCH, "of_torch")
-    np.testing.assert_allclose(logits(flax, FLAX, "read_by_flax", "of_torch"), of_torch, rtol=1e-4, atol=1e-4)
-    of_flax = logits(flax, FLAX, "of_flax")
-    np.testing.assert_allclose(logits(torch, TORCH, "read_by_torch", "of_flax"), of_flax, rtol=1e-4, atol=1e-4)
-    assert np.abs(of_flax - of_torch).max() > 0.1
+    run("torch", TORCH, "", path("of_torch"))
+    run("flax", FLAX, path("of_torch.safetensors"), path("read_by_flax"), path("of_flax"))
+    run("torch", TORCH, path("of_flax.safetensors"), path("read_by_torch"))
+    np.testing.assert_allclose(logits("read_by_flax"), logits("of_torch"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits("read_by_torch"), logits("of_flax"), rtol=1e-4, atol=1e-4)
+    assert np.abs(logits("of_flax") - logits("of_torch")).max() > 0.1
     first, last = (tmp_path / f"{name}.safetensors" for name in ("of_flax", "read_by_torch"))
     assert first.stat().st_size == last.stat().st_size
