@@ -25,7 +25,7 @@ from tests.parity.models import FAST
 
 BOUND = 1e-4
 TIME, PROMPT = 21, 13
-SPECS = {family.read.family.name: name for name, family in reversed(DECODERS.items())}
+SPECS = {family.read.family.spec: name for name, family in reversed(DECODERS.items())}
 """Spec -> the first of the models that are imported into it."""
 
 
@@ -73,8 +73,8 @@ def test_a_longformer_has_their_logits() -> None:
 
 
 def test_every_spec_with_data_is_one_of_these() -> None:
-    here = {*SPECS, *(family.read.family.name for family in (*BERTS.values(), LONGFORMER))}
-    assert here == {family.name for family in families()}
+    here = {*SPECS, *(family.read.family.spec for family in (*BERTS.values(), LONGFORMER))}
+    assert here == {family.spec for family in families()}
 
 
 def at_once(imported: Imported, run: Callable[..., Any], *given: Tensor) -> Any:
