@@ -29,25 +29,27 @@ def instantiate(
 ) -> Any:
     """The `Model` of a project with its initial weights drawn from the seed; global random state stays as it was.
 
-    `weights`, by their names in checkpoints, are taken instead: each is read once and converted to the type that the
-    model has.
+    `weights`, by their names in checkpoints, are taken instead: none is drawn, and each is read once and converted to
+    the type that the model has.
     """
     if backend == "torch":
         import torch
 
         module = import_project(artifacts, "model")["model"]
+        if weights is not None:
+            with torch.device("meta"):
+                model = module.Model()
+            _fill_torch(model, weights)
+            return model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = module.Model()
-        if weights is not None:
-            _fill_torch(model, weights)
-        return model
+            return module.Model()
     from flax import nnx
 
     if weights is None:
         return import_project(artifacts, "model")["model"].Model(rngs=nnx.Rngs(seed))
     modules = import_project(artifacts, "model", "stacks")
-    model = modules["model"].Model(rngs=nnx.Rngs(seed))
+    model = nnx.eval_shape(lambda: modules["model"].Model(rngs=nnx.Rngs(seed)))
     _fill_flax(model, modules["stacks"], weights)
     return model
 
@@ -56,11 +58,12 @@ def _fill_torch(model: Any, weights: Mapping[str, Tensor]) -> None:
     import torch
 
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    state = model.state_dict()
-    for name, tensor in weights.items():
-        bits = tensor.read()
+    filled = {}
+    for name, value in model.state_dict().items():
+        bits = weights[name].read()
         whole = torch.from_numpy(bits.view(f"<i{bits.itemsize}").copy())
-        state[name].copy_(whole.view(kinds[tensor.element]))
+        filled[name] = whole.view(kinds[weights[name].element]).to(value.dtype)
+    model.load_state_dict(filled, assign=True)
 
 
 def _fill_flax(model: Any, stacks: ModuleType, weights: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from archc.diagnostics import ArchError, Diagnostic, error
 from archc.exchange.checkpoint import WHOLE
 from archc.exchange.expressions import is_expression
-from archc.exchange.family import Family, Head, Real, Variant, families
+from archc.exchange.family import ANY, Family, Head, Real, Variant, families
 from archc.exchange.fields import size, variants, with_defaults
 from archc.exchange.rows import Move
 from archc.exchange.run import CONFIG, TEXT, WEIGHTS, carry, fill, is_run, weights
@@ -78,8 +78,8 @@ def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
 
 
 def _parameters(family: Family) -> frozenset[str]:
-    """The parameters of the shipped spec."""
-    return frozenset(p.name.text for p in library(find(family.name)).model(None).params)
+    """The parameters of the shipped spec, and those that only a variant has."""
+    return frozenset(family.sizes) | {p.name.text for p in library(find(family.spec)).model(None).params}
 
 
 def _subsets(given: tuple[Variant, ...]) -> Iterator[tuple[Variant, ...]]:
@@ -94,7 +94,7 @@ def _subsets(given: tuple[Variant, ...]) -> Iterator[tuple[Variant, ...]]:
 def _same(graph: Graph, family: Family, settings: Mapping[str, Fraction], chosen: tuple[Variant, ...]) -> bool:
     """Whether the shipped spec at these sizes and in these variants computes what the graph does."""
     try:
-        text = spec_text(family.name, settings, chosen, _blocks(graph) if family.blocks else None)
+        text = spec_text(family.spec, settings, chosen, _blocks(graph) if family.blocks else None)
         other = program(text).graph
     except ArchError:
         return False
@@ -134,7 +134,8 @@ def _fields(
         layers = [kinds[block] for block in _blocks(graph)]
         fields[family.blocks.field] = list(period(layers)) if family.blocks.repeats else layers
     fields.update({name: value for name, value in family.must.items() if not is_expression(value)})
-    fields.update({name: value for variant in chosen for name, value in variant.when.items()})
+    said = [each for variant in chosen for each in variant.when.items()]
+    fields.update({name: value for name, value in said if value != ANY})
     computed = {name: value for name, value in family.must.items() if is_expression(value)}
     whole = with_defaults(fields, family)
     for name, text in computed.items():

@@ -1,6 +1,7 @@
 """How another library writes the model of one spec, as data: `specs/NAME.hf.toml` beside `specs/NAME.arch`.
 
     model_type, architecture   what the library calls it
+    spec, replace, also        of what is a few words of another spec away: the spec, and what its text is then
     like                       another file, whose tables this one adds to; one that has no spec is only there for that
     base                       how names of tensors begin that the library leaves away where there is no head
     free                       fields that do not change what a trained model computes
@@ -14,7 +15,7 @@
     [blocks]                   field with the list of kinds of layers, and one with a pattern of letters
     [blocks.kinds], [.letters]   kind = block of the spec, of two with one block the first is written; letter = kind
     [[variants]]               when.FIELD = a value that the spec can say after `replace`, `without` a parameter, and
-                               with the fns that are `also` there
+                               with the fns that are `also` there; = any: every other than the default
     [[heads]]                  another architecture of the same body: what the spec is after `replace`; those with more
                                tensors first. `bare`: its names of tensors begin without `base`
     [tensors], [layers.tensors]  rows (see `rows`); [layers] has the prefix of the layers' names too
@@ -41,6 +42,7 @@ from archc.ir.graph import Graph
 from archc.resources import paths, read
 
 SUFFIX = ".hf.toml"
+ANY = "= any"
 _COMMON = "common"
 
 
@@ -80,13 +82,14 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Family:
-    """The data of one spec; `name` is that of the spec. See the head of this file.
+    """The data of one family; `spec` is the name of the spec. See the head of this file.
 
     `heads`: of as many architectures as the library has for the body, the shipped spec first. `common`: the fields that
     any model of the library may have.
     """
 
     name: str
+    spec: str
     model_type: str
     heads: tuple[Head, ...]
     base: str
@@ -129,16 +132,24 @@ class Family:
         """The values that a field may have, an expression among them perhaps; none: any."""
         if field not in self.must and field in self.read:
             return ()
-        others = (v.when[field] for v in self.variants if field in v.when)
+        others = [v.when[field] for v in self.variants if field in v.when]
+        if ANY in others:
+            return ()
         return (self.must.get(field, self.fields[field]), *others)
 
 
 @cache
 def families() -> tuple[Family, ...]:
-    """Every family that there is data of, by the name of its spec."""
+    """Every family that there is data of, by name."""
     specs = {path.removesuffix(".arch") for path in paths("specs")}
     found = (path.removesuffix(SUFFIX) for path in paths("specs", SUFFIX))
-    return tuple(_family(name) for name in found if name in specs)
+    return tuple(_family(name) for name in found if name in specs or "spec" in _read(name))
+
+
+def refused() -> Mapping[str, str]:
+    """Model types that look like a spec and compute something else: what differs."""
+    found: dict[str, str] = _read(_COMMON)["refused"]
+    return found
 
 
 def _family(name: str) -> Family:
@@ -147,8 +158,9 @@ def _family(name: str) -> Family:
     blocks = data.get("blocks")
     return Family(
         name,
+        data.get("spec", name),
         data["model_type"],
-        (Head(data["architecture"]), *map(_head, data.get("heads", ()))),
+        tuple(map(_head, (data, *data.get("heads", ())))),
         data.get("base", ""),
         data["sizes"],
         _exact(data["fields"]),
@@ -180,14 +192,16 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables member by member, lists one after the other, else what is above."""
+    """Tables member by member, what is `also` there and most lists one after the other, else what is above."""
     out = dict(below)
     for key, value in above.items():
         match out.get(key), value:
             case dict() as old, dict() as new:
                 out[key] = _merged(old, new)
-            case list() as old, list() as new if key in ("free", "ignored", "variants"):
+            case list() as old, list() as new if key in ("free", "ignored", "variants", "replace"):
                 out[key] = [*old, *new]
+            case str() as old, str() as new if key == "also":
+                out[key] = f"{old}\n{new}"
             case _:
                 out[key] = value
     return out
@@ -207,7 +221,7 @@ def _exact(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _head(data: Mapping[str, Any]) -> Head:
-    return Head(data["architecture"], Variant({}, _replaced(data)), data.get("bare", False))
+    return Head(data["architecture"], Variant({}, _replaced(data), (), data.get("also", "")), data.get("bare", False))
 
 
 def _variant(data: Mapping[str, Any]) -> Variant:

@@ -9,7 +9,7 @@ from typing import Any
 
 from archc.diagnostics import ArchError, Diagnostic, Note, Source, Span, closest, error
 from archc.exchange.expressions import is_expression, value_of
-from archc.exchange.family import Family, Head, Variant, families
+from archc.exchange.family import ANY, Family, Head, Variant, families, refused
 from archc.exchange.letters import kinds
 from archc.exchange.located import Located, read_json
 from archc.exchange.spec_text import spec_text
@@ -29,13 +29,14 @@ class Config:
     @property
     def text(self) -> str:
         """The spec."""
-        return spec_text(self.family.name, self.sizes, (*self.variants, self.head.text), self.blocks)
+        return spec_text(self.family.spec, self.sizes, (*self.variants, self.head.text), self.blocks)
 
     @property
     def sizes(self) -> dict[str, Fraction]:
-        """The parameters of the spec."""
+        """The parameters of the spec. A field without a value is of one that only a variant has."""
         gone = {name for v in self.variants for name in v.without}
-        return {n: Fraction(size(text, self.fields)) for n, text in self.family.sizes.items() if n not in gone}
+        found = {n: size(text, self.fields) for n, text in self.family.sizes.items() if n not in gone}
+        return {name: Fraction(value) for name, value in found.items() if value is not None}
 
     @property
     def blocks(self) -> tuple[str, ...] | None:
@@ -61,6 +62,8 @@ def read_config(source: Source) -> Config:
     if named is None:
         raise error("E703", f"'{source.name}' has no 'model_type'", help=f"archc knows {', '.join(known)}")
     candidates = [f for f in families() if f.model_type == named.value]
+    if (why := refused().get(str(named.value))) is not None:
+        raise error("E703", f"no spec computes what the model type {_shown(named.value)} does", named.span, help=why)
     if not candidates:
         near = closest(str(named.value), known)
         what = f"no spec is known for the model type {_shown(named.value)}" + (f"; {near}" if near else "")
@@ -101,7 +104,11 @@ def size(text: str, fields: Mapping[str, Any]) -> Any:
 
 def variants(family: Family, fields: Mapping[str, Any]) -> tuple[Variant, ...]:
     """The variants of the spec's text that the fields ask for."""
-    return tuple(v for v in family.variants if all(fields[name] == value for name, value in v.when.items()))
+
+    def holds(name: str, wanted: Any) -> bool:
+        return bool(fields[name] != family.fields[name] if wanted == ANY else fields[name] == wanted)
+
+    return tuple(v for v in family.variants if all(holds(name, wanted) for name, wanted in v.when.items()))
 
 
 def with_defaults(given: Mapping[str, Any], family: Family) -> dict[str, Any]:
@@ -211,9 +218,9 @@ def _of_other_kinds(values: Mapping[str, Located], family: Family) -> Iterator[D
             str: ("a text", isinstance(value, str)),
             int: ("a whole number above zero", whole),
         }.get(type(default), ("a number above zero", whole or (isinstance(value, Fraction) and value > 0)))
-        if isinstance(default, str) and is_expression(default):
+        if default is None or (isinstance(default, str) and is_expression(default)):
             wanted, fits = "a whole number above zero", whole
-        if isinstance(default, list | dict) or default is None:
+        if isinstance(default, list | dict) or (default is None and (value is None or family.allowed(name))):
             continue
         if not fits:
             yield Diagnostic("E706", f"'{name}' is {_shown(value)}, not {wanted}", each.span)

@@ -21,7 +21,7 @@ def pattern_spec(pattern: str) -> str:
     family = next(f for f in families() if f.blocks is not None and f.blocks.letters)
     assert family.blocks is not None
     found = [family.blocks.kinds[kind] for kind in kinds(Span(Source("<pattern>", pattern), 0, len(pattern)), family)]
-    return spec_text(family.name, {"depth": Fraction(len(found))}, (), found)
+    return spec_text(family.spec, {"depth": Fraction(len(found))}, (), found)
 
 
 def kinds(pattern: Span, family: Family) -> tuple[str, ...]:

@@ -32,8 +32,11 @@ PUBLISHED = {
 
 OTHERWISE = {
     "bert-base": 109_514_298,  # its config names the head for masked words alone
+    "gemma-2b": 2_506_172_416,
     "gpt-neox-20b": 20_554_567_680,
     "mistral-nemo-12b": 12_247_782_400,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
     "redpajama-incite-3b": 2_775_864_320,
 }
 """File -> weights, of such as are a variant of a shipped spec."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.oracles.families import BERTS, DECODERS, LONGFORMER, VOCAB, recurrentgemma
+from tests.oracles.families import BERTS, DECODERS, FAMILIES, LONGFORMER, RELATIVES, VOCAB, recurrentgemma
 
 TIME = 21  # more than three windows, no multiple of a chunk
 BOUND = 1e-4
@@ -22,7 +22,7 @@ BOUND = 1e-4
 
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
     """Ours, imported, and theirs."""
-    found = DECODERS[name].imported
+    found = FAMILIES[name].imported
     return found.ours, found.theirs
 
 
@@ -68,6 +68,17 @@ def test_token_by_token_gives_their_logits_of_the_whole_sequence(name: str) -> N
         logits, state = ours.step(token, state)
         found.append(logits)
     assert_close(torch.cat(found, 1), expected(name))
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+@torch.no_grad()
+def test_what_is_a_few_words_from_a_spec_has_their_logits_whole_and_behind_a_prompt(name: str) -> None:
+    ours, _ = pair(name)
+    assert expected(name).std() > 1
+    assert_close(ours(tokens()), expected(name))
+    prompt, state = ours.step(tokens()[:, :13], ours.init_state(2, TIME))
+    token, _ = ours.step(tokens()[:, 13:14], state)
+    assert_close(torch.cat([prompt, token], 1), expected(name)[:, :14])
 
 
 @pytest.mark.parametrize("prompt", [2, 13])
