@@ -26,6 +26,8 @@ from archc.passes.norms import Norm
 from archc.text import ast
 
 Rule = Callable[["Body", Value], Code]
+State = str | tuple[str, ...]
+"""The name of a part of the state, or of several that one kernel keeps."""
 
 
 def results_of(call: Call) -> dict[Value, tuple[ast.Call, int]]:
@@ -207,14 +209,13 @@ class Body:
             (inner,) = inner.operands
             self.aliases.setdefault(inner, []).append(value)
 
-    def hoist(self, value: Value, text: str, state: str | None, name: str = "") -> Code:
+    def hoist(self, value: Value, text: str, state: State | None, name: str = "") -> Code:
         """Puts an op that crosses time on a line of its own; gives back the name of its value.
 
         `state`: where its part of the state is kept, if anywhere.
         """
-        name = self.temporary(value, name or str(state))
-        stored = f'new["{state}"]' if state is not None and self.unit.has_state else "_"
-        self.line(f"{name}, {stored} = {text}", value)
+        name = self.temporary(value, name or (state if isinstance(state, str) else str(state and state[0])))
+        self.line(f"{name}, {self.new(state)} = {text}", value)
         self.bind(value, name)
         return Code(name)
 
@@ -225,9 +226,17 @@ class Body:
         self.bind(value, name)
         return Code(name)
 
-    def old(self, state: str) -> str:
+    def old(self, state: State) -> str:
         """The part of the incoming state; an encoder has none."""
+        if not isinstance(state, str):
+            return f"({', '.join(map(self.old, state))})"
         return f'old.get("{state}")' if self.unit.has_state else "None"
+
+    def new(self, state: State | None) -> str:
+        """Where the part of the state goes that is handed on."""
+        if state is None or not self.unit.has_state:
+            return "_"
+        return f'new["{state}"]' if isinstance(state, str) else f"({', '.join(map(self.new, state))})"
 
     def local_state(self, value: Value) -> str:
         """The name of a state below this unit."""

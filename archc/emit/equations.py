@@ -209,7 +209,9 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
         "out": f"What follows the {read} of {scan} [{' '.join(fused.tile)}].",
         "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}.",
     }[doc]
-    parts = [f"x: {_listed(fused.inputs)}."] + ([f"w: {_listed(fused.weights)}."] if fused.weights else [])
+    norm = fused.normaliser if doc.startswith("out") else None
+    inputs = fused.inputs if norm is None else (*fused.inputs, norm)
+    parts = [f"x: {_listed(inputs)}."] + ([f"w: {_listed(fused.weights)}."] if fused.weights else [])
     numbers = () if fused.gates is None else fused.gates.n
     parts += [f"Numbers: {', '.join(n.name.removeprefix(NUMBER) for n in numbers)}."] if numbers else []
     parts += ["first: whether a document starts." if doc.startswith("gates") else f"read: the {read}."]

@@ -49,7 +49,8 @@ class Matrix:
 class Heads:
     """The sizes of a chunked scan: `groups` of `heads`, in which each has a state of `key` x `value`.
 
-    `shared`: keys and queries are those of the group. `learned`: the decay wants a gradient.
+    `shared`: keys and queries are those of the group. `learned`: the decay wants a gradient. `normalised`: sums of the
+    keys run with it.
     """
 
     groups: int
@@ -58,6 +59,7 @@ class Heads:
     value: int
     shared: bool
     learned: bool
+    normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> 
     if isinstance(found, DeltaScan):
         sizes = found.state.type.sizes
         return kernels.delta(time, *(prod(sizes[n] for n in names) for names in (found.heads, found.key, found.value)))
+    if found.normalises is not None:
+        return Matrix()
     sizes = found.scan.type.sizes
     key, value = (prod(sizes[n] for n in names) for names in (found.key, found.value))
     if found.kind == "long_convolution":
@@ -209,6 +213,5 @@ def _scan(found: ScanClass, kernels: Kernels, time: int, moving: set[Value]) -> 
     groups, heads = grouped(found)
     shared = not any(n in names for n in heads for names in named)
     of_groups, of_heads = (prod(sizes[n] for n in names) for names in (groups, heads))
-    return kernels.chunked(
-        found.kind, time, Heads(of_groups, of_heads, key, value, shared, found.scan.args[0] in moving)
-    )
+    learned, normalised = found.scan.args[0] in moving, found.normaliser is not None
+    return kernels.chunked(found.kind, time, Heads(of_groups, of_heads, key, value, shared, learned, normalised))

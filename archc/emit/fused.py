@@ -71,8 +71,10 @@ def find(program: Program, units: Units) -> Fused:
     users = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
     for each in classify(graph).values():
         if runs_fused(each):
-            reads[each.reads[0].value] = each
-            absorbed |= {v for v in inside(each) if v.kind is not Kind.WEIGHT} - {r.value for r in each.reads}
+            both = [each, *([] if each.normaliser is None else [each.normaliser])]
+            reads |= {c.reads[0].value: c for c in both}
+            within = {v for c in both for v in inside(c) if v.kind is not Kind.WEIGHT}
+            absorbed |= within - {r.value for c in both for r in c.reads}
             absorbed |= _decay_chain(each, users) if each.kind != "long_convolution" else set()
     for found in attention.values():
         absorbed |= _between(found)

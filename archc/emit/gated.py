@@ -7,10 +7,10 @@ from re import sub
 
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
-from archc.emit.kernels import GATED
+from archc.emit.kernels import kernel_of
 from archc.emit.layout import legend, reindex
 from archc.emit.numbers import number_from
-from archc.emit.outer import keys_and_queries, outer_axes
+from archc.emit.outer import keys_and_queries, outer_axes, states_of
 from archc.emit.recurrent import state_operands
 from archc.fuse.regions import Given, Group
 from archc.fuse.scans import OUTER, PER_KEY, FusedScan, Handed
@@ -47,11 +47,12 @@ def gated(body: Body, value: Value) -> Code:
     inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
     operands = [inputs, weights]
     operands += [code.text for code in _OUTER[fused.kind](body, fused.found)]
-    arguments = [constant(stem), *operands, "pos", body.old(state)]
+    kept = states_of(body, fused.found)
+    arguments = [constant(stem), *operands, "pos", body.old(kept)]
     if fused.numbers:
         arguments.append(f"numbers={_row([_number(body, each).text for each in fused.numbers])}")
-    text = f"{body.kernel(GATED[fused.kind])}({', '.join(arguments)})"
-    code = body.hoist(value, text, state, "" if fused.out is None else "out")
+    text = f"{body.kernel(kernel_of(fused.found, gated=True))}({', '.join(arguments)})"
+    code = body.hoist(value, text, kept, "" if fused.out is None else "out")
     return _in_own_axes(body, value, code, fused)
 
 

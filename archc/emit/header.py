@@ -28,6 +28,8 @@ KERNELS = {
     "gated_chunked_scan": "chunked_scan.py",
     "delta_scan": "delta.py",
     "gated_chunked_key_scan": "gated_key_scan.py",
+    "normalised_chunked_scan": "normalised_scan.py",
+    "gated_normalised_scan": "normalised_scan.py",
     "attention": "attention.py",
     "bidirectional_attention": "attention.py",
     "composed_attention": "composed.py",

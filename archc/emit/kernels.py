@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from archc.passes.scans import ScanKind
+from archc.passes.scans import ScanClass, ScanKind
 
 SCANS: Mapping[ScanKind, str] = {
     "diagonal": "scan",
@@ -26,3 +26,12 @@ ATTENTION, BOTH_WAYS = "attention", "bidirectional_attention"
 """Of plain attention, causal or to later keys too."""
 COMPOSED, SORTED, PROGRAM = "composed_attention", "over_buckets", "over_rows"
 """Of attention with composed heads, of pairs within buckets, of any other program of pairs."""
+NORMALISED, GATED_NORMALISED = "normalised_chunked_scan", "gated_normalised_scan"
+"""Of scans of outer products with a normaliser, without and with their equations."""
+
+
+def kernel_of(found: ScanClass, *, gated: bool) -> str:
+    """The function that runs a scan, with or without the equations around it."""
+    if found.normaliser is not None:
+        return GATED_NORMALISED if gated else NORMALISED
+    return (GATED if gated else SCANS)[found.kind]

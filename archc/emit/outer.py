@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.emit.body import Body
-from archc.emit.code import Code, call, infix
+from archc.emit.body import Body, State
+from archc.emit.code import Code, call, infix, python_name
 from archc.emit.factors import product
-from archc.emit.kernels import SCANS
+from archc.emit.kernels import kernel_of
 from archc.emit.layout import reindex, transposed
 from archc.emit.placed import sequence
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.matrix_scans import bonus_sides, grouped
 from archc.passes.placed import is_placed
 from archc.passes.scans import Factor, ScanClass
+from archc.text import ast
 
 Axes = tuple[Axis, ...]
 
@@ -45,7 +46,15 @@ def keys_and_queries(body: Body, found: ScanClass) -> tuple[Code, Code]:
 
 
 def chunked(body: Body, value: Value, found: ScanClass) -> Code:
-    """In groups of heads that share keys and queries: [B, T, groups, heads, key or value]."""
+    """In groups of heads that share keys and queries: [B, T, groups, heads, key or value].
+
+    A normaliser is a second result of the scan that it normalises.
+    """
+    if found.normalises is not None:
+        reads = body.fused.reads.items()
+        whole = next(v for v, c in reads if isinstance(c, ScanClass) and c.scan is found.normalises)
+        body.render(whole)
+        return Code(body.names[value])
     axes = outer_axes(found)
     groups, heads, key, inner = axes.groups, axes.heads, axes.key, axes.value
     per_key = found.kind == "chunked_key"
@@ -61,14 +70,49 @@ def chunked(body: Body, value: Value, found: ScanClass) -> Code:
     keys, q = keys_and_queries(body, found)
     values = (*found.factors["head"], *found.factors["value"])
     v = _heads(body, *_side(body, values, (*groups, *heads, *inner)), groups, heads, inner, full=True)
-    state = body.local_state(found.scan)
-    name = body.kernel(SCANS[found.kind])
+    state = states_of(body, found)
+    name = body.kernel(kernel_of(found, gated=False))
     before = ", before=True" if found.before else ""
     text = f"{name}({decay.text}, {keys.text}, {v.text}, {q.text}, pos, {body.old(state)}{before})"
+    if found.normaliser is not None:
+        return _both(body, value, found.normaliser.reads[0].value, text, state, axes)
     code = body.hoist(value, text, state)
     if found.bonus:
         body.line(f"{code.text} = {infix('+', code, _bonus(body, found, q, groups, heads)).text}", value)
-    return _from_heads(body, value, code, groups, heads, inner)
+    return _from_heads(body, value, code, groups, heads, inner, len(body.lines) - 1)
+
+
+def states_of(body: Body, found: ScanClass) -> State:
+    """Where the state of a scan is kept, and that of its normaliser."""
+    state = body.local_state(found.scan)
+    return state if found.normaliser is None else (state, body.local_state(found.normaliser.scan))
+
+
+def _both(body: Body, value: Value, norm: Value, text: str, state: State, axes: OuterAxes) -> Code:
+    """What is read of a state, and its normaliser: two results of one call."""
+    names = [_own_name(body, each, name) for each, name in ((value, "y"), (norm, "norm"))]
+    place = len(body.lines)
+    body.line(f"({', '.join(names)}), {body.new(state)} = {text}")
+    for each, name, inner in zip((value, norm), names, (axes.value, ()), strict=True):
+        body.bind(each, name)
+        _from_heads(body, each, Code(name), axes.groups, axes.heads, inner, place)
+    return Code(names[0])
+
+
+def _own_name(body: Body, value: Value, other: str) -> str:
+    """What the spec calls a value, now or further on, if that is free until then; else another name."""
+    statement = body.statement
+    if isinstance(statement, ast.Let) and body.call.facts.get(statement.value) is value:
+        return python_name(statement.targets[0].text)
+    made = [t.text for s in body.call.definition.body if isinstance(s, ast.Let) for t in s.targets]
+    name = python_name(value.label or "")
+    if made.count(value.label) == 1 and name not in body.names.values():
+        return name
+    name, count = other, 1
+    while name in body.taken:
+        count += 1
+        name = f"{other}_{count}"
+    return name
 
 
 def _bonus(body: Body, found: ScanClass, q: Code, groups: Axes, heads: Axes) -> Code:
@@ -186,8 +230,9 @@ def _from_heads(
     groups: Axes,
     heads: Axes,
     inner: Axes,
+    place: int,
 ) -> Code:
-    """The result of a chunked scan, with the axes of the read-out."""
+    """The result of a chunked scan, with the axes of the read-out; `place`: the line that made it."""
     name = code.text
     split: list[tuple[int, Axes]] = []
     if len(inner) > 1:
@@ -200,7 +245,7 @@ def _from_heads(
         sizes = [body.size(a.name, a.size).text for a in names]
         out = body.dialect.reshape_tail(code, sizes)
     if out is not code:
-        body.lines[-1] = body.lines[-1].split("  # ")[0]
+        body.lines[place] = body.lines[place].split("  # ")[0]
         body.line(f"{name} = {out.text}", value)
     if [a.name for a in (*groups, *heads, *inner)] != list(value.names):
         have = Value(-1, "param", (), Type(Kind.TOKEN, (*groups, *heads, *inner)))

@@ -123,7 +123,8 @@ def _scan_state(body: Body, found: ScanClass) -> str:
     shared = [set(query.names)] + [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
     groups = tuple(n for n in found.heads if all(n in s for s in shared))
     heads = tuple(n for n in found.heads if n not in groups)
-    parts = [_flat(body, p, sizes) for p in (groups, heads, found.key, found.value)]
+    of_state = (groups, heads, found.key, *([found.value] if found.normalises is None else []))
+    parts = [_flat(body, p, sizes) for p in of_state]
     return _zeros(body, parts, "wide")
 
 

@@ -23,6 +23,8 @@ def problem(found: ScanClass) -> str:
     """Why no equations are generated for a scan; empty if they are."""
     if found.scan.type.dtype == "complex":
         return "its numbers are complex"
+    if found.normalises is not None:
+        return "the scan that it normalises has no kernel either"
     match found.kind:
         case "long_convolution":
             return "the decay is the same for every token"

@@ -240,6 +240,11 @@ class Builder:
                 self.names.setdefault(self.known[at], at.value.label)
         return self.known[at]
 
+    def leaf(self, at: Placed) -> Node:
+        """What stands for a value that the kernel has from elsewhere than its border."""
+        self.known[at] = self.nodes.leaf(self.named(at))
+        return self.known[at]
+
     def _made(self, at: Placed) -> Node:
         start = is_start(at.value)
         if start is not None:
@@ -260,8 +265,12 @@ class Builder:
         return out
 
 
-def leaf_names(inside: frozenset[Placed], tops: Mapping[Placed, str]) -> Callable[[Placed], str]:
-    """How values at the border are called: as in the spec, or `<name>_in` after the named value that reads them."""
+def leaf_names(
+    inside: frozenset[Placed], tops: Mapping[Placed, str], known: Mapping[Placed, str]
+) -> Callable[[Placed], str]:
+    """How values at the border are called: as in the spec, or `<name>_in` after the named value that reads them; those
+    `known` by a name of theirs that the spec does not name.
+    """
     wished = {at: f"{name}_in" for at, name in tops.items()}
     for at in sorted(inside, key=lambda p: -p.value.id):
         alias = OPS[at.value.op].flow == "alias"
@@ -274,7 +283,7 @@ def leaf_names(inside: frozenset[Placed], tops: Mapping[Placed, str]) -> Callabl
 
     def named(at: Placed) -> str:
         if at not in made:
-            base = own_name(at.value) or wished[at]
+            base = own_name(at.value) or known.get(at) or wished[at]
             base = base if base.strip("_") else f"x{base}"  # printers call `_` what they leave out
             name, count = base, 1
             while name in taken:

@@ -17,6 +17,7 @@ from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.node import Node
 from archc.ops.table import OPS
 from archc.passes.placed import is_placed
+from archc.passes.readout import leaves
 from archc.passes.scans import ScanClass, ScanKind, classify
 from archc.passes.scans import inside as held
 
@@ -60,6 +61,8 @@ class FusedScan:
     log_a, k and q over heads and keys, v over heads and values (`tile`), input k v, read by q, and perhaps b, over
     heads and keys, whose product with v is added before.
 
+    `normaliser`: what its normaliser is handed to `out` as, behind the inputs, if it has one; nothing else reads it.
+
     `out` has one output, from the leaf `given[0]` that stands for the state or what is read out of it, and `result` is
     the value that it computes (state or read-out itself if `out` is None), `groups` the axes of the tile that each of
     its axes is made of. `gates` is None for a scan that is not run this way. `inputs` (varying with the token),
@@ -81,6 +84,7 @@ class FusedScan:
     computed: frozenset[Value]
     traffic: Traffic | None
     reason: str
+    normaliser: Handed | None = None
 
     @property
     def kind(self) -> ScanKind:
@@ -135,6 +139,8 @@ class FusedScan:
         planes = Planes(home)
         for handed in (*self.inputs, *self.weights):
             planes.leaf(handed.name, self.room(handed))
+        if self.normaliser is not None:
+            planes.leaf(self.normaliser.name, PER_HEAD)
         for leaf in (*equations.given, *seeds):
             planes.leaf(leaf.name, self._room_of(leaf))
         return planes.gradient(equations, seeds, wanted)
@@ -214,9 +220,14 @@ class _Plan:
     numbers: Numbers
 
     @property
+    def norm(self) -> Value | None:
+        """The normaliser, if the scan has one."""
+        return None if self.found.normaliser is None else self.found.normaliser.reads[0].value
+
+    @property
     def tops(self) -> dict[Placed, str]:
         """Where the regions end: factors of the outputs, and what meets the state or the read-out behind the scan."""
-        own = {self.end.start.value, *(p.value for p in self.end.cone)}
+        own = {self.end.start.value, *(p.value for p in self.end.cone), self.norm}
         operands = (a for p in self.end.cone for a in p.operands() if isinstance(a, Placed))
         side = {a: "out" for a in operands if a.value not in own}
         return side | {f: n for n, p in reversed([*self.products.items()]) for f, _ in p if isinstance(f, Placed)}
@@ -225,7 +236,8 @@ class _Plan:
     def kernel(self) -> Kernel:
         """What is computed besides the equations."""
         cone = (p.value for p in self.end.cone)
-        own = {self.found.scan, *cone, *(v for r in self.found.reads for v in r.path)}
+        scans = [c for c in (self.found, self.found.normaliser) if c is not None]
+        own = {*cone, *(v for c in scans for v in (c.scan, *(v for r in c.reads for v in r.path)))}
         between: set[Value] = held(self.found)
         stops = {p.value for p in self.tops}
         keys = {f.operand for f in self.found.factors["key"]}
@@ -257,7 +269,9 @@ def _assembled(plan: _Plan) -> FusedScan:
     kernel, tops = plan.kernel, plan.tops
     end = plan.end
     fused = kernel.inside(tops) | end.cone
-    build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}), plan.numbers)
+    known = {} if plan.norm is None else {placed(plan.norm): "norm"}
+    build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}, known), plan.numbers)
+    norm = next(map(build.leaf, known), None)
     gates = tuple(build.product(p) for p in plan.products.values())
     if plan.found.kind in OUTER:
         gates = (log_of(gates[0], plan.found.log_decay), *gates[1:])
@@ -271,9 +285,12 @@ def _assembled(plan: _Plan) -> FusedScan:
         return _unfused(plan.found, "nothing in its gates varies with the token")
     if plan.found.kind in OUTER and (reason := _idle(inputs, gates, out)):
         return _unfused(plan.found, reason)
+    if norm is not None and not _alone_reads(plan, norm, out, {p.value for p in fused}, handed):
+        return _unfused(plan.found, "its normaliser is read outside of its kernel")
     for name, node in zip(plan.products, gates, strict=True):
         if node.args and name not in {*build.names.values(), *(h.name for h in handed)}:
             build.names.setdefault(node, name)
+    read = x if norm is None else (*x, norm)
     values = {p.value for p in fused} | kernel.between
     ideal = [p.value for p in border(tops, kernel.grown(tops, frozenset()) | end.cone) if p.value not in kernel.own]
     made = FusedScan(
@@ -284,19 +301,33 @@ def _assembled(plan: _Plan) -> FusedScan:
         weights=weights,
         numbers=tuple(build.handed.values()),
         gates=Equations(gates, x, w, (), build.names, n),
-        out=Equations(out, x, w, (build.nodes.leaf(READ_OUT),), build.names, n) if out else None,
+        out=Equations(out, read, w, (build.nodes.leaf(READ_OUT),), build.names, n) if out else None,
         result=end.result.value,
         groups=end.result.groups,
         computed=frozenset(
-            (values - kernel.read_elsewhere(values) | {plan.found.scan, end.start.value}) - {end.result.value}
+            (values - kernel.read_elsewhere(values) | (kernel.own - {p.value for p in end.cone})) - {end.result.value}
         ),
         traffic=None,
         reason=ending(inputs, plan.taken, end.result.value, plan.region),
+        normaliser=_of_a_head(plan.norm, norm),
     )
     kept = made.kind in OUTER and made.needs_read
     own = values | kernel.own
     moved = traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, own, kept=kept, parts=parts_of(plan.found))
     return replace(made, traffic=moved)
+
+
+def _of_a_head(value: Value | None, leaf: Node | None) -> Handed | None:
+    """What a kernel of outer products computes of each head and hands to its equations."""
+    return None if value is None or leaf is None else Handed(value, placed(value).groups, (), leaf.name)
+
+
+def _alone_reads(plan: _Plan, norm: Node, out: tuple[Node, ...], fused: set[Value], handed: Sequence[Handed]) -> bool:
+    """Whether the equations behind a scan of outer products take its normaliser, and nothing else does."""
+    assert plan.norm is not None
+    elsewhere = leaves(plan.norm, plan.region) or any(h.value is plan.norm for h in handed)
+    inside = fused - plan.kernel.read_elsewhere(fused)
+    return not elsewhere and norm in ordered(out) and inside.issuperset(plan.region.users[plan.norm])
 
 
 def _idle(inputs: Sequence[Handed], gates: tuple[Node, ...], out: tuple[Node, ...]) -> str:

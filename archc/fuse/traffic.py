@@ -68,6 +68,9 @@ def traffic(
         forward, backward = forward + more, backward + 2 * more - HALF * result / elements
     if kept:
         forward, backward = forward + HALF, backward + HALF
+    if found.normaliser is not None:  # stays, too, a number in single precision for every head
+        of_head = SINGLE * prod(sizes[n] for n in found.heads) / elements
+        forward, backward = forward + of_head, backward + of_head
     alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
     return Traffic(forward, backward, min(forward, best[0]), min(backward, best[1]), alone / elements)
 
@@ -145,11 +148,13 @@ def outer_traffic(found: ScanClass, values: Iterable[Value], parts: int = 1) -> 
     log = found.log_decay.operand
     decay = SINGLE * log.type.elements if isinstance(log, Value) and log.kind is Kind.TOKEN else 0
     best = decay + HALF * (keys[0] + elements + queries[0])
-    of_heads = prod(sizes[n] for n in (*found.heads, *found.key))
+    of_heads, of_sums = (prod(sizes[n] for n in names) for names in ((*found.heads, *found.key), found.heads))
     both = [(of_heads if parts > 1 else count, kind) for count, kind in (keys, queries)]
     result = parts * (SINGLE if wide else HALF)
     read = decay * (1 if found.kind == "chunked_key" else parts) + result * elements
     read += sum((SINGLE if kind else HALF) * count for count, kind in both)
+    if found.normaliser is not None:  # written, or its derivative read
+        read, best = (each + SINGLE * parts_of * of_sums for each, parts_of in ((read, parts), (best, 1)))
     alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
     return Traffic(
         read / elements + result,

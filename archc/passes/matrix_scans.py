@@ -12,10 +12,13 @@ KERNELS = frozenset({"selective", "chunked", "chunked_key"})
 
 
 def runs_fused(found: ScanClass) -> bool:
-    """Whether the kernel of the chunked or selective form, or a convolution, runs this scan; others run as written."""
+    """Whether the kernel of the chunked or selective form, or a convolution, runs this scan; others run as written.
+
+    A normaliser runs with the scan that it normalises, if that has a kernel.
+    """
     if found.kind == "long_convolution":
         return _convolves(found)
-    if found.kind not in KERNELS or len(found.reads) != 1 or found.column_of is not None:
+    if found.kind not in KERNELS or len(found.reads) != 1 or found.normalises is not None:
         return False
     if found.scan.type.dtype == "complex" or not found.factors["key"] or len(found.key) != 1:
         return False
@@ -48,7 +51,7 @@ def grouped(found: ScanClass) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _convolves(found: ScanClass) -> bool:
     """Whether a scan is a convolution of its input with a kernel of weights: decay, read-out and what is not input."""
     decay, value = found.scan.args[0], found.reads[0].value
-    if len(found.reads) != 1 or found.column_of is not None or found.before or found.bonus or len(found.key) != 1:
+    if len(found.reads) != 1 or found.before or found.bonus or len(found.key) != 1:
         return False
     if found.scan.names != (*found.heads, *found.key) or set(value.names) != set(found.heads):
         return False

@@ -7,6 +7,7 @@ scan, many recurrences".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -41,9 +42,9 @@ class ScanClass:
     """How to run a scan. Axis names are those of the scan, in its order.
 
     `factors`: the input, by the axes that a factor has (R: key; V: value; neither: head); `reads`: the contractions
-    of the state, none for a diagonal scan; `before`: the state is read before the update; `column_of`: the chunked
-    scan of which this one is an extra value column; `fits`: whether nothing larger than a token is kept for every
-    token.
+    of the state, none for a diagonal scan; `before`: the state is read before the update; `normaliser`: the scan of the
+    keys alone, read by the same queries, that runs with this chunked one; `normalises`: of such a scan the chunked one;
+    `fits`: whether nothing larger than a token is kept for every token.
     """
 
     scan: Value
@@ -56,7 +57,8 @@ class ScanClass:
     varies: bool
     reads: tuple[ReadOut, ...] = ()
     before: bool = False
-    column_of: Value | None = None
+    normaliser: ScanClass | None = None
+    normalises: Value | None = None
     fits: bool = True
     sentence: str = field(default="", compare=False)
 
@@ -71,7 +73,7 @@ def classify(graph: Graph) -> dict[Value, ScanClass]:
     out: dict[Value, ScanClass] = {}
     for region, _ in graph.regions():
         found = {v: _classify(v, region) for v in region.values if v.op == "scan" and v in region.live}
-        out.update({v: _as_column(c, found) for v, c in found.items()})
+        out |= found | _normalised(found)
     return out
 
 
@@ -165,22 +167,69 @@ def log_decay(decay: Operand) -> LogDecay:
     return LogDecay("log", decay)
 
 
-def _as_column(found: ScanClass, others: Mapping[Value, ScanClass]) -> ScanClass:
-    """A scan with the decay and the key factors of a chunked one is one more value column of it."""
-    if found.kind not in ("selective", "long_convolution"):
-        return found
-    for value, other in others.items():
-        same = other.scan.args[0] == found.scan.args[0] and set(other.factors["key"]) == set(found.factors["key"])
-        if other.kind in ("chunked", "chunked_key") and same and other.before == found.before:
-            sentence = f"scan [{' '.join(found.scan.names)}]: one more value column of '{value.label or value.op}'"
-            return replace(found, kind=other.kind, column_of=value, sentence=sentence)
-    return found
+def _normalised(found: Mapping[Value, ScanClass]) -> dict[Value, ScanClass]:
+    """Each chunked scan that has a normaliser, and the normaliser: another scan of its keys alone, of the same decay
+    and read by the same queries (Katharopoulos et al. 2020, arXiv:2006.16236, equation 9).
+
+    The read-out is then a sum over the very pairs of queries and keys of the chunked scan, whose values are one.
+    """
+    out: dict[Value, ScanClass] = {}
+    for scan, whole in found.items():
+        alone = [c for c in found.values() if c.scan not in out and _sums_keys(c, whole)]
+        if whole.kind == "chunked" and alone:
+            name = scan.label or scan.op
+            of_keys = replace(
+                alone[0],
+                kind="chunked",
+                heads=whole.heads,
+                key=whole.key,
+                factors={"head": (), "key": whole.factors["key"], "value": ()},
+                normalises=scan,
+                sentence=f"scan {_axes(alone[0].scan.names)}: the normaliser of '{name}', sums of its keys",
+            )
+            out |= {of_keys.scan: of_keys, scan: replace(whole, normaliser=of_keys)}
+    return out
+
+
+def _sums_keys(found: ScanClass, whole: ScanClass) -> bool:
+    """Whether a scan has the decay and the keys of a chunked one, and both are read once by the same queries."""
+    if found.kind not in ("selective", "long_convolution") or found.scan.args[0] != whole.scan.args[0]:
+        return False
+    if found.scan.origin.calls != whole.scan.origin.calls or not len(found.reads) == len(whole.reads) == 1:
+        return False
+    if any(c.before or c.bonus for c in (found, whole)):
+        return False
+    mine, theirs = found.reads[0], whole.reads[0]
+    same = mine.over == theirs.over and _bare(mine.query) is _bare(theirs.query)
+    keys = Counter((_bare(f.operand), f.power) for f in whole.factors["key"])
+    entering = Counter((_bare(f.operand), f.power) for fs in found.factors.values() for f in fs)
+    sums = keys in (Counter({(_bare(found.scan.args[1]), 1): 1}), entering)
+    return same and sums and set(mine.value.names) == set(whole.heads) and not _depends(whole.scan, mine.value)
+
+
+def _bare(operand: Operand) -> Operand:
+    """What is brought to another precision."""
+    while isinstance(operand, Value) and operand.op in ("fp32", "narrow"):
+        operand = operand.args[0]
+    return operand
+
+
+def _depends(value: Value, on: Value) -> bool:
+    """Whether a value is computed from an earlier one."""
+    todo, seen = [value], {value}
+    while todo:
+        more = {v for v in todo.pop().operands if v.id >= on.id} - seen
+        seen |= more
+        todo += more
+    return on in seen
 
 
 def inside(found: ScanClass) -> set[Value]:
     """The values that a fused scan computes on the way: those as large as its state, and its read-outs."""
     if found.kind == "diagonal":
         return {found.scan}
+    if found.normalises is not None:
+        return {found.scan, *(v for r in found.reads for v in r.path)}
     state = set(found.scan.names)
     out = {found.scan, *(v for r in found.reads for v in r.path)}
     todo = [*found.scan.operands, *(b for b in found.bonus)]

@@ -8,7 +8,7 @@ from math import prod
 from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
-from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, GATED, PROGRAM, SCANS, SORTED
+from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, PROGRAM, SCANS, SORTED, kernel_of
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import FusedScan, fused_scans
@@ -55,8 +55,11 @@ def _times(count: int) -> str:
 
 def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     yield found.sentence
+    if found.normalises is not None and found.reads[0].value in emitted.reads:
+        yield f"it runs in the kernel of '{found.normalises.label}': sums of rows of the same products, and a vector"
+        return
     if fused.result in emitted.gated:
-        yield f"kernel {GATED[found.kind]}: the equations around it run inside"
+        yield f"kernel {kernel_of(found, gated=True)}: the equations around it run inside"
         if found.kind == "chunked_key":
             yield from _parts(found, "values read once a part")
         if fused.traffic is not None:
@@ -64,7 +67,7 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
         yield f"not more, since {fused.reason}"
         return
     if any(read.value in emitted.reads for read in found.reads):
-        yield f"kernel {SCANS[found.kind]}: scan and read-out are one"
+        yield f"kernel {kernel_of(found, gated=False)}: scan and read-out are one"
         if found.kind in ("chunked", "chunked_key"):
             yield from _outer(found)
     else:

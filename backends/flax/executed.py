@@ -62,11 +62,11 @@ class FlaxKernels:
         """Scores and their mix inside of chunks, states into and out of them.
 
         Of the forward work the backward pass needs the scores again, and, for the decay of a head, what the state
-        before
-        the chunk gives.
+        before the chunk gives. A normaliser is one more value.
         """
-        size = chunk_length(time, sizes.key, sizes.value)
-        heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value
+        value = sizes.value + sizes.normalised
+        size = chunk_length(time, sizes.key, value)
+        heads, key = sizes.groups * sizes.heads, sizes.key
         shared = sizes.shared and kind == "chunked"
         scores = 2 * (sizes.groups if shared else heads) * size * size * key
         mix, state = 2 * heads * size * size * value, 2 * heads * size * key * value

@@ -61,14 +61,16 @@ class TorchKernels:
         """Scores and their mix inside of chunks, states into and out of them; all of it again in the backward pass.
 
         With a decay per key scores are joined from halves, Q (Q - 1) K multiply-adds; the last product, of the states,
-        is not needed again. On a GPU many keys run in parts, which are heads of their own.
+        is not needed again. A normaliser is one more value. On a GPU it is sums, and many keys run in parts, which are
+        heads of their own.
         """
-        size = chunk_length(time, sizes.key, sizes.value)
+        value = sizes.value + (sizes.normalised and not self.fused)
+        size = chunk_length(time, sizes.key, value)
         if self.fused:
             size = counted_length(time)
             parts, key = key_parts(sizes.key)
             sizes = replace(sizes, heads=parts * sizes.heads, key=key, shared=sizes.shared and parts == 1)
-        heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value
+        heads, key = sizes.groups * sizes.heads, sizes.key
         mix, state = 2 * heads * size * size * value, 2 * heads * size * key * value
         if kind == "chunked":
             scores = 2 * (sizes.groups if sizes.shared else heads) * size * size * key

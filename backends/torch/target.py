@@ -84,6 +84,7 @@ def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
         given.append(f"read=Read({', '.join([*read, *linear])})")
     given += ["before=True"] if fused.kind == "chunked_key" and fused.found.before else []
     given += ["bonus=True"] if fused.found.bonus else []
+    given += ["normalised=True"] if fused.normaliser is not None else []
     return f"{constant(stem)} = {_CLASSES[fused.kind][0]}({', '.join(given)})"
 
 

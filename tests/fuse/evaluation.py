@@ -55,6 +55,8 @@ def leaves(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
     """The arrays of all leaves of the equations."""
     assert fused.gates is not None
     nodes, handed = (*fused.gates.x, *fused.gates.w), (*fused.inputs, *fused.weights)
+    if fused.normaliser is not None and fused.out is not None:
+        nodes, handed = (*nodes, fused.out.x[-1]), (*handed, fused.normaliser)
     shape = (*POS.shape, *(fused.scan.type.sizes[n] for n in fused.tile))
     rooms = rooms_of(fused)
     found: dict[Node, Array] = {}

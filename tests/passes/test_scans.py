@@ -67,12 +67,62 @@ def test_the_bonus_of_rwkv6_is_found(tiny: Callable[[str], Graph]) -> None:
         assert "plus a bonus" in found.sentence
 
 
-def test_a_normaliser_is_a_column_of_the_chunked_scan(tiny: Callable[[str], Graph]) -> None:
-    found = {v.label: c for v, c in classify(tiny("performer")).items()}
-    assert (found["S"].kind, found["S"].column_of) == ("chunked", None)
-    assert found["z"].kind == "chunked"
-    assert found["z"].column_of is not None
-    assert found["z"].column_of.label == "S"
+NORMALISED = """
+    q = x @ W_q[key = 2]
+    _r = x @ W_r[key]
+    k = (x @ W_k[key]) * sigmoid(x @ W_g[key])
+    v = x @ W_v[value = 3]
+    a = sigmoid(x @ W_a[])
+    S = scan(decay = a, input = k * v)
+    z = scan(decay = {decay}, input = {keys})
+    return (dot({S}, q, over = key) / (1 + dot({z}, {q}, over = key) ^ 2)) @ W[value -> width]
+"""
+AS_WRITTEN = {"decay": "a", "keys": "k", "S": "S", "z": "z", "q": "q"}
+
+
+@pytest.mark.parametrize("name", ["linear_transformer", "performer"])
+def test_sums_of_keys_that_the_same_queries_read_are_a_normaliser(tiny: Callable[[str], Graph], name: str) -> None:
+    found = {v.label: c for v, c in classify(tiny(name)).items()}
+    assert (found["S"].kind, found["S"].normalises) == ("chunked", None)
+    assert found["S"].normaliser is found["z"]
+    assert found["z"].normalises is found["S"].scan
+    assert found["z"].factors["key"] == found["S"].factors["key"]
+
+
+def test_keys_may_be_written_as_a_product_in_either_scan(mixer: Callable[[str], Graph]) -> None:
+    found = {v.label: c for v, c in classify(mixer(NORMALISED.format(**AS_WRITTEN))).items()}
+    assert found["S"].normaliser is found["z"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"decay": "a ^ 2"},
+        {"decay": "0.5"},
+        {"keys": "k * 2"},
+        {"keys": "_r"},
+        {"q": "_r"},
+        {"z": "prev(z)"},
+        {"S": "prev(S)", "z": "prev(z)"},
+        {"z": "(z + k)"},
+    ],
+)
+def test_other_decays_keys_queries_and_moments_make_no_normaliser(
+    mixer: Callable[[str], Graph], other: dict[str, str]
+) -> None:
+    found = classify(mixer(NORMALISED.format(**AS_WRITTEN | other))).values()
+    assert [c.normaliser or c.normalises for c in found] == [None, None]
+
+
+def test_sums_that_the_values_wait_for_are_no_normaliser(mixer: Callable[[str], Graph]) -> None:
+    body = """
+    k = x @ W_k[key = 2]
+    z = scan(decay = 0.5, input = k)
+    n = dot(z, k, over = key)
+    S = scan(decay = 0.5, input = k * (n * (x @ W_v[value = 3])))
+    return dot(S, k, over = key) @ W[value -> width]
+    """
+    assert all(c.normaliser is None for c in classify(mixer(body)).values())
 
 
 @pytest.mark.parametrize(

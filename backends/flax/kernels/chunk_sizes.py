@@ -13,7 +13,7 @@ def chunk_length(tokens: int, keys: int, values: int) -> int:
     the cache (`python -m benchmarks.scans`).
     """
     length = SPAN
-    while length < LONGEST and (4 * length) ** 2 < keys * values:
+    while length < LONGEST and 32 * length**2 <= keys * values:  # the power of two that is nearest
         length *= 2
     if tokens * keys * values > length * CACHED:
         length = min(2 * length, LONGEST)

@@ -12,7 +12,7 @@ def chunk_length(tokens: int, keys: int, values: int) -> int:
     was near half the root of keys times values at every size tried (`python -m benchmarks.scans`).
     """
     length = SHORTEST
-    while length < LONGEST and (2 * length) ** 2 < keys * values:
+    while length < LONGEST and 8 * length**2 <= keys * values:  # the power of two that is nearest
         length *= 2
     return min(length, power_of_two(tokens))
 

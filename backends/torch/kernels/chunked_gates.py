@@ -27,7 +27,8 @@ class ChunkedGates:
     or broadcast; log_a: [B, T, G, H, 1], not positive. x_values, w_values: which of x and w have the axis of the
     values, 1 in the others; x[0] has all axes. The device functions work on tiles: device
     `(x, w, first) -> (log_a, v)`, grad `(x, w, first, dlog_a, dv) -> (dx, dw)`, with the numbers behind the weights;
-    None where there is no Triton.
+    None where there is no Triton. normalised: read takes, behind x, what the queries read of the sums of the keys,
+    [B, T, G, H, 1].
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]
@@ -36,6 +37,7 @@ class ChunkedGates:
     device: Any = None
     grad: Any = None
     read: Read | None = None
+    normalised: bool = False
     fused: Any = field(init=False, default=None)
     token: Any = field(init=False, default=None)
 

@@ -38,6 +38,7 @@ NAMES = (
     "gated_tpu",
     "long_convolution",
     "loop",
+    "normalised_scan",
     "numerics",
     "pairs",
     "prev",
