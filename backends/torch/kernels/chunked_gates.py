@@ -63,22 +63,46 @@ def fused_gated_scan(
     state: Tensor | None,
     numbers: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor | None]:
-    """See `gated_chunked_scan`. Groups and heads become one axis."""
-    shape = x[0].shape
+    """See `gated_chunked_scan`."""
+    (y, _), (last, _) = fused_normalised_scan(gates, x, w, k, q, pos, (state, None), numbers)
+    return y, last
+
+
+def fused_normalised_scan(
+    gates: ChunkedGates,
+    x: Sequence[Tensor],
+    w: Sequence[Tensor],
+    k: Tensor,
+    q: Tensor,
+    pos: Tensor,
+    states: tuple[Tensor | None, Tensor | None],
+    numbers: Sequence[float] = (),
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor | None, Tensor | None]]:
+    """See `gated_normalised_scan`: its result with the normaliser [B, T, G, H], empty unless nothing follows the scan,
+    and the last states. Groups and heads become one axis.
+    """
+    shape, numbers = x[0].shape, list(map(float, numbers))
     wide = torch.promote_types(x[0].dtype, torch.float32)
     xs = [_joined(z, shape, has) for z, has in zip(x, gates.x_values, strict=True)]
     ws = [_joined(z.to(wide), shape[2:], has) for z, has in zip(w, gates.w_values, strict=True)]
-    places = start = None
+    places = start = sums = None
     if pos.dim() == 2:
         places = pos.expand(shape[:2]).contiguous()
-        start = None if state is None else state.to(wide).flatten(1, 2).contiguous()
+        start, sums = (None if z is None else z.to(wide).flatten(1, 2).contiguous() for z in states)
     k, q = (z.flatten(2, 3).contiguous() for z in (k, q))
-    if start is not None and shape[1] == 1 and not wants_gradient(*xs, *ws, k, q, start):
-        y, last = gates.token([z[:, 0] for z in xs], ws, list(map(float, numbers)), k[:, 0], q[:, 0], places, start)
-        return y.unflatten(1, shape[2:4])[:, None], last.unflatten(1, shape[2:4])
-    kept = gates.keeps_read and wants_gradient(*xs, *ws, k, q, start)
-    y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), k, q, places, start, kept)
-    return y.unflatten(2, shape[2:4]), None if state is None else last.unflatten(1, shape[2:4])
+    wanted = wants_gradient(*xs, *ws, k, q, start, sums)
+    if start is not None and shape[1] == 1 and not wanted:
+        y, last, norm, last_sums = gates.token(
+            [z[:, 0] for z in xs], ws, numbers, k[:, 0], q[:, 0], places, start, sums
+        )
+        y, norm = y[:, None], norm[:, None]
+    else:
+        y, last, _, norm, last_sums = gates.fused(xs, ws, numbers, k, q, places, start, sums, wanted)
+    read = y.unflatten(2, shape[2:4]), norm.unflatten(2, shape[2:4]) if norm.dim() == 3 else norm
+    return read, (
+        None if states[0] is None else last.unflatten(1, shape[2:4]),
+        None if states[1] is None else last_sums.unflatten(1, shape[2:4]),
+    )
 
 
 def _joined(z: Tensor, shape: torch.Size, has_values: bool) -> Tensor:
@@ -101,10 +125,11 @@ def _register(name: str, gates: ChunkedGates) -> Any:
         q: Tensor,
         pos: Tensor | None,
         start: Tensor | None,
+        sums: Tensor | None,
         kept: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = made(x, w, numbers, k, q, pos, start, kept)
-        forward(gates, x, w, numbers, k, q, pos, start, outputs)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        outputs = made(x, w, numbers, k, q, pos, start, sums, kept)
+        forward(gates, x, w, numbers, k, q, pos, start, sums, outputs)
         return outputs
 
     @torch.library.custom_op(free_name(f"{name}_chunked_scan_backward"), mutates_args=())
@@ -116,12 +141,18 @@ def _register(name: str, gates: ChunkedGates) -> Any:
         q: Tensor,
         pos: Tensor | None,
         start: Tensor | None,
+        sums: Tensor | None,
         last: Tensor,
         read: Tensor,
+        norm: Tensor,
+        last_sums: Tensor,
         dy: Tensor,
         dlast: Tensor | None,
+        d_norm: Tensor | None,
+        d_last_sums: Tensor | None,
     ) -> list[Tensor]:
-        found: list[Tensor] = backward(gates, x, w, numbers, k, q, pos, start, last, read, dy, dlast)
+        made, incoming = (last, read, norm, last_sums), (dy, dlast, d_norm, d_last_sums)
+        found: list[Tensor] = backward(gates, x, w, numbers, k, q, pos, start, sums, made, incoming)
         return found
 
     def made(
@@ -132,27 +163,50 @@ def _register(name: str, gates: ChunkedGates) -> Any:
         q: Tensor,
         pos: Tensor | None,
         start: Tensor | None,
+        sums: Tensor | None,
         kept: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """y, the last state, and what is read from the state if it is kept; all empty."""
-        v = x[0]
-        last = v.new_empty(v.shape[0], v.shape[2], k.shape[3], v.shape[3], dtype=_wide(v))
-        return torch.empty_like(v), last, torch.empty_like(v) if kept else v.new_empty(0)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """y, the last state, what is read from the state, the normaliser and the last sums of keys, all empty; the last
+        three without elements where they are not kept, or not there.
+        """
+        v, keys = x[0], k.shape[3]
+        batch, time, heads, _ = v.shape
+        last = v.new_empty(batch, heads, keys, v.shape[3], dtype=_wide(v))
+        nothing, has_norm = v.new_empty(0), gates.normalised and (kept or gates.read is None)
+        return (
+            torch.empty_like(v),
+            last,
+            torch.empty_like(v) if kept and gates.keeps_read else nothing,
+            last.new_empty((batch, time, heads) if has_norm else 0),
+            last.new_empty((batch, heads, keys) if gates.normalised else 0),
+        )
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, w, ctx.numbers, k, q, pos, start, _ = inputs
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, w, ctx.numbers, k, q, pos, start, sums, _ = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*x, *w, k, q, pos, start, *output[1:])
+        ctx.save_for_backward(*x, *w, k, q, pos, start, sums, *output[1:])
         ctx.inputs = len(x)
 
-    def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    def back(
+        ctx: Any,
+        dy: Tensor | None,
+        dlast: Tensor | None,
+        _: Tensor | None,
+        d_norm: Tensor | None,
+        d_last_sums: Tensor | None,
+    ) -> tuple[Any, ...]:
         count, saved = ctx.inputs, list(ctx.saved_tensors)
-        x, w, rest = saved[:count], saved[count:-6], saved[-6:]
-        dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
-        found = gradients(x, w, ctx.numbers, *rest, dy, None if dlast is None else dlast.contiguous())
-        *shares, dk, dq, dstart = found
+        x, w, rest = saved[:count], saved[count:-9], saved[-9:]
+        last, _, norm, last_sums = rest[-4:]
+        if gates.normalised and (dlast is None) != (d_last_sums is None):
+            dlast, d_last_sums = _or_zeros(dlast, last), _or_zeros(d_last_sums, last_sums)
+        dy = _or_zeros(dy, x[0])
+        d_norm = _or_zeros(d_norm, norm) if gates.normalised and gates.read is None else None
+        incoming = (None if d is None else d.contiguous() for d in (dy, dlast, d_norm, d_last_sums))
+        *shares, dk, dq, dstart, d_sums = gradients(x, w, ctx.numbers, *rest, *incoming)
         nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
-        return shares[:count], shares[count:], nothing, dk, dq, None, None if rest[3] is None else dstart, None
+        starts = (None if given is None else d for given, d in zip(rest[3:5], (dstart, d_sums), strict=True))
+        return shares[:count], shares[count:], nothing, dk, dq, None, *starts, None
 
     fused.register_fake(made)
     gradients.register_fake(_gradients)
@@ -170,6 +224,10 @@ def _register(name: str, gates: ChunkedGates) -> Any:
     return fused
 
 
+def _or_zeros(x: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if x is None else x
+
+
 def _gradients(
     x: list[Tensor],
     w: list[Tensor],
@@ -178,12 +236,17 @@ def _gradients(
     q: Tensor,
     pos: Tensor | None,
     start: Tensor | None,
+    sums: Tensor | None,
     last: Tensor,
     read: Tensor,
+    norm: Tensor,
+    last_sums: Tensor,
     dy: Tensor,
     dlast: Tensor | None,
+    d_norm: Tensor | None,
+    d_last_sums: Tensor | None,
 ) -> list[Tensor]:
-    return [torch.empty_like(z) for z in (*x, *w, k, q, last)]
+    return [torch.empty_like(z) for z in (*x, *w, k, q, last, last_sums)]
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -196,3 +259,4 @@ def _plain(v: Tensor, log_a: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
 
 
 PLAIN = ChunkedGates(_plain, (True, False))
+NORMALISED = ChunkedGates(_plain, (True, False), normalised=True)

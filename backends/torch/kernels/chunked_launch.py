@@ -6,7 +6,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from kernels.chunked_triton import chunked_backward_keys, chunked_backward_queries, chunked_forward
+from kernels.chunked_back_triton import chunked_backward_keys, chunked_backward_queries
+from kernels.chunked_triton import chunked_forward
 from kernels.operators import arch_of
 from torch import Tensor
 
@@ -23,18 +24,20 @@ def forward(
     q: Tensor,
     pos: Tensor | None,
     start: Tensor | None,
-    outputs: tuple[Tensor, Tensor, Tensor],
+    sums: Tensor | None,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
 ) -> None:
-    """Fill y [B, T, heads, V], the last state [B, heads, K, V] and, unless it is empty, what is read, like y.
+    """Fill y [B, T, heads, V], the last state [B, heads, K, V] and, unless they are empty, what is read, like y, the
+    normaliser [B, T, heads] and the sums of the keys that it is read of [B, heads, K].
 
     x: [B, T, heads, V] or [B, T, heads]. w: [heads, V] or [heads].
     """
-    y, last, read = outputs
+    y, last, read, norm, last_sums = outputs
     constants = head_constants(gates, x, numbers, k, q, pos, start)
     with torch.cuda.device_of(y):
         chunked_forward[grid_of(y, constants)](
-            tuple(x), tuple(w), k, q, pos, start, y, last, read if read.numel() else None, *sizes_of(k, y, q),
-            OUT=gates.read and gates.read.device, **constants,
+            tuple(x), tuple(w), k, q, pos, start, sums, y, last, *map(_filled, (last_sums, read, norm)),
+            *sizes_of(k, y, q), OUT=gates.read and gates.read.device, **constants,
             num_warps=warps_of(constants), num_stages=stages_of(constants),
         )  # fmt: skip
 
@@ -48,16 +51,21 @@ def backward(
     q: Tensor,
     pos: Tensor | None,
     start: Tensor | None,
-    last: Tensor,
-    read: Tensor,
-    dy: Tensor,
-    dlast: Tensor | None,
+    sums: Tensor | None,
+    made: tuple[Tensor, Tensor, Tensor, Tensor],
+    incoming: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
 ) -> list[Tensor]:
-    """The gradients of x, w, k, q and of the state that came in."""
+    """The gradients of x, w, k, q and of the states that came in.
+
+    made: what `forward` did behind y. incoming: the gradients of y, the last state, the normaliser and the last sums.
+    """
+    last, read, norm, last_sums = made
+    dy, dlast, d_norm, d_last_sums = incoming
     constants = head_constants(gates, x, numbers, k, q, pos, start, backward=True)
     grid, options = grid_of(dy, constants), {"num_warps": 8, "num_stages": stages_of(constants)}
     constants["OUT_GRAD"] = gates.read and gates.read.grad
-    reads, slices, dstate = read if read.numel() else None, grid[0], torch.empty_like(last)
+    reads, norms, slices, dstate = _filled(read), _filled(norm), grid[0], torch.empty_like(last)
+    d_sums = last_sums.new_empty(slices, *last_sums.shape)
     dk, dq = (z.new_empty(slices, *dy.shape[:3], z.shape[-1]) for z in (k, q))
     shares = last.new_empty(slices, *dy.shape[:3])
     dx = [torch.empty_like(z) if z.dim() == 4 else torch.empty_like(shares) for z in x]
@@ -65,16 +73,29 @@ def backward(
     dw = [last.new_empty((*programs[z.dim() == 2], *z.shape)) for z in w]
     with torch.cuda.device_of(dy):
         chunked_backward_queries[grid](
-            tuple(x), tuple(w), k, q, pos, start, dy, reads, dq, shares, *sizes_of(k, dy, q), **constants, **options
+            tuple(x), tuple(w), k, q, pos, start, sums, dy, d_norm, reads, norms, dq, shares, *sizes_of(k, dy, q),
+            **constants, **options,
         )  # fmt: skip
         constants["CONTINUED"] = dlast is not None
         chunked_backward_keys[grid](
-            tuple(x), tuple(w), k, q, pos, last, dlast, dy, reads, dk, tuple(dx), tuple(dw), dstate, shares,
-            *sizes_of(k, dy, q), GATES_GRAD=gates.grad, **constants, **options,
+            tuple(x), tuple(w), k, q, pos, last, _filled(last_sums), dlast, d_last_sums, dy, d_norm, reads, norms, dk,
+            tuple(dx), tuple(dw), dstate, _filled(d_sums), shares, *sizes_of(k, dy, q),
+            GATES_GRAD=gates.grad, **constants, **options,
         )  # fmt: skip
     found = [d if z.dim() == 4 else d.sum(0).to(z.dtype) for d, z in zip(dx, x, strict=True)]
     found += [d.flatten(0, -z.dim() - 1).sum(0).to(z.dtype) for d, z in zip(dw, w, strict=True)]
-    return [*found, over_programs(dk, k), over_programs(dq, q), dstate]
+    return [
+        *found,
+        over_programs(dk, k),
+        over_programs(dq, q),
+        dstate,
+        d_sums.sum(0) if gates.normalised else d_sums[0],
+    ]
+
+
+def _filled(x: Tensor) -> Tensor | None:
+    """A tensor, if there is anything in it."""
+    return x if x.numel() else None
 
 
 def head_constants(
@@ -99,6 +120,7 @@ def head_constants(
         "W": gates.w_values,
         "NUMBERS": tuple(numbers),
         "GATES": gates.device,
+        "NORMALISED": gates.normalised,
         "RAGGED": v.shape[3] % constants["BV"] != 0,
         "LEAST": -746.0 if narrow is torch.float64 else -104.0,  # of which the exponential is zero
     }

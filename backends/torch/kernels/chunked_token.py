@@ -34,8 +34,9 @@ def _token(
     xs: tuple[Tensor, ...] = (v,) if log_a.dim() == 3 else (v, log_a)
     of_keys, has_values = log_a if log_a.dim() == 3 else None, (True, False)[: len(xs)]
     _launch(
-        xs, (), of_keys, k, q, pos, state, y, last, X=has_values, W=(), NUMBERS=(), GATES=None, OUT=None, BEFORE=before
-    )
+        xs, (), of_keys, k, q, pos, (state, None), (y, last, None, None), X=has_values, W=(), NUMBERS=(), GATES=None,
+        OUT=None, NORMALISED=False, BEFORE=before,
+    )  # fmt: skip
     return y, last
 
 
@@ -53,26 +54,52 @@ def _flops(log_a: Any, k: Any, v: Any, q: Any, pos: Any, state: torch.Size, *_: 
 
 
 def gated_token(name: str, gates: Any) -> Any:
-    """The operator `(x, w, numbers, k, q, pos, state) -> (y, last)` of one token with gates.
+    """The operator `(x, w, numbers, k, q, pos, state, sums) -> (y, last, norm, last_sums)` of one token with gates.
 
-    x: [B, heads, V] or [B, heads]. w: [heads, V] or [heads]. k, q: [B, heads or fewer, K]. pos: [B, 1].
+    x: [B, heads, V] or [B, heads]. w: [heads, V] or [heads]. k, q: [B, heads or fewer, K]. pos: [B, 1]. sums [B, heads,
+    K] are there if the gates are normalised, norm [B, heads] if besides nothing follows the read-out; others are empty.
     """
 
     @torch.library.custom_op(free_name(f"{name}_outer_token"), mutates_args=())
     def token(
-        x: list[Tensor], w: list[Tensor], numbers: list[float], k: Tensor, q: Tensor, pos: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        y, last = torch.empty_like(x[0]), torch.empty_like(state)
+        x: list[Tensor],
+        w: list[Tensor],
+        numbers: list[float],
+        k: Tensor,
+        q: Tensor,
+        pos: Tensor,
+        state: Tensor,
+        sums: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = made(x, w, numbers, k, q, pos, state, sums)
+        y, last, norm, last_sums = outputs
         _launch(
-            tuple(x), tuple(w), None, k, q, pos, state, y, last, X=gates.x_values, W=gates.w_values,
-            NUMBERS=tuple(numbers), GATES=gates.device, OUT=gates.read and gates.read.device, BEFORE=False,
+            tuple(x), tuple(w), None, k, q, pos, (state, sums), (y, last, last_sums, norm if norm.numel() else None),
+            X=gates.x_values, W=gates.w_values, NUMBERS=tuple(numbers), GATES=gates.device,
+            OUT=gates.read and gates.read.device, NORMALISED=gates.normalised, BEFORE=False,
         )  # fmt: skip
-        return y, last
+        return outputs
 
-    @token.register_fake
-    def _(x: list[Tensor], w: list[Tensor], k: Tensor, q: Tensor, pos: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(x[0]), torch.empty_like(state)
+    def made(
+        x: list[Tensor],
+        w: list[Tensor],
+        numbers: list[float],
+        k: Tensor,
+        q: Tensor,
+        pos: Tensor,
+        state: Tensor,
+        sums: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        nothing = state.new_empty(0)
+        norm = nothing if sums is None or gates.read is not None else torch.empty_like(sums[..., 0])
+        return (
+            torch.empty_like(x[0]),
+            torch.empty_like(state),
+            norm,
+            nothing if sums is None else torch.empty_like(sums),
+        )
 
+    token.register_fake(made)
     register_flop_formula(token._opoverload.overloadpacket)(
         lambda x, w, numbers, k, q, pos, state, *_, **__: 4 * state.numel()
     )
@@ -86,17 +113,18 @@ def _launch(
     k: Tensor,
     q: Tensor,
     pos: Tensor,
-    state: Tensor,
-    y: Tensor,
-    last: Tensor,
+    states: tuple[Tensor, Tensor | None],
+    outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     **equations: Any,
 ) -> None:
+    """states: S and the sums of the keys. outputs: y, then both states and what the queries read of the sums."""
+    state, y = states[0], outputs[0]
     batch, heads, keys, values = state.shape
     rows = triton.next_power_of_2(keys)
     columns = min(triton.next_power_of_2(values), max(8, TILE // rows))
     with torch.cuda.device_of(y):
         outer_token[(triton.cdiv(values, columns), heads, batch)](
-            xs, ws, log_a, k, q, pos, state, y, last, heads, k.shape[1], q.shape[1], keys, values,
+            xs, ws, log_a, k, q, pos, *states, *outputs, heads, k.shape[1], q.shape[1], keys, values,
             RAGGED=values % columns != 0, BK=rows, BV=columns, **equations,
             ACC=tl.float64 if state.dtype == torch.float64 else tl.float32, num_warps=WARPS,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """One token of a scan of outer products as a Triton kernel: decay, update and read-out, every state touched once."""
 # mypy: ignore-errors
+# ruff: noqa: RUF005  (Triton knows no stars in tuples)
 
 import triton
 import triton.language as tl
@@ -8,15 +9,17 @@ from kernels.chunked_gates_triton import gated, starting, tokens, weights
 
 @triton.jit
 def outer_token(
-    xs, ws, log_a, k, q, pos, state, y, last, heads, k_heads, q_heads, K, V,
+    xs, ws, log_a, k, q, pos, state, sums, y, last, last_sums, norms, heads, k_heads, q_heads, K, V,
     X: tl.constexpr, W: tl.constexpr, NUMBERS: tl.constexpr, GATES: tl.constexpr, OUT: tl.constexpr,
-    RAGGED: tl.constexpr, BEFORE: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, ACC: tl.constexpr,
+    NORMALISED: tl.constexpr, RAGGED: tl.constexpr, BEFORE: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """y [B, heads, V] and the states after it, last [B, heads, K, V], of k [B, k_heads, K] and q likewise.
 
     xs: [B, heads, V], or [B, heads] where not X; with ws, GATES and OUT as for `chunked_forward`. log_a: [B, heads, K],
     or None where xs have the decays. pos: [B]; a document starts from zero. BEFORE: y is read from the state before the
-    update. Program (slice of the values, head, sequence); all keys are in one tile.
+    update. NORMALISED: sums and last_sums [B, heads, K], norms [B, heads] or None. Program (slice of the values, head,
+    sequence); all keys are in one tile.
     """
     h = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
@@ -43,6 +46,15 @@ def outer_token(
     after = decay * S + key[:, None] * value
     read = S if BEFORE else after
     out = tl.sum(query[:, None] * read, 0)[None, :]
+    if NORMALISED:
+        z = tl.load(sums + row * K + n, mask=n < K, other=0.0).to(ACC)
+        z = tl.exp(log) * tl.where(tl.load(pos + b) == 0, 0.0, z) + key
+        norm = tl.sum((query * z)[:, None], 0)[None, :]
+        first = tl.program_id(0) == 0
+        tl.store(last_sums + row * K + n, z, mask=(n < K) & first)
+        if norms is not None:
+            tl.store(norms + row + tl.zeros((1, 1), tl.int32), norm, mask=first)
+        x = x + (norm,)
     if OUT is not None:
         out = OUT(out, x, w)
     tl.store(y + row * V + p[None, :], out.to(y.dtype.element_ty), mask=(p < V)[None, :])

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from kernels.chunked_gates import ChunkedGates
+from kernels.chunked_fused import fused_normalised_chunked_scan
+from kernels.chunked_gates import ChunkedGates, fused_normalised_scan
 from kernels.chunked_scan import chunked_scan
+from kernels.operators import runs_fused
 from torch import Tensor
 
 States = tuple[Tensor | None, Tensor | None]
@@ -35,7 +37,10 @@ def gated_normalised_scan(
     *,
     numbers: Sequence[float] = (),
 ) -> tuple[Tensor, States]:
-    """`gated_chunked_scan` whose gates behind the scan take the normaliser, too, behind x: see `ChunkedGates`."""
+    """`gated_chunked_scan` whose gates behind the scan take the normaliser [B, T, G, H, 1], too, as the last of x."""
+    if runs_fused(x[0]):
+        (out, _), last = fused_normalised_scan(gates, x, w, k, q, pos, states, numbers)
+        return out, last
     log_a, v = gates.plain(*x, *w, *numbers, (pos == 0).expand(x[0].shape[:2])[..., None, None, None])
     decays = (v.new_zeros(()) + log_a).expand(*x[0].shape[:-1], 1)[..., 0]
     (y, norm), last = _scan(decays, k, v.expand(x[0].shape), q, pos, states)
@@ -50,6 +55,8 @@ def _scan(
 
     The normaliser is one more column of values, which are one. A single token has it apart, so that no state is copied.
     """
+    if runs_fused(v):
+        return fused_normalised_chunked_scan(log_a, k, v, q, pos, states)
     S, z = states
     exact = v.to(torch.promote_types(v.dtype, torch.float32))
     ones = exact.new_ones(()).expand(*v.shape[:-1], 1)

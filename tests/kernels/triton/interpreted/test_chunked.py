@@ -194,7 +194,7 @@ def test_the_operators_hold_what_torch_asks_of_them() -> None:
     for kernel in (chunked_scan, chunked_key_scan):
         log_a, k, v, q = (x.detach().flatten(2, 3).requires_grad_() for x in inputs(kernel, 2))
         if kernel is chunked_scan:
-            operator, operands = chunked_gates.PLAIN.fused, ([v, log_a], [], [], k, q, packed(2), state, False)
+            operator, operands = chunked_gates.PLAIN.fused, ([v, log_a], [], [], k, q, packed(2), state, None, False)
         else:
             operator, operands = chunked_key_gates.PLAIN.fused, ([v, log_a, k, q], [], [], [], packed(2), state, False)
         torch.library.opcheck(operator, operands, test_utils=ASKED)
