@@ -79,6 +79,10 @@ class Planes:
                 return right * self.summed(left, axis)
             case "div", (left, right) if axis not in self.room(right):
                 return self.summed(left, axis) / right
+            case "mul", (left, Node(op="div", args=(right, by))) | (Node(op="div", args=(right, by)), left) if (
+                axis not in self.room(by)
+            ):
+                return self.summed(left * right, axis) / by
         return self.nodes.apply(sum_along(axis), node)
 
     def mixed(self, node: Node, matrix: Node) -> Node:

@@ -129,9 +129,10 @@ def chunked_backward_queries(
         keys = _rows(k + row * k_heads * K, r, k_heads * K, n, K, left)
         grads, d_norm = _incoming(dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V, OUT_GRAD, NORMALISED, ACC)
         d_past = _dot(grads, tl.trans(S), DOT, PRECISION)
+        leaving = tl.trans(keys.to(ACC) * leave[:, None])
         if NORMALISED:
             d_past += d_norm[:, None] * z[None, :]
-            z = kept * z + tl.sum(keys.to(ACC) * leave[:, None], 0)
+            z = kept * z + tl.sum(leaving, 1)
         d_past = enter[:, None] * d_past
         queries = _rows(q + row * q_heads * K, r, q_heads * K, n, K, left).to(ACC)
         tl.store(shares + (shift + row) * heads + r * heads, tl.sum(queries * d_past, 1), mask=r < left)
@@ -141,7 +142,7 @@ def chunked_backward_queries(
         d_scores = d_weights * _pair_decays(high, low, document, r, False)
         d_queries = _add_dot(d_past, d_scores, keys, DOT, PRECISION)
         _store_rows(dq + (shift + row) * heads * K, r, heads * K, n, K, left, d_queries)
-        S = _add_dot(kept * S, tl.trans(keys.to(ACC) * leave[:, None]), values, DOT, PRECISION)
+        S = _add_dot(kept * S, leaving, values, DOT, PRECISION)
 
 
 @triton.jit

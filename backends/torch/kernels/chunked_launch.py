@@ -113,7 +113,7 @@ def head_constants(
     narrow, constants = tile_constants(k, v, q, pos, start)
     has_gates = gates.device is not None
     least = 64 if arch_of(v) >= 90 and not has_gates else 32
-    if backward and constants["BK"] > least and (arch_of(v) < 100 or has_gates):
+    if backward and constants["BK"] > least and (arch_of(v) < 100 or has_gates or gates.normalised):
         constants["Q"] = min(constants["Q"], 32)  # of longer chunks, or of gates beside them, some would be in memory
     return constants | {
         "X": gates.x_values,

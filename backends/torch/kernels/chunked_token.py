@@ -90,13 +90,12 @@ def gated_token(name: str, gates: Any) -> Any:
         state: Tensor,
         sums: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        nothing = state.new_empty(0)
-        norm = nothing if sums is None or gates.read is not None else torch.empty_like(sums[..., 0])
+        has_norm = sums is not None and gates.read is None
         return (
             torch.empty_like(x[0]),
             torch.empty_like(state),
-            norm,
-            nothing if sums is None else torch.empty_like(sums),
+            state.new_empty(state.shape[:2] if has_norm else 0),
+            state.new_empty(0) if sums is None else torch.empty_like(sums),
         )
 
     token.register_fake(made)

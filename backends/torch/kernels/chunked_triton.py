@@ -8,10 +8,9 @@ Gates make log decays and values of tokens xs and weights ws, OUT the result of 
 functions as in `kernels/chunked_gates.py`. Every slice computes what it needs of them. Without gates (None) xs are the
 values and the log decays.
 
-NORMALISED: the queries read the sums of the keys, too (Katharopoulos et al. 2020, arXiv:2006.16236, equation 9). Of the
-pairs of a chunk that is the sum of a row of the scores, before they are rounded for the product with the values; what
-came before is a state of its own, a vector. OUT has what is read behind xs. Every slice computes it, the first one
-stores it.
+NORMALISED: the queries read the sums of the keys, too (Katharopoulos et al. 2020, arXiv:2006.16236, equation 9). These
+are a second, narrow tile of values, which are one, on matrix units and summed as the others are; OUT has what is read
+of them behind xs. Every slice computes it, the first one stores it.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005  (Triton knows no stars in tuples)
@@ -19,6 +18,9 @@ stores it.
 import triton
 import triton.language as tl
 from kernels.chunked_gates_triton import gated, starting, tokens, weights
+
+ONES = tl.constexpr(8)
+"""Columns of values that are one: the fewest of a product on matrix units."""
 
 
 @triton.jit
@@ -110,6 +112,12 @@ def _sums(pointer, sequence, n, K, GIVEN: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
+def _column(tile):
+    """What each of the columns for ones holds."""
+    return tl.sum(tile, 1) / ONES
+
+
+@triton.jit
 def chunked_forward(
     xs, ws, k, q, pos, state, sums, y, last, last_sums, reads, norms, time, heads, K, V, k_heads, q_heads,
     X: tl.constexpr, W: tl.constexpr, NUMBERS: tl.constexpr, GATES: tl.constexpr, OUT: tl.constexpr,
@@ -138,7 +146,8 @@ def chunked_forward(
         state += own
     S = _state(state, n, p, K, V, CONTINUED, ACC)
     if NORMALISED:
-        z = _sums(sums, sequence, n, K, CONTINUED, ACC)
+        z = _sums(sums, sequence, n, K, CONTINUED, ACC)[:, None] + tl.full((BK, ONES), 0.0, ACC)
+        ones = tl.full((Q, ONES), 1.0, DOT)
     w = weights(ws, p, head, V, W, NUMBERS, RAGGED, ACC)
     for first in tl.range(0, time, Q, disable_licm=True):
         left = time - first
@@ -150,15 +159,18 @@ def chunked_forward(
         keys = _rows(k + row * k_heads * K, r, k_heads * K, n, K, left)
         queries = _rows(q + row * q_heads * K, r, q_heads * K, n, K, left)
         scores = _dot(queries, tl.trans(keys), DOT, PRECISION) * _pair_decays(high, low, document, r, False)
-        out = _add_dot(enter[:, None] * _dot(queries, S, DOT, PRECISION), scores, values, DOT, PRECISION)
-        S = _add_dot(kept * S, tl.trans(keys.to(ACC) * leave[:, None]), values, DOT, PRECISION)
         if NORMALISED:
-            norm = tl.sum(scores, 1) + enter * tl.sum(queries.to(ACC) * z[None, :], 1)
-            z = kept * z + tl.sum(keys.to(ACC) * leave[:, None], 0)
+            past = enter[:, None] * _dot(queries, z, DOT, PRECISION)
+            norm = _column(_add_dot(past, scores, ones, DOT, PRECISION))
             if norms is not None:
                 there = (r < left) & (tl.program_id(0) == 0)
                 tl.store(norms + (row + r) * heads + head, norm, mask=there)
             x = x + (tl.where(r < left, norm, 1.0)[:, None],)  # something is divided by it, also of no token
+        out = _add_dot(enter[:, None] * _dot(queries, S, DOT, PRECISION), scores, values, DOT, PRECISION)
+        leaving = tl.trans(keys.to(ACC) * leave[:, None])
+        if NORMALISED:
+            z = _add_dot(kept * z, leaving, ones, DOT, PRECISION)
+        S = _add_dot(kept * S, leaving, values, DOT, PRECISION)
         if OUT is not None:
             if reads is not None:
                 _store_rows(reads + row * heads * V, r, heads * V, p, V, left, out)
@@ -166,4 +178,4 @@ def chunked_forward(
         _store_rows(y + row * heads * V, r, heads * V, p, V, left, out)
     _store_state(last + own, n, p, K, V, S)
     if NORMALISED:
-        tl.store(last_sums + sequence * K + n, z, mask=(n < K) & (tl.program_id(0) == 0))
+        tl.store(last_sums + sequence * K + n, _column(z), mask=(n < K) & (tl.program_id(0) == 0))

@@ -235,3 +235,25 @@ def test_gates_around_a_chunked_scan_going_back_move_what_the_report_says_twice(
     assert total["DXS 2"] == 4 / counts["values"]  # a share of each slice, in single precision
     once = 2 + 2 + 2 + whole["reads"] + whole["DXS 0"] + whole["DXS 1"]
     assert once + 2 * (keys + 2 / counts["values"]) == pytest.approx(reported("mamba2").backward)
+
+
+def test_a_normaliser_moves_a_number_for_each_head() -> None:
+    """The values, of which nothing else is made; what is read out and the normaliser stay, the way back reads them."""
+    found, traffic = started("linear_transformer", "chunked_forward"), reported("linear_transformer")
+    c = found.launch.constants
+    assert c["BV"] == 64  # all values of a head in one program
+    got = moved(found, "BV", (1 / c["Q"],))
+    assert got.pop("pos") == 8 / c["BV"]
+    assert got == {"xs 0": 2, "k": 2, "q": 2, "Y": 2, "READS": 2, "NORMS": 4 / c["BV"]}
+    assert sum(got.values()) == pytest.approx(traffic.forward)
+    total: Counter[str] = Counter()
+    for kernel in ("chunked_backward_queries", "chunked_backward_keys"):
+        found = started("linear_transformer", kernel)
+        total.update(moved(found, "BV", (1 / found.launch.constants["Q"],)))
+    assert total.pop("pos") == 2 * 8 / c["BV"]
+    assert total.pop("SHARES") == total.pop("shares") == 4 / c["BV"]
+    assert total == {
+        "xs 0": 4, "k": 4, "q": 4, "dy": 6, "reads": 4, "norms": 3 * 4 / c["BV"], "DQ": 2, "DK": 2, "DXS 0": 2
+    }  # fmt: skip
+    once = sum(total.values()) - total["DQ"] - total["DK"]  # of which the report has each but once
+    assert once > traffic.backward > once / 2

@@ -52,6 +52,10 @@ DECAYS = (
 FACTORS = ("dt * ", "sigmoid(i) * ", "dt * sigmoid(i) / 2 * ", "where(pos == 0, 1, dt) * ", "")
 VALUES = ("u", "silu(u)", "u * sigmoid(z)", "tanh(u + c[heads_ value])", "(u - z * i)", "u / (1 + u ^ 2)")
 ENDS = ("y + D[heads_] * u", "(y + D[heads_] * u) * silu(z)", "y / (abs(i) + 1)", "tanh(y + g[value]) * z", "y * dt")
+DIVIDED = (
+    "y / n", "y / (n + 1e-6) * silu(z)", "(y + D[heads_] * u) / (1 + n)", "tanh(y / n) * n", "y * i / (dt + n)",
+    "y / max(n, 1) + g[value]",
+)  # fmt: skip
 SOURCES = {
     "u": "x @ W_u[heads_ value]",
     "z": "x @ W_z[heads_ value]",
@@ -61,17 +65,20 @@ SOURCES = {
 }
 
 
-def gated_outer(seed: int) -> Program:
-    """A scan of outer products with drawn equations in front of it and behind it."""
+def gated_outer(seed: int, normalised: bool = False) -> Program:
+    """A scan of outer products with drawn equations in front of it and behind it, which may divide by sums of keys."""
     choose = Random(seed).choice
     heads = choose(("groups heads", "heads", "groups"))
     of_keys = choose(("groups", heads) if "groups" in heads else ("", heads))
-    scan = f"h = scan(decay = {choose(DECAYS)}, input = {choose(FACTORS)}k * {choose(VALUES)})"
-    lines = [scan, "y = dot(h, q, over = key)", f"return ({choose(ENDS)}) @ W_o[heads_ value -> width]"]
+    decay, factor, value = choose(DECAYS), choose(FACTORS), choose(VALUES)
+    entering = f"k * ({factor}{value})" if normalised else f"{factor}k * {value}"
+    lines = [f"a = {decay}", f"h = scan(decay = a, input = {entering})", "y = dot(h, q, over = key)"]
+    lines += ["s = scan(decay = a, input = k)", "n = dot(s, q, over = key)"] if normalised else []
+    lines.append(f"return ({choose(DIVIDED if normalised else ENDS)}) @ W_o[heads_ value -> width]")
     for name in reversed(SOURCES):
         if re.search(rf"\b{name}\b", "".join(lines)):
             lines.insert(0, f"{name} = {SOURCES[name]}")
-    lines = [f"{name} = x @ W_{name}[{of_keys} key]" for name in "kq"] + lines
+    lines = [f"{name} = {'exp' if normalised else ''}(x @ W_{name}[{of_keys} key])" for name in "kq"] + lines
     return _outer(heads, lines)
 
 
@@ -171,3 +178,15 @@ def test_drawn_equations_around_a_decay_per_key_mean_the_same_in_one_kernel(seed
     assert found.gates is not None, found.reason
     check_torch(program)
     assert "chunked_key_backward_keys" in launches
+
+
+@pytest.mark.parametrize("seed", [0, 11])
+def test_drawn_equations_that_divide_by_sums_of_keys_mean_the_same_in_one_kernel(
+    seed: int, launches: list[str]
+) -> None:
+    program = gated_outer(seed, normalised=True)
+    found = next(iter(fused_scans(program.graph).values()))
+    assert found.normaliser is not None, found.reason
+    check_torch(program)
+    assert not {"scan_forward", "scan_backward"} & set(launches)
+    assert "chunked_backward_keys" in launches
