@@ -56,7 +56,7 @@ def _times(count: int) -> str:
 def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
     yield found.sentence
     if found.normalises is not None and found.reads[0].value in emitted.reads:
-        yield f"it runs in the kernel of '{found.normalises.label}': sums of rows of the same products, and a vector"
+        yield f"kernel of '{found.normalises.label}': one more column of its values, which are one"
         return
     if fused.result in emitted.gated:
         yield f"kernel {kernel_of(found, gated=True)}: the equations around it run inside"

@@ -30,6 +30,8 @@ from kernels.chunked_triton import (
     _add_dot,
     _decays,
     _dot,
+    _given,
+    _incoming,
     _pair_decays,
     _rows,
     _state,
@@ -48,16 +50,6 @@ def _from(pointer, offset):
 
 
 @triton.jit
-def _given(dy, reads, row, r, p, left, heads, V, ACC: tl.constexpr):
-    """The gradients of a chunk's results [Q, BV] and what was read, if it was kept; both begin at the head."""
-    grads = _rows(dy + row * heads * V, r, heads * V, p, V, left).to(ACC)
-    if reads is None:
-        return grads, grads
-    else:
-        return grads, _rows(reads + row * heads * V, r, heads * V, p, V, left).to(ACC)
-
-
-@triton.jit
 def _with_norm(x, norms, row, r, left, heads, NORMALISED: tl.constexpr):
     """The tokens of a chunk, and behind them what their queries read of the sums of the keys; it begins at the head."""
     if NORMALISED:
@@ -67,25 +59,22 @@ def _with_norm(x, norms, row, r, left, heads, NORMALISED: tl.constexpr):
 
 
 @triton.jit
-def _incoming(
+def _incoming_both(
     dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V,
     OUT_GRAD: tl.constexpr, NORMALISED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradients of what a chunk reads [Q, BV], and of its normaliser [Q], zero if it has none: of what all slices
     read the first one has the gradient.
     """
-    d_norm = tl.zeros((r.shape[0],), ACC)
-    if OUT_GRAD is None:
-        if NORMALISED:
-            first = tl.program_id(0) == 0
-            d_norm = tl.load(d_norms + (row + r) * heads, mask=(r < left) & first, other=0.0).to(ACC)
+    if not NORMALISED:
+        return _incoming(dy, reads, x, w, row, r, p, left, heads, V, OUT_GRAD, ACC), tl.full((r.shape[0],), 0.0, ACC)
+    elif OUT_GRAD is None:
+        d_norm = tl.load(d_norms + (row + r) * heads, mask=(r < left) & (tl.program_id(0) == 0), other=0.0)
         return _rows(dy + row * heads * V, r, heads * V, p, V, left), d_norm
     else:
         grads, read = _given(dy, reads, row, r, p, left, heads, V, ACC)
         d_read, dx, _ = OUT_GRAD(read, _with_norm(x, norms, row, r, left, heads, NORMALISED), w, grads)
-        if NORMALISED:
-            here = tl.where((r < left)[:, None], dx[len(x)] + tl.full((r.shape[0], 1), 0.0, ACC), 0.0)
-            d_norm = tl.sum(here, 1)
+        d_norm = tl.sum(tl.where((r < left)[:, None], dx[len(x)] + tl.full((r.shape[0], 1), 0.0, ACC), 0.0), 1)
         return tl.where((r < left)[:, None] & (p < V)[None, :], d_read, 0.0), d_norm
 
 
@@ -127,7 +116,9 @@ def chunked_backward_queries(
         log, values = gated(x, w, starts, r, p, left, V, GATES, ACC)
         high, low, document, enter, leave, kept = _decays(log, starts, PACKED, ACC, LEAST)
         keys = _rows(k + row * k_heads * K, r, k_heads * K, n, K, left)
-        grads, d_norm = _incoming(dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V, OUT_GRAD, NORMALISED, ACC)
+        grads, d_norm = _incoming_both(
+            dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V, OUT_GRAD, NORMALISED, ACC
+        )
         d_past = _dot(grads, tl.trans(S), DOT, PRECISION)
         leaving = tl.trans(keys.to(ACC) * leave[:, None])
         if NORMALISED:
@@ -197,7 +188,9 @@ def chunked_backward_keys(
         high, low, document, enter, leave, kept = _decays(log, starts, PACKED, ACC, LEAST)
         keys = _rows(k + row * k_heads * K, r, k_heads * K, n, K, left)
         queries = _rows(q + row * q_heads * K, r, q_heads * K, n, K, left)
-        grads, d_norm = _incoming(dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V, OUT_GRAD, NORMALISED, ACC)
+        grads, d_norm = _incoming_both(
+            dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V, OUT_GRAD, NORMALISED, ACC
+        )
         kept_pairs = _pair_decays(high, low, document, r, True)
         scores = _dot(keys, tl.trans(queries), DOT, PRECISION) * kept_pairs
         d_values = leave[:, None] * _dot(keys, E, DOT, PRECISION)

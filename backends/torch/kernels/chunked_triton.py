@@ -64,6 +64,27 @@ def _decays(log, starts, PACKED: tl.constexpr, ACC: tl.constexpr, LEAST: tl.cons
 
 
 @triton.jit
+def _given(dy, reads, row, r, p, left, heads, V, ACC: tl.constexpr):
+    """The gradients of a chunk's results [Q, BV] and what was read, if it was kept; both begin at the head."""
+    grads = _rows(dy + row * heads * V, r, heads * V, p, V, left).to(ACC)
+    if reads is None:
+        return grads, grads
+    else:
+        return grads, _rows(reads + row * heads * V, r, heads * V, p, V, left).to(ACC)
+
+
+@triton.jit
+def _incoming(dy, reads, x, w, row, r, p, left, heads, V, OUT_GRAD: tl.constexpr, ACC: tl.constexpr):
+    """The gradients of what a chunk reads [Q, BV]."""
+    if OUT_GRAD is None:
+        return _rows(dy + row * heads * V, r, heads * V, p, V, left)
+    else:
+        grads, read = _given(dy, reads, row, r, p, left, heads, V, ACC)
+        d_read, _, _ = OUT_GRAD(read, x, w, grads)
+        return tl.where((r < left)[:, None] & (p < V)[None, :], d_read, 0.0)
+
+
+@triton.jit
 def _pair_decays(high, low, document, r, KEYS: tl.constexpr):
     """The decay of each pair [query, key], of keys up to the query in its document; KEYS: keys along the first axis."""
     if KEYS:
