@@ -38,7 +38,7 @@ def test_what_divides_a_read_out_runs_in_its_kernel(mixer: Callable[..., Graph])
     assert (fused.normaliser.name, fused.normaliser.axes) == ("n", ("heads",))
     assert [leaf.name for leaf in fused.out.x] == [*names(fused.inputs), "n"]
     assert {"S", "z", "n", "y"} <= {v.label for v in fused.computed}
-    check_derivatives(fused.out, fused.out_grad, leaves(run(graph), fused))
+    check_derivatives(fused, fused.out, fused.out_grad, leaves(run(graph), fused))
 
 
 def test_a_normaliser_that_is_read_elsewhere_too_is_a_second_result(mixer: Callable[..., Graph]) -> None:
