@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from kernels.tiles import Side
 
 
 class Documents(NamedTuple):
@@ -28,48 +29,74 @@ class Documents(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of what a chunk was computed from."""
+    """Of what a chunk was computed from, but for the queries."""
 
     logs: jax.Array
     k: jax.Array
     v: jax.Array
-    q: jax.Array
     S: jax.Array
+
+
+class Products(NamedTuple):
+    """Multiply-adds in matrix products, function by function of a `Rule`."""
+
+    meet: int
+    read: int
+    carry: int
+    pull: int
+    back_queries: int
+    back_keys: int
 
 
 class Rule(NamedTuple):
     """How the tokens of a chunk meet one another and the state, and what that costs.
 
     meet(logs, documents, k, q) -> met, the decays and scores, from log decays [Q, 1] or, one for each key, [Q, K];
-    read(met, S, v) -> y [Q, V] and carry(met, S, v) -> the state after the chunk; back(met, S, dS, v, dy) ->
-    `Gradients` for those of y and of the state after.
-    products(Q, K, V): multiply-adds of a chunk, forward, backward and to read once more. exponentials(Q, K): of a
-    chunk, in each pass.
+    read(met, S, v) -> y [Q, V] and carry(met, S, v) -> the state after the chunk.
+    Back, from the gradients dy of y and dS of the state after: pull(met, v, dy) -> dscores [Q, Q]; back_queries(met,
+    dscores, S, dy, y) -> (dq, share), the gradient of the queries and their share in that of the log decays; fade(S,
+    dS), what decays of the state hand back, [1, 1] or [1, K]; back_keys(met, dscores, fade, dS, v, dy, share) ->
+    `Gradients`.
+    side: along what log decays vary. products(Q, K, V): multiply-adds of a chunk. exponentials(Q, K): those of `meet`.
     """
 
     name: str
-    per_key: bool
+    side: Side
     meet: Callable[[jax.Array, Documents, jax.Array, jax.Array], Any]
     read: Callable[[Any, jax.Array, jax.Array], jax.Array]
     carry: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    back: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], Gradients]
-    products: Callable[[int, int, int], tuple[int, int, int]]
+    pull: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    back_queries: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    fade: Callable[[jax.Array, jax.Array], jax.Array]
+    back_keys: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], Gradients]
+    products: Callable[[int, int, int], Products]
     exponentials: Callable[[int, int], int]
 
 
-Column = Callable[[jax.Array], jax.Array]
-"""How a machine turns a row [1, n] to a column [n, 1]."""
+class Turns(NamedTuple):
+    """How a machine sums over the tokens and over the tiles of a chunk.
+
+    until(x [Q, 1]) -> (row [1, Q], column [Q, 1]): the sums up to each token, with its own. onward(x [Q, 1]) -> [Q, 1]:
+    the sums from each token on. whole(x [m, n]) -> [1, 1]: the sum of all elements.
+    """
+
+    until: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    onward: Callable[[jax.Array], jax.Array]
+    whole: Callable[[jax.Array], jax.Array]
 
 
-def head_rule(column: Column) -> Rule:
+def head_rule(turns: Turns) -> Rule:
     """That of one decay per head."""
     return Rule(
         name="chunked_scan",
-        per_key=False,
-        meet=functools.partial(_meet, column),
+        side="head",
+        meet=functools.partial(_meet, turns),
         read=_read,
         carry=_carry,
-        back=functools.partial(_back, column),
+        pull=_pull,
+        back_queries=_back_queries,
+        fade=lambda S, dS: turns.whole(dS * S),
+        back_keys=functools.partial(_back_keys, turns),
         products=_products,
         exponentials=lambda Q, K: Q * (Q + 2),
     )
@@ -90,10 +117,9 @@ class _Met(NamedTuple):
     q: jax.Array
 
 
-def _meet(column: Column, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
-    here, later = square(logs.shape[0])
-    row = jnp.sum(jnp.where(here <= later, logs, 0), 0, keepdims=True)  # up to each token, with its own
-    until, whole = column(row), jnp.sum(logs, 0, keepdims=True)
+def _meet(turns: Turns, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
+    row, until = turns.until(logs)
+    whole = last_of(row)
     pairs = jnp.exp(jnp.where(documents.pairs, until - row, -jnp.inf))
     return _Met(
         pairs=pairs,
@@ -116,35 +142,58 @@ def _carry(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
     return met.kept * S + dot(met.k, (met.outward * v).astype(met.k.dtype), 0, 0)
 
 
-def _back(column: Column, met: _Met, S: jax.Array, dS: jax.Array, v: jax.Array, dy: jax.Array) -> Gradients:
+def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
+    half = met.k.dtype
+    return (dot(dy.astype(half), v.astype(half), 1, 1) * met.pairs).astype(half)
+
+
+def _back_queries(
+    met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The share [Q, 1] is that in the gradient of the sum of log decays up to a token, q dq or, which is less, y dy."""
+    half = met.k.dtype
+    dq = dot(dscores, met.k, 1, 0) + met.inward * dot(dy.astype(half), S.astype(half), 1, 1)
+    return dq, jnp.sum(y * dy.astype(half), 1, keepdims=True)
+
+
+def _back_keys(
+    turns: Turns,
+    met: _Met,
+    dscores: jax.Array,
+    fade: jax.Array,
+    dS: jax.Array,
+    v: jax.Array,
+    dy: jax.Array,
+    share: jax.Array,
+) -> Gradients:
     k, q, half = met.k, met.q, met.k.dtype
     v, dy = v.astype(half), dy.astype(half)
-    dscores = (dot(dy, v, 1, 1) * met.pairs).astype(half)
-    to_keys = met.outward * dot(v, dS.astype(half), 1, 1)
-    dq = dot(dscores, k, 1, 0) + met.inward * dot(dy, S.astype(half), 1, 1)
-    dk = dot(dscores, q, 0, 0) + to_keys
-    dv = dot(met.scores.astype(half), dy, 0, 0) + met.outward * dot(k, dS.astype(half), 1, 0)
-    each = jnp.sum(q * dq - k * dk, 1, keepdims=True)  # the gradient of the sum of log decays up to a token
-    here, earlier = square(each.shape[0])
-    row = jnp.sum(jnp.where(here >= earlier, each, 0), 0, keepdims=True)
-    whole = _sum(k * to_keys, each.shape[0]) + met.kept * _sum(dS * S, each.shape[0])
-    before = met.kept * dS + dot((q * met.inward).astype(half), dy, 0, 0)
-    return Gradients(column(row) + whole, dk, dv, dq, before)
+    dk = dot(dscores, q, 0, 0) + met.outward * dot(v, dS.astype(half), 1, 1)
+    passed = met.outward * dot(k, dS.astype(half), 1, 0)
+    dv = dot(met.scores.astype(half), dy, 0, 0) + passed
+    each = share - jnp.sum(v * dv, 1, keepdims=True)  # v dv is k dk; pairs of tokens that are both later cancel
+    return Gradients(
+        logs=turns.onward(each) + turns.whole(v * passed) + met.kept * fade,
+        k=dk,
+        v=dv,
+        S=met.kept * dS + dot((q * met.inward).astype(half), dy, 0, 0),
+    )
 
 
-def _sum(x: jax.Array, rows: int) -> jax.Array:
-    """Of all elements, as [rows, 1]: by tiles alone, since Triton 3.7 sums no vector of a product for Blackwell."""
-    row = jnp.sum(x, 0, keepdims=True)
-    return jnp.sum(jnp.broadcast_to(row, (rows, row.shape[1])), 1, keepdims=True)
+def _products(Q: int, K: int, V: int) -> Products:
+    return products(1, Q, K, V)
 
 
-def _products(Q: int, K: int, V: int) -> tuple[int, int, int]:
-    return Q * (Q * (K + V) + 2 * K * V), Q * (Q * (3 * K + 2 * V) + 4 * K * V), again(Q, K, V)
+def products(levels: int, Q: int, K: int, V: int) -> Products:
+    """Those of a rule that makes its scores of so many products."""
+    pairs, state = levels * Q * Q * K, Q * K * V
+    return Products(pairs, Q * Q * V + state, state, Q * Q * V, pairs + state, pairs + Q * Q * V + 3 * state)
 
 
-def again(Q: int, K: int, V: int) -> int:
-    """Multiply-adds of reading a chunk once its scores are there."""
-    return Q * V * (Q + K)
+def last_of(row: jax.Array) -> jax.Array:
+    """The last element of [1, n], as [1, 1]."""
+    place = jax.lax.broadcasted_iota(jnp.int32, row.shape, 1)
+    return jnp.sum(jnp.where(place == row.shape[1] - 1, row, 0), 1, keepdims=True)
 
 
 def square(size: int) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,7 @@ The equations are computed where their values are needed, and again in the backw
 they make and nothing that is read out is ever in memory.
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,14 +57,19 @@ class Operands(NamedTuple):
     S: jax.Array
 
 
-class Shares(NamedTuple):
-    """The gradients of a chunk; those of weights by token, zero where there is none."""
+class Known(NamedTuple):
+    """What both halves of a backward pass compute with: log decays, values, what the rule makes of them, what was read
+    out, and the gradients of that, of x and w by what follows it, and of scores.
+    """
 
-    x: Arrays
-    w: Arrays
-    k: jax.Array
-    q: jax.Array
-    S: jax.Array
+    logs: jax.Array
+    v: jax.Array
+    met: Any
+    read: jax.Array
+    dy: jax.Array
+    dx: Arrays
+    dw: Arrays
+    dscores: jax.Array
 
 
 def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -75,25 +80,29 @@ def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> tuple
     return y if gates.out is None else gates.out(y, chunk.x, chunk.w), rule.carry(met, S, v)
 
 
-def chunk_backward(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array, dS: jax.Array, do: jax.Array) -> Shares:
-    """From the gradients of what a chunk gives back and of the state after it; do is zero where there is no token."""
+def known(
+    rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array, do: jax.Array, read: jax.Array | None, kept: jnp.dtype
+) -> Known:
+    """From the gradient of what a chunk gives back, zero where there is no token; read: what was read out, if it is
+    there already, else it is computed again, and rounded as it is `kept`: both halves go on from the same numbers.
+    """
     logs, v = _values(rule, gates, chunk, S)
     met = rule.meet(jnp.maximum(logs, LOWEST), chunk.documents, chunk.k, chunk.q)
-    dy, more = do, ((), ())
+    read = rule.read(met, S, v).astype(kept).astype(S.dtype) if read is None else read
+    incoming: tuple[jax.Array, Arrays, Arrays] = (do, (), ())
     if gates.out_grad is not None:
-        dy, *more = gates.out_grad(rule.read(met, S, v), chunk.x, chunk.w, do)
-    d = rule.back(met, S, dS, v, dy)
-    learned = chunk.there & ~chunk.documents.first & (logs > LOWEST)  # nothing decays where a document starts
-    through = jnp.where(learned, d.logs, 0), jnp.where(chunk.there, d.v, 0)
+        incoming = gates.out_grad(read, chunk.x, chunk.w, do)
+    return Known(logs, v, met, read, *incoming, rule.pull(met, v, incoming[0]))
+
+
+def gates_backward(gates: Gates, chunk: Chunk, known: Known, dlogs: jax.Array, dv: jax.Array) -> tuple[Arrays, Arrays]:
+    """The gradients of x and, by token and zero where there is none, of w, from those of log decays and values."""
+    learned = chunk.there & ~chunk.documents.first & (known.logs > LOWEST)  # nothing decays where a document starts
+    through = jnp.where(learned, dlogs, 0), jnp.where(chunk.there, dv, 0)
     dx, dw = gates.gates_grad(chunk.x, chunk.w, chunk.documents.first, *through)
-    tokens, weights = zip(added(dx, more[0]), chunk.x, strict=True), zip(added(dw, more[1]), chunk.w, strict=True)
-    return Shares(
-        x=tuple(_tile(z, like, chunk) for z, like in tokens),
-        w=tuple(jnp.where(chunk.there, _tile(z, like, chunk), 0) for z, like in weights),
-        k=d.k,
-        q=d.q,
-        S=d.S,
-    )
+    tokens, weights = zip(added(dx, known.dx), chunk.x, strict=True), zip(added(dw, known.dw), chunk.w, strict=True)
+    of_weights = tuple(jnp.where(chunk.there, _tile(z, like, chunk), 0) for z, like in weights)
+    return tuple(_tile(z, like, chunk) for z, like in tokens), of_weights
 
 
 def _tile(value: jax.Array | float, like: jax.Array, chunk: Chunk) -> jax.Array:
@@ -105,7 +114,7 @@ def _values(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> tuple[jax.A
     """Log decays and values; what is no token decays by nothing and adds nothing."""
     logs, v = gates.gates(chunk.x, chunk.w, chunk.documents.first)
     size = chunk.k.shape[0]
-    wide = (size, chunk.k.shape[1] if rule.per_key else 1)
+    wide = (size, chunk.k.shape[1] if rule.side == "keys" else 1)
     logs, v = jnp.broadcast_to(logs, wide).astype(S.dtype), jnp.broadcast_to(v, (size, S.shape[1])).astype(S.dtype)
     return jnp.where(chunk.there, logs, 0), jnp.where(chunk.there, v, 0)
 
@@ -122,24 +131,39 @@ class Sizes(NamedTuple):
         return {"values": self.values, "keys": self.keys, "head": 1}[side]
 
 
-def cost(rule: Rule, gates: Gates, sizes: Sizes, chunks: int, moved: int, *, back: bool) -> pl.CostEstimate:
-    """That of so many chunks in one pass, with the bytes read and written."""
-    x = tuple(array((sizes.tokens, sizes.across(side)), jnp.float32) for side in gates.x_sides)
-    w = tuple(array((1, sizes.across(side)), jnp.float32) for side in gates.w_sides)
-    equations = again_and_back(gates) if back else once(gates)
-    around = pl.estimate_cost(equations, x, w, array((sizes.tokens, 1), jnp.bool))
-    forward, backward, again = rule.products(*sizes)
-    products = backward + (again if _reads_again(gates, x, w) else 0) if back else forward
+Part = Literal["forward", "backward", "queries", "keys"]
+"""What a kernel computes of a chunk: all of a pass, or one half of the backward pass."""
+
+
+def cost(rule: Rule, gates: Gates, tile: Sizes, chunks: int, moved: int, part: Part) -> pl.CostEstimate:
+    """That of so many chunks, with the bytes read and written."""
+    equations = once(gates) if part == "forward" else again_and_back(gates)
+    around = pl.estimate_cost(equations, *_tiles(gates, tile), array((tile.tokens, 1), jnp.bool))
+    p = rule.products(*tile)
+    again = rule.side == "head" or reads_again(gates, tile)
+    products = {
+        "forward": p.meet + p.read + p.carry,
+        "backward": p.meet + again * p.read + p.pull + p.back_queries + p.back_keys,
+        "queries": again * (p.meet + p.read) + p.pull + p.back_queries,
+        "keys": p.meet + p.pull + p.back_keys,
+    }
     return pl.CostEstimate(
-        flops=(2 * products + around.flops) * chunks,
-        transcendentals=(rule.exponentials(sizes.tokens, sizes.keys) + around.transcendentals) * chunks,
+        flops=(2 * products[part] + around.flops) * chunks,
+        transcendentals=(rule.exponentials(tile.tokens, tile.keys) + around.transcendentals) * chunks,
         bytes_accessed=moved,
     )
 
 
-def _reads_again(gates: Gates, x: Arrays, w: Arrays) -> bool:
+def reads_again(gates: Gates, tile: Sizes) -> bool:
     """Whether a derivative of what follows the read-out depends on what was read."""
     if gates.out_grad is None:
         return False
+    x, w = _tiles(gates, tile)
     jaxpr = jax.make_jaxpr(gates.out_grad)(x[0], x, w, x[0]).jaxpr
     return any(jaxpr.invars[0] in equation.invars for equation in jaxpr.eqns)
+
+
+def _tiles(gates: Gates, tile: Sizes) -> tuple[Arrays, Arrays]:
+    """Shapes of x and w as the equations get them."""
+    x = tuple(array((tile.tokens, tile.across(side)), jnp.float32) for side in gates.x_sides)
+    return x, tuple(array((1, tile.across(side)), jnp.float32) for side in gates.w_sides)

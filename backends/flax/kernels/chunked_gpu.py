@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import power
-from kernels.chunk import Rule, dot, head_rule, square
+from kernels.chunk import Rule, Turns, dot, head_rule, last_of, square
+from kernels.chunk_sizes import ON_GPU, ON_GPU_PER_KEY
 from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
 from kernels.key_chunk import Moves, key_rule
 from kernels.tiles import Arrays, Gates
 
-CHUNK = 64  # tokens
-KEY_CHUNK = 32  # tokens, a power of two, with one decay per key
+CHUNK, KEY_CHUNK = ON_GPU, ON_GPU_PER_KEY
 
 
 def chunked_scan_gpu(
@@ -72,5 +72,22 @@ def _column(row: jax.Array) -> jax.Array:
     return row.T
 
 
-HEADS = head_rule(_column)
+def _until(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    total = jnp.cumsum(jnp.sum(x, 1))
+    return total[None, :], total[:, None]
+
+
+def _onward(x: jax.Array) -> jax.Array:
+    """From the sums up to each token: masks of pairs would give threads a row of numbers each."""
+    each = jnp.sum(x, 1)
+    total = jnp.cumsum(each)
+    return last_of(total[None, :]) + (each - total)[:, None]
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """By a scan: Triton 3.7 does not compile the sum of a vector that comes of a product for Blackwell."""
+    return last_of(jnp.cumsum(jnp.sum(x, 1))[None, :])
+
+
+HEADS = head_rule(Turns(_until, _onward, _whole))
 KEYS = key_rule(Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :]))

@@ -3,14 +3,15 @@
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
-from kernels.chunk import Rule, dot, head_rule
+from kernels.chunk import Rule, Turns, dot, head_rule, square
+from kernels.chunk_sizes import ON_TPU
 from kernels.chunks_tpu import ChunksTpu, over_chunks
 from kernels.chunks_walk_tpu import column
 from kernels.halves import right
 from kernels.key_chunk import Moves, key_rule
 from kernels.tiles import Arrays, Gates
 
-CHUNK = 128  # tokens, a power of two
+CHUNK = ON_TPU
 ROWS = 16
 
 
@@ -73,5 +74,20 @@ def _sum_to_row(x: jax.Array) -> jax.Array:
     return dot(jnp.ones((8, x.shape[1]), x.dtype), x, 1, 1, exact=True)[:1]
 
 
-HEADS = head_rule(column)
+def _until(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    here, later = square(x.shape[0])
+    row = jnp.sum(jnp.where(here <= later, x, 0), 0, keepdims=True)
+    return row, column(row)
+
+
+def _onward(x: jax.Array) -> jax.Array:
+    here, earlier = square(x.shape[0])
+    return column(jnp.sum(jnp.where(here >= earlier, x, 0), 0, keepdims=True))
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.sum(x, 0, keepdims=True), 1, keepdims=True)
+
+
+HEADS = head_rule(Turns(_until, _onward, _whole))
 KEYS = key_rule(Moves(_swap, column, _sum_to_row))

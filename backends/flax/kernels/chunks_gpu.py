@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from kernels.blocks_gpu import power
 from kernels.chunk import Rule, document_starts, of_sharers
-from kernels.chunk_gates import Operands, Sizes, cost
+from kernels.chunk_gates import Operands, Part, Sizes, cost, reads_again
 from kernels.chunks_walk_gpu import Walk
 from kernels.passes import run
 from kernels.tiles import Arrays, Gates, Side, array, traffic, up
@@ -41,11 +41,11 @@ class ChunksGpu:
         y, last, kept = pl.pallas_call(
             specs.walk.forward,
             grid=specs.grid,
-            in_specs=specs.operands(specs.state),
+            in_specs=[*specs.operands(), specs.state],
             out_specs=[specs.token("values"), specs.state, specs.states],
             out_shape=[array(v.shape, v.dtype), array(o.S.shape, o.S.dtype), states],
             compiler_params=specs.warps,
-            cost_estimate=specs.cost(traffic(*o.x, *o.w, o.k, o.q, v, starts, o.S, o.S, states), back=False),
+            cost_estimate=specs.cost(traffic(*o.x, *o.w, o.k, o.q, v, starts, o.S, o.S, states), "forward"),
             interpret=self.interpret,
             name=self.rule.name,
         )(o.x, o.w, o.k, o.q, starts, o.S)
@@ -58,23 +58,28 @@ class ChunksGpu:
         inputs, weights = zip(self.gates.x_sides, o.x, strict=True), zip(self.gates.w_sides, o.w, strict=True)
         x = tuple(array(z.shape, z.dtype) if s == "values" else array((slices, *z.shape), acc) for s, z in inputs)
         w = tuple(array((batch, *z.shape) if s == "values" else (slices, batch, *z.shape), acc) for s, z in weights)
-        shares = [array((slices, *do.shape[:3], z.shape[3]), z.dtype if slices == 1 else acc) for z in (o.k, o.q)]
-        moved = traffic(*o.x, *x, *o.w, *w, o.k, o.q, *shares, starts, states, do, dlast, dlast)
-        dx, dw, dk, dq, dS = pl.pallas_call(
+        dk, dq = (array((slices, *do.shape[:3], z.shape[3]), z.dtype if slices == 1 else acc) for z in (o.k, o.q))
+        dq, share, reads = self._queries(starts, o, states, do, dq)
+        moved = traffic(*o.x, *x, *o.w, *w, o.k, o.q, dk, starts, states, do, dlast, dlast, share, *reads)
+        dx, dw, dk, dS = pl.pallas_call(
             specs.walk.backward,
             grid=specs.grid,
-            in_specs=[*specs.operands(specs.states), specs.token("values"), specs.state],
+            in_specs=[
+                *specs.operands(),
+                *(specs.states, specs.token("values"), specs.state, specs.token_out(self.rule.side)),
+                tuple(specs.token("values") for _ in reads),
+            ],
             out_specs=[
                 tuple(map(specs.token_out, self.gates.x_sides)),
                 tuple(map(specs.weight_out, self.gates.w_sides)),
-                *(specs.key_out, specs.key_out, specs.state),
+                *(specs.key_out, specs.state),
             ],
-            out_shape=[x, w, *shares, array(dlast.shape, acc)],
+            out_shape=[x, w, dk, array(dlast.shape, acc)],
             compiler_params=specs.warps,
-            cost_estimate=specs.cost(moved, back=True),
+            cost_estimate=specs.cost(moved, "keys"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
-        )(o.x, o.w, o.k, o.q, starts, states, do, dlast)
+        )(o.x, o.w, o.k, o.q, starts, states, do, dlast, share, reads)
         return Operands(
             x=tuple(d if d.ndim == z.ndim else d.sum(0).astype(z.dtype) for d, z in zip(dx, o.x, strict=True)),
             w=tuple(d.sum(tuple(range(d.ndim - z.ndim))) for d, z in zip(dw, o.w, strict=True)),
@@ -82,6 +87,29 @@ class ChunksGpu:
             q=of_sharers(dq.sum(0), o.q, 2),
             S=dS,
         )
+
+    def _queries(
+        self, starts: jax.Array, o: Operands, states: jax.Array, do: jax.Array, dq: jax.ShapeDtypeStruct
+    ) -> tuple[jax.Array, jax.Array, Arrays]:
+        """The gradient of the queries, their share in that of log decays, and what was read out, if that is wanted."""
+        specs, acc = _Specs(self, starts, o), states.dtype
+        share = array((dq.shape[:4] if self.rule.side == "head" else dq.shape), acc)
+        reads = tuple(array(do.shape, do.dtype) for _ in range(reads_again(self.gates, specs.walk.tile)))
+        moved = traffic(*o.x, *o.w, o.k, o.q, starts, states, do, dq, share, *reads)
+        found: tuple[jax.Array, jax.Array, Arrays] = pl.pallas_call(
+            specs.walk.queries,
+            grid=(*specs.grid, specs.count),
+            in_specs=[*_in_all_chunks(specs.operands()), specs.one_state, *_in_all_chunks([specs.token("values")])],
+            out_specs=_in_all_chunks(
+                [specs.key_out, specs.token_out(self.rule.side), tuple(specs.token("values") for _ in reads)]
+            ),
+            out_shape=[dq, share, reads],
+            compiler_params=specs.warps,
+            cost_estimate=specs.cost(moved, "queries"),
+            interpret=self.interpret,
+            name=f"{self.rule.name}_gradient_of_queries",
+        )(o.x, o.w, o.k, o.q, starts, states, do)
+        return found
 
 
 class _Specs:
@@ -100,6 +128,7 @@ class _Specs:
         self.start = pl.BlockSpec((None, starts.shape[1]), lambda b, h, s: (b, 0))
         self.state = pl.BlockSpec((None, None, key, value), lambda b, h, s: (b, h, 0, 0))
         self.states = pl.BlockSpec((None, None, self.count, key, value), lambda b, h, s: (b, h, 0, 0, 0))
+        self.one_state = pl.BlockSpec((None, None, None, key, value), lambda b, h, s, n: (b, h, n, 0, 0))
         self.warps = plgpu.CompilerParams(num_warps=4 if tile.keys <= WIDE else 8, num_stages=1)
 
     def _shared(self, heads: int) -> pl.BlockSpec:
@@ -136,17 +165,26 @@ class _Specs:
             return pl.BlockSpec((None, None, None, self.sizes.keys), lambda b, h, s: (s, b, h, 0))
         return pl.BlockSpec((None, None, self.sizes.values), lambda b, h, s: (b, h, 0))
 
-    def operands(self, state: pl.BlockSpec) -> list[object]:
-        """Of inputs, weights, keys, queries, starts, and the state or the states of all chunks."""
+    def operands(self) -> list[object]:
+        """Of inputs, weights, keys, queries and starts."""
         gates = self.passes.gates
-        return [tuple(map(self.token, gates.x_sides)), tuple(map(self.weight, gates.w_sides)), self.key, self.query,
-                self.start, state]  # fmt: skip
+        x, w = tuple(map(self.token, gates.x_sides)), tuple(map(self.weight, gates.w_sides))
+        return [x, w, self.key, self.query, self.start]
 
-    def cost(self, moved: int, *, back: bool) -> pl.CostEstimate:
+    def cost(self, moved: int, part: Part) -> pl.CostEstimate:
         """That of all chunks, with the bytes read and written."""
         batch, heads, slices = self.grid
         chunks = batch * heads * slices * self.count
-        return cost(self.passes.rule, self.passes.gates, self.walk.tile, chunks, moved, back=back)
+        return cost(self.passes.rule, self.passes.gates, self.walk.tile, chunks, moved, part)
+
+
+def _in_all_chunks(specs: list[object]) -> list[object]:
+    """The same in a grid that has chunks as well."""
+
+    def one(spec: pl.BlockSpec) -> pl.BlockSpec:
+        return pl.BlockSpec(spec.block_shape, lambda b, h, s, n: spec.index_map(b, h, s))
+
+    return jax.tree.map(one, specs, is_leaf=lambda spec: isinstance(spec, pl.BlockSpec))
 
 
 def over_chunks(

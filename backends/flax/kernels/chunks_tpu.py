@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import ORDER
 from kernels.chunk import Rule, document_starts, of_sharers
-from kernels.chunk_gates import Operands, Sizes, cost
+from kernels.chunk_gates import Operands, Part, Sizes, cost
 from kernels.chunks_walk_tpu import Walk
 from kernels.passes import run
 from kernels.tiles import Arrays, Gates, Side, array, traffic
@@ -45,7 +45,7 @@ class ChunksTpu:
             out_shape=[array(v.shape, v.dtype), array(o.S.shape, o.S.dtype), states],
             scratch_shapes=[specs.carry],
             compiler_params=ORDER,
-            cost_estimate=specs.cost(traffic(*o.x, *o.w, o.k, o.q, v, starts, o.S, o.S, states), back=False),
+            cost_estimate=specs.cost(traffic(*o.x, *o.w, o.k, o.q, v, starts, o.S, o.S, states), "forward"),
             interpret=self.interpret,
             name=self.rule.name,
         )(o.x, o.w, o.k, o.q, starts, o.S)
@@ -70,7 +70,7 @@ class ChunksTpu:
             out_shape=[x, w, k, q, array(dlast.shape, dlast.dtype)],
             scratch_shapes=[specs.carry],
             compiler_params=ORDER,
-            cost_estimate=specs.cost(moved, back=True),
+            cost_estimate=specs.cost(moved, "backward"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
         )(o.x, o.w, o.k, o.q, starts, states, do, dlast)
@@ -123,13 +123,13 @@ class _Specs:
     def operands(self, state: pl.BlockSpec) -> list[object]:
         """Of inputs, weights, keys, queries, starts, and the state or the states of all chunks."""
         gates = self.passes.gates
-        return [tuple(map(self.token, gates.x_sides)), tuple(map(self.weight, gates.w_sides)), self.key, self.query,
-                self.start, state]  # fmt: skip
+        x, w = tuple(map(self.token, gates.x_sides)), tuple(map(self.weight, gates.w_sides))
+        return [x, w, self.key, self.query, self.start, state]
 
-    def cost(self, moved: int, *, back: bool) -> pl.CostEstimate:
+    def cost(self, moved: int, part: Part) -> pl.CostEstimate:
         """That of all chunks, with the bytes read and written."""
         batch, heads, count = self.grid
-        return cost(self.passes.rule, self.passes.gates, self.sizes, batch * heads * count, moved, back=back)
+        return cost(self.passes.rule, self.passes.gates, self.sizes, batch * heads * count, moved, part)
 
 
 def over_chunks(

@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from kernels.blocks_gpu import Ref, Refs, load, store, tile
 from kernels.chunk import Documents, Rule, square
-from kernels.chunk_gates import Chunk, Sizes, chunk_backward, chunk_forward
+from kernels.chunk_gates import Chunk, Sizes, chunk_forward, gates_backward, known
 from kernels.tiles import Arrays, Gates, Side
 
 
@@ -20,24 +20,28 @@ class _Place(NamedTuple):
     keys: jax.Array
     values: jax.Array
 
-    def chunk(self, n: jax.Array) -> "_Place":
+    def chunk(self, n: jax.Array | int) -> "_Place":
         """Chunk n, from the first."""
         return self._replace(tokens=n * self.tokens.shape[0] + self.tokens)
 
     @property
-    def by_key(self) -> jax.Array:
-        """[Q, K]"""
-        return (self.tokens < self.sizes.tokens)[:, None] & (self.keys < self.sizes.keys)[None, :]
+    def live(self) -> jax.Array | None:
+        """Which tokens there are [Q]; None: all."""
+        return None if self.sizes.tokens % self.tokens.shape[0] == 0 else self.tokens < self.sizes.tokens
+
+    def some(self, side: Side) -> jax.Array | None:
+        """Which values or keys there are; None: all."""
+        across, size = self.across(side), self.sizes.across(side)
+        return None if size % across.shape[0] == 0 else across < size
+
+    def mask(self, side: Side) -> jax.Array | None:
+        """Of [Q, slice] or [Q, K]."""
+        return _product(self.live, self.some(side), (self.tokens.shape[0], self.across(side).shape[0]))
 
     @property
-    def by_value(self) -> jax.Array:
-        """[Q, slice]"""
-        return (self.tokens < self.sizes.tokens)[:, None] & (self.values < self.sizes.values)[None, :]
-
-    @property
-    def by_state(self) -> jax.Array:
-        """[K, slice]"""
-        return (self.keys < self.sizes.keys)[:, None] & (self.values < self.sizes.values)[None, :]
+    def of_states(self) -> jax.Array | None:
+        """The mask of [K, slice]."""
+        return _product(self.some("keys"), self.some("values"), (self.keys.shape[0], self.values.shape[0]))
 
     @property
     def state(self) -> tuple[jax.Array, jax.Array]:
@@ -50,26 +54,36 @@ class _Place(NamedTuple):
 
     def of_tokens(self, ref: Ref, side: Side) -> jax.Array:
         """An input [Q, slice], [Q, K] or [Q, 1]; copies of others where there is none."""
-        at = jnp.minimum(self.tokens, self.sizes.tokens - 1)
+        at = self.tokens if self.live is None else jnp.minimum(self.tokens, self.sizes.tokens - 1)
         if side == "head":
             return plgpu.load(ref.at[at])[:, None]
-        return plgpu.load(ref.at[at[:, None], jnp.minimum(self.across(side), self.sizes.across(side) - 1)[None, :]])
+        return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]])
 
     def of_head(self, ref: Ref, side: Side) -> jax.Array:
         """A weight [1, slice], [1, K] or [1, 1]."""
-        if side == "head":
-            return ref[...][None, :]
-        return plgpu.load(ref.at[jnp.minimum(self.across(side), self.sizes.across(side) - 1)])[None, :]
+        return ref[...][None, :] if side == "head" else plgpu.load(ref.at[self._near(side)])[None, :]
+
+    def _near(self, side: Side) -> jax.Array:
+        """Values or keys, others again where there are none."""
+        across = self.across(side)
+        return across if self.some(side) is None else jnp.minimum(across, self.sizes.across(side) - 1)
 
     def documents(self, starts: Ref) -> Documents:
         """Where none starts in between."""
         size = self.tokens.shape[0]
         row, lane = square(size)
-        start = load(starts.at[self.tokens], self.tokens >= 0)
+        start = load(starts.at[self.tokens], None)
         place = jnp.arange(size, dtype=jnp.int32)
         last = jnp.sum(jnp.where(place == size - 1, start, 0)[None, :], 1, keepdims=True)
         start, place = start[:, None], place[:, None]
         return Documents((lane <= row) & (lane >= start), start < 0, place >= last, last < 0, start == place)
+
+
+def _product(rows: jax.Array | None, lanes: jax.Array | None, shape: tuple[int, int]) -> jax.Array | None:
+    """The mask of a tile; None if all of it is there."""
+    if rows is None:
+        return None if lanes is None else jnp.broadcast_to(lanes[None, :], shape)
+    return jnp.broadcast_to(rows[:, None], shape) if lanes is None else rows[:, None] & lanes[None, :]
 
 
 class Walk(NamedTuple):
@@ -98,13 +112,39 @@ class Walk(NamedTuple):
 
         def step(n: jax.Array, S: jax.Array) -> jax.Array:
             here = begin.chunk(n)
-            store(states.at[n, *here.state], S, here.by_state)
+            store(states.at[n, *here.state], S, here.of_states)
             found, S = chunk_forward(self.rule, self.gates, self._chunk(here, x, weights, k, q, starts, S), S)
-            store(o.at[here.tokens[:, None], here.values[None, :]], found, here.by_value)
+            self._store_tokens(here, "values", o, found)
             return S
 
-        S = jax.lax.fori_loop(0, states.shape[0], step, load(S0.at[begin.state], begin.by_state))
-        store(last.at[begin.state], S, begin.by_state)
+        S = jax.lax.fori_loop(0, states.shape[0], step, load(S0.at[begin.state], begin.of_states))
+        store(last.at[begin.state], S, begin.of_states)
+
+    def queries(
+        self,
+        x: Refs,
+        w: Refs,
+        k: Ref,
+        q: Ref,
+        starts: Ref,
+        states: Ref,
+        do: Ref,
+        dq: Ref,
+        share: Ref,
+        reads: Refs,
+    ) -> None:
+        """The gradient of the queries of a chunk, their share in that of log decays, and what was read out, if that is
+        wanted; grid: batch, heads, slices, chunks.
+        """
+        here = self._first().chunk(pl.program_id(3))
+        S = load(states.at[here.state], here.of_states)
+        chunk = self._chunk(here, x, self._weights(w, here), k, q, starts, S)
+        both = known(self.rule, self.gates, chunk, S, self._given(here, do, S), None, do.dtype if reads else S.dtype)
+        found, part = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
+        self._store_tokens(here, "keys", dq, found)
+        self._store_tokens(here, self.rule.side, share, part)
+        for ref in reads:
+            self._store_tokens(here, "values", ref, both.read)
 
     def backward(
         self,
@@ -116,13 +156,14 @@ class Walk(NamedTuple):
         states: Ref,
         do: Ref,
         dlast: Ref,
+        share: Ref,
+        reads: Refs,
         dx: Refs,
         dw: Refs,
         dk: Ref,
-        dq: Ref,
         dS0: Ref,
     ) -> None:
-        """The gradients of all tokens, chunk by chunk in reverse."""
+        """The gradients of all else, chunk by chunk in reverse."""
         count, begin = states.shape[0], self._first()
         weights = self._weights(w, begin)
 
@@ -130,22 +171,29 @@ class Walk(NamedTuple):
             dS, *sums = carried
             n = count - 1 - passed
             here = begin.chunk(n)
-            S = load(states.at[n, *here.state], here.by_state)
-            chunk = self._chunk(here, x, weights, k, q, starts, S)
-            given = tile(do, here.tokens, here.values, here.by_value).astype(S.dtype)
-            d = chunk_backward(self.rule, self.gates, chunk, S, dS, given)
-            store(dk.at[here.tokens[:, None], here.keys[None, :]], d.k, here.by_key)
-            store(dq.at[here.tokens[:, None], here.keys[None, :]], d.q, here.by_key)
-            for side, ref, value in zip(self.gates.x_sides, dx, d.x, strict=True):
+            fade = self.rule.fade(load(states.at[n, *here.state], here.of_states), dS)
+            chunk = self._chunk(here, x, weights, k, q, starts, dS)
+            given = self._given(here, do, dS)
+            read = here.of_tokens(reads[0], "values").astype(dS.dtype) if reads else given
+            both = known(self.rule, self.gates, chunk, dS, given, read, do.dtype)
+            part = jnp.where(chunk.there, here.of_tokens(share, self.rule.side), 0)
+            d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, part)
+            self._store_tokens(here, "keys", dk, d.k)
+            of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
+            for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
                 self._store_tokens(here, side, ref, value)
-            more = zip(self.gates.w_sides, sums, d.w, strict=True)
+            more = zip(self.gates.w_sides, sums, of_weights, strict=True)
             return d.S, *(old + (z if side == "head" else jnp.sum(z, 0, keepdims=True)) for side, old, z in more)
 
-        dS = load(dlast.at[begin.state], begin.by_state)
+        dS = load(dlast.at[begin.state], begin.of_states)
         dS, *sums = jax.lax.fori_loop(0, count, step, (dS, *(self._nothing(side, dS) for side in self.gates.w_sides)))
-        store(dS0.at[begin.state], dS, begin.by_state)
+        store(dS0.at[begin.state], dS, begin.of_states)
         for side, ref, total in zip(self.gates.w_sides, dw, sums, strict=True):
             self._store_weight(begin, side, ref, total)
+
+    def _given(self, here: _Place, do: Ref, S: jax.Array) -> jax.Array:
+        """The gradient of what a chunk gives back."""
+        return tile(do, here.tokens, here.values, here.mask("values")).astype(S.dtype)
 
     def _first(self) -> _Place:
         """The first chunk of a program."""
@@ -164,18 +212,17 @@ class Walk(NamedTuple):
         return Chunk(
             x=tuple(here.of_tokens(z, side).astype(S.dtype) for side, z in inputs),
             w=weights,
-            k=tile(k, here.tokens, here.keys, here.by_key),
-            q=tile(q, here.tokens, here.keys, here.by_key),
-            there=(here.tokens < self.sizes.tokens)[:, None],
+            k=tile(k, here.tokens, here.keys, here.mask("keys")),
+            q=tile(q, here.tokens, here.keys, here.mask("keys")),
+            there=jnp.ones((self.tile.tokens, 1), bool) if here.live is None else here.live[:, None],
             documents=here.documents(starts),
         )
 
     def _store_tokens(self, here: _Place, side: Side, ref: Ref, value: jax.Array) -> None:
         if side == "head":
-            store(ref.at[here.tokens], jnp.sum(value, 1), here.tokens < self.sizes.tokens)
-            return
-        mask = here.by_value if side == "values" else here.by_key
-        store(ref.at[here.tokens[:, None], here.across(side)[None, :]], jnp.broadcast_to(value, mask.shape), mask)
+            store(ref.at[here.tokens], jnp.sum(value, 1), here.live)
+        else:
+            store(ref.at[here.tokens[:, None], here.across(side)[None, :]], value, here.mask(side))
 
     def _nothing(self, side: Side, like: jax.Array) -> jax.Array:
         """A sum that grows: [1, slice], [1, K], or [Q, 1] by the place in a chunk."""
@@ -186,5 +233,4 @@ class Walk(NamedTuple):
         if side == "head":
             ref[...] = jnp.sum(total, 0)
             return
-        across = here.across(side)
-        store(ref.at[across], jnp.sum(total, 0), across < self.sizes.across(side))
+        store(ref.at[here.across(side)], jnp.sum(total, 0), here.some(side))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_tpu import LANES, Ref, Refs
 from kernels.chunk import Documents, Rule, square
-from kernels.chunk_gates import Chunk, chunk_backward, chunk_forward
+from kernels.chunk_gates import Chunk, chunk_forward, gates_backward, known
 from kernels.tiles import Gates, Side
 
 
@@ -71,15 +71,20 @@ class Walk(NamedTuple):
 
         S = states[0, 0, 0]
         chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), x, w, k, q, starts, S)
-        d = chunk_backward(self.rule, self.gates, chunk, S, carry[...], do[0, 0].astype(S.dtype))
-        dk[0, 0], dq[0, 0] = d.k.astype(dk.dtype), d.q.astype(dq.dtype)
-        for side, ref, value in zip(self.gates.x_sides, dx, d.x, strict=True):
+        both = known(self.rule, self.gates, chunk, S, do[0, 0].astype(S.dtype), None, S.dtype)
+        of_queries, share = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
+        dS = carry[...]
+        fade = self.rule.fade(S, dS)
+        d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, share)
+        dk[0, 0], dq[0, 0] = d.k.astype(dk.dtype), of_queries.astype(dq.dtype)
+        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
+        for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
             value = jnp.where(chunk.there, value, 0).astype(ref.dtype)
             if side == "head":
                 ref[0, 0, 0] = _row(value)
             else:
                 ref[0, 0] = value
-        for ref, value in zip(dw, d.w, strict=True):
+        for ref, value in zip(dw, of_weights, strict=True):
             ref[0, 0] += jnp.sum(value, 0, keepdims=True)
         carry[...] = d.S
         dS0[0, 0] = d.S

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from kernels.chunk import Column, Documents, Gradients, Rule, again, dot, square
+from kernels.chunk import Documents, Gradients, Products, Rule, dot, products, square
 from kernels.halves import Sums, Swap, apart, sums, sums_back
 
 
@@ -21,7 +21,7 @@ class Moves(NamedTuple):
     """
 
     swap: Swap
-    column: Column
+    column: Callable[[jax.Array], jax.Array]
     sum_to_row: Callable[[jax.Array], jax.Array]
 
 
@@ -29,11 +29,14 @@ def key_rule(moves: Moves) -> Rule:
     """That of a machine."""
     return Rule(
         name="chunked_key_scan",
-        per_key=True,
+        side="keys",
         meet=functools.partial(_meet, moves),
         read=_read,
         carry=functools.partial(_carry, moves),
-        back=functools.partial(_back, moves),
+        pull=_pull,
+        back_queries=functools.partial(_back_queries, moves),
+        fade=lambda S, dS: moves.sum_to_row(dS * S),
+        back_keys=functools.partial(_back_keys, moves),
         products=_products,
         exponentials=lambda Q, K: Q * K * (Q.bit_length() + 1),
     )
@@ -85,20 +88,6 @@ def _scores(levels: tuple[jax.Array, ...], pairs: jax.Array, k: jax.Array, q: ja
     return found
 
 
-def _scores_back(met: _Met, dscores: jax.Array) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """The gradients of keys, queries, and the sums of log decays of each level."""
-    size, k, q, half, d_levels = met.k.shape[0], met.k, met.q, met.half, []
-    itself = jnp.sum(jnp.where(_same(size), dscores, 0), 1, keepdims=True)
-    dk, dq = itself * q, itself * k
-    for level, decay in enumerate(met.levels):
-        d = jnp.where(met.pairs & apart(size, level), dscores, 0).astype(half)
-        queries, keys = (q * decay).astype(half), (k * decay).astype(half)
-        d_queries, d_keys = dot(d, keys, 1, 0), dot(d, queries, 0, 0)
-        dq, dk = dq + d_queries * decay, dk + d_keys * decay
-        d_levels.append(queries * d_queries + keys * d_keys)  # a token is one or the other
-    return dk, dq, tuple(d_levels)
-
-
 def _same(size: int) -> jax.Array:
     here, other = square(size)
     return here == other
@@ -113,25 +102,64 @@ def _carry(moves: Moves, met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
     return moves.column(met.kept) * S + dot((met.k * met.outward).astype(met.half), v.astype(met.half), 0, 0)
 
 
-def _back(moves: Moves, met: _Met, S: jax.Array, dS: jax.Array, v: jax.Array, dy: jax.Array) -> Gradients:
-    half = met.half
+def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
+    return dot(dy.astype(met.half), v.astype(met.half), 1, 1)
+
+
+def _back_queries(
+    moves: Moves, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The share [Q, K] is a part of the gradient of the log decays."""
+    k, q, half, d_levels = met.k, met.q, met.half, []
+    from_state = dot(dy.astype(half), S.astype(half), 1, 1)
+    dq = _diagonal(dscores) * k + met.inward * from_state
+    for level, decay in enumerate(met.levels):
+        between = dot(_between(met, dscores, level), (k * decay).astype(half), 1, 0)
+        dq = dq + between * decay
+        d_levels.append((q * decay).astype(half) * between)
+    nothing = jnp.zeros_like(dq)
+    return dq, sums_back(Sums(tuple(d_levels), q * met.inward * from_state, nothing, nothing), moves.swap)
+
+
+def _back_keys(
+    moves: Moves,
+    met: _Met,
+    dscores: jax.Array,
+    fade: jax.Array,
+    dS: jax.Array,
+    v: jax.Array,
+    dy: jax.Array,
+    share: jax.Array,
+) -> Gradients:
+    k, q, half, d_levels = met.k, met.q, met.half, []
     v, dy = v.astype(half), dy.astype(half)
-    dk, dq, d_levels = _scores_back(met, dot(dy, v, 1, 1))
-    entering, leaving = met.q * met.inward, met.k * met.outward
-    from_state, to_state = dot(dy, S.astype(half), 1, 1), dot(v, dS.astype(half), 1, 1)
-    dv = dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), dS.astype(half), 1, 0)
+    to_state = dot(v, dS.astype(half), 1, 1)
+    dk = _diagonal(dscores) * q + met.outward * to_state
+    for level, decay in enumerate(met.levels):
+        between = dot(_between(met, dscores, level), (q * decay).astype(half), 0, 0)
+        dk = dk + between * decay
+        d_levels.append((k * decay).astype(half) * between)
+    entering, leaving = q * met.inward, k * met.outward
     first = jax.lax.broadcasted_iota(jnp.int32, leaving.shape, 0) == 0
-    whole = jnp.where(first, met.kept * moves.sum_to_row(dS * S), 0)
+    whole = jnp.where(first, met.kept * fade, 0)
+    nothing = jnp.zeros_like(dk)
     return Gradients(
-        logs=sums_back(Sums(d_levels, entering * from_state, leaving * to_state, whole), moves.swap),
-        k=dk + met.outward * to_state,
-        v=dv,
-        q=dq + met.inward * from_state,
+        logs=share + sums_back(Sums(tuple(d_levels), nothing, leaving * to_state, whole), moves.swap),
+        k=dk,
+        v=dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), dS.astype(half), 1, 0),
         S=moves.column(met.kept) * dS + dot(entering.astype(half), dy, 0, 0),
     )
 
 
-def _products(Q: int, K: int, V: int) -> tuple[int, int, int]:
-    levels = Q.bit_length() - 1
-    backward = Q * (Q * (3 * levels * K + 2 * V) + 4 * K * V)
-    return Q * (Q * (levels * K + V) + 2 * K * V), backward, again(Q, K, V)
+def _diagonal(dscores: jax.Array) -> jax.Array:
+    """The gradient of the score of a token with itself [Q, 1]."""
+    return jnp.sum(jnp.where(_same(dscores.shape[0]), dscores, 0), 1, keepdims=True)
+
+
+def _between(met: _Met, dscores: jax.Array, level: int) -> jax.Array:
+    """The gradients of the scores whose tokens are apart at a level; a token is in the later half or in the other."""
+    return jnp.where(met.pairs & apart(dscores.shape[0], level), dscores, 0).astype(met.half)
+
+
+def _products(Q: int, K: int, V: int) -> Products:
+    return products(Q.bit_length() - 1, Q, K, V)
