@@ -182,7 +182,9 @@ def _in_all_chunks(specs: list[object]) -> list[object]:
     """The same in a grid that has chunks as well."""
 
     def one(spec: pl.BlockSpec) -> pl.BlockSpec:
-        return pl.BlockSpec(spec.block_shape, lambda b, h, s, n: spec.index_map(b, h, s))
+        place = spec.index_map
+        assert place is not None
+        return pl.BlockSpec(spec.block_shape, lambda b, h, s, n: place(b, h, s))
 
     return jax.tree.map(one, specs, is_leaf=lambda spec: isinstance(spec, pl.BlockSpec))
 

@@ -30,7 +30,8 @@ def _save(passes: Passes, places: jax.Array, operands: Tree) -> tuple[Tree, Tree
 
 
 def _back(passes: Passes, saved: Tree, gradients: Tree) -> tuple[None, Tree]:
-    return None, passes.backward(*saved, gradients)
+    places, operands, kept = saved
+    return None, passes.backward(places, operands, kept, gradients)
 
 
 run.defvjp(_save, _back)
