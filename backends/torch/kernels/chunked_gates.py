@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from kernels.chunked_work import Shapes, backward_flops, forward_flops
-from kernels.operators import TRITON, free_name, wants_gradient
+from kernels.operators import TRITON, free_name, gradient_of_numbers, wants_gradient
 from kernels.read_out import Read
 from torch import Tensor
 
@@ -204,7 +204,7 @@ def _register(name: str, gates: ChunkedGates) -> Any:
         d_norm = _or_zeros(d_norm, norm) if gates.normalised and gates.read is None else None
         incoming = (None if d is None else d.contiguous() for d in (dy, dlast, d_norm, d_last_sums))
         *shares, dk, dq, dstart, d_sums = gradients(x, w, ctx.numbers, *rest, *incoming)
-        nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
+        nothing = gradient_of_numbers(ctx.numbers)
         starts = (None if given is None else d for given, d in zip(rest[3:5], (dstart, d_sums), strict=True))
         return shares[:count], shares[count:], nothing, dk, dq, None, *starts, None
 

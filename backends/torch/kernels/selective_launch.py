@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from kernels.gated_operator import Given, Result
 from kernels.selective_back_triton import selective_backward
 from kernels.selective_tokens_triton import identity_gates, identity_gates_grad
 from kernels.selective_triton import selective_forward
@@ -18,48 +19,28 @@ GROUP = 4  # states at a time in the backward pass
 MANY = 1 << 16  # sequences times channels from which on 64 channels a program leave programs enough
 
 
-def forward(
-    gates: Any,
-    xs: list[Tensor],
-    ws: list[Tensor],
-    numbers: list[float],
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    pos: Tensor | None,
-    state: Tensor | None,
-    outputs: tuple[Tensor, Tensor, Tensor],
-) -> None:
+def forward(gates: Any, given: Given, result: Result) -> None:
     """Fill y [B, T, C], the last state [B, C, N] and, unless it is empty, every CHUNK-th [B, ceil(T / CHUNK), N, C]."""
-    batch, time, channels = xs[0].shape
+    A, B, C = given.outer
+    batch, time, channels = given.x[0].shape
     size = _channels(batch, *A.shape)
-    with torch.cuda.device_of(xs[0]):
+    with torch.cuda.device_of(result.y):
         selective_forward[(triton.cdiv(channels, size), batch)](
-            tuple(xs), tuple(ws), A, B, C, pos, state, *outputs, time, channels,
-            CONTINUED=state is not None, KEEP=outputs[2].numel() > 0, SIZE=size,
-            **_constants(gates, numbers, xs[0], A, pos), OUT=gates.read and gates.read.device, num_warps=1,
+            tuple(given.x), tuple(given.w), A, B, C, given.pos, given.start, *result, time, channels,
+            CONTINUED=given.start is not None, KEEP=result.kept.numel() > 0, SIZE=size,
+            **_constants(gates, given, result.y), OUT=gates.read and gates.read.device, num_warps=1,
         )  # fmt: skip
 
 
-def backward(
-    gates: Any,
-    xs: list[Tensor],
-    ws: list[Tensor],
-    numbers: list[float],
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    pos: Tensor | None,
-    carries: Tensor,
-    dy: Tensor,
-    dlast: Tensor | None,
-) -> list[Tensor]:
-    """The gradients of xs, ws, A, B, C and of the state that came in."""
+def backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> list[Tensor]:
+    """The gradients of x, w, A, B, C and of the state that came in; `result.y` is that of y."""
+    A, B, C = given.outer
+    dy, carries = result.y, result.kept
     batch, time, channels = dy.shape
     size = _channels(batch, *A.shape)
     blocks = triton.cdiv(channels, size)
-    constants = _constants(gates, numbers, dy, A, pos)
-    dxs, dws = [torch.empty_like(x) for x in xs], [A.new_empty(batch, channels) for _ in ws]
+    constants = _constants(gates, given, dy)
+    dxs, dws = [torch.empty_like(x) for x in given.x], [A.new_empty(batch, channels) for _ in given.w]
     dA = A.new_zeros(batch, A.shape[1], channels)
     dstate = (
         torch.zeros_like(dA) if dlast is None else dlast.transpose(1, 2).clone(memory_format=torch.contiguous_format)
@@ -69,8 +50,8 @@ def backward(
     reads = A.new_empty(blocks * batch, CHUNK, size) if gates.read else None
     with torch.cuda.device_of(dy):
         selective_backward[(blocks, batch)](
-            tuple(xs), tuple(ws), A.t().contiguous(), B, C, pos, carries, dy, tuple(dxs), tuple(dws), dA, dB, dC,
-            dstate, notes, reads, time, channels, GROUP=gcd(A.shape[1], GROUP), SIZE=size, **constants,
+            tuple(given.x), tuple(given.w), A.t().contiguous(), B, C, given.pos, carries, dy, tuple(dxs), tuple(dws),
+            dA, dB, dC, dstate, notes, reads, time, channels, GROUP=gcd(A.shape[1], GROUP), SIZE=size, **constants,
             GATES_GRAD=gates.grad or identity_gates_grad, OUT_GRAD=gates.read and gates.read.grad, num_warps=1,
         )  # fmt: skip
     shares = [*(dw.sum(0) for dw in dws), dA.sum(0).t().contiguous()]
@@ -82,13 +63,14 @@ def _channels(batch: int, channels: int, states: int) -> int:
     return 64 if batch * channels >= MANY and states <= 16 else 32
 
 
-def _constants(gates: Any, numbers: list[float], y: Tensor, A: Tensor, pos: Tensor | None) -> dict[str, Any]:
+def _constants(gates: Any, given: Given, y: Tensor) -> dict[str, Any]:
+    A = given.outer[0]
     single = A.dtype is torch.float32
     return {
         "GATES": gates.device or identity_gates,
-        "NUMBERS": tuple(numbers),
+        "NUMBERS": tuple(given.numbers),
         "STATES": A.shape[1],
-        "PACKED": pos is not None,
+        "PACKED": given.pos is not None,
         "CHUNK": CHUNK,
         "BLOCK": BLOCK if y.shape[1] > 1 else 1,
         "ACC": tl.float32 if single else tl.float64,
