@@ -82,15 +82,22 @@ def ways(kind: str) -> Iterator[Way]:
                 yield Way(f"blocks of {steps}", _selective, changed=partial(patch.object, module, "STEPS", steps))
             yield Way("associative", _selective_tree, longest=2048)
         case "chunked":
-            module = MADE.module("kernels.chunked_scan")
-            yield Way("archc", _chunked)
-            for chunk in CHUNKS:
-                yield Way(
-                    f"chunks of {chunk}",
-                    _chunked,
-                    changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
-                )
+            yield from _in_chunks(_chunked)
             yield Way("state by state", _outer, longest=2048)
+        case "keys":
+            yield from _in_chunks(_chunked_keys)
+
+
+def _in_chunks(run: Callable[..., jax.Array]) -> Iterator[Way]:
+    """In chunks of archc's length, and of others."""
+    module = MADE.module("kernels.chunked_scan")
+    yield Way("archc", run)
+    for chunk in CHUNKS:
+        yield Way(
+            f"chunks of {chunk}",
+            run,
+            changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk, **__: n),
+        )
 
 
 def draw(kind: str, time: int, channels: int) -> Arrays:
@@ -122,7 +129,8 @@ def draw(kind: str, time: int, channels: int) -> Arrays:
             )
         case _:
             k, v, q = (normal(1, time, 1, HEADS, SIDE) for _ in range(3))
-            return rates(1, time, 1, HEADS), k / SIDE, v, q
+            keys = (SIDE,) if kind == "keys" else ()
+            return rates(1, time, 1, HEADS, *keys), k / SIDE, v, q
 
 
 def _pos(x: jax.Array) -> jax.Array:
@@ -146,6 +154,11 @@ def _selective_tree(dt: jax.Array, A: jax.Array, x: jax.Array, B: jax.Array, C: 
 
 def _chunked(log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array) -> jax.Array:
     y: jax.Array = MADE.module("kernels.chunked_scan").chunked_scan(log_a, k, v, q, _pos(v))[0]
+    return y
+
+
+def _chunked_keys(log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array) -> jax.Array:
+    y: jax.Array = MADE.module("kernels.chunked_scan").chunked_key_scan(log_a, k, v, q, _pos(v))[0]
     return y
 
 
@@ -231,5 +244,5 @@ def _convolution(a: jax.Array, u: jax.Array) -> jax.Array:
 
 
 WAYS: Mapping[str, tuple[Way, ...]] = {
-    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked")
+    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked", "keys")
 }
