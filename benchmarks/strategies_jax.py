@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ SELECTIVE = project("mamba", {**SMALL, "state": 2}, "flax")
 STATES, HEADS, SIDE = 16, 2, 64
 STEPS = 8, 128
 CHUNKS = 16, 32, 64, 128, 256
+KEY_CHUNKS = 2, 4, 8, 16, 32
 PIECE = 64  # tokens of a block
 
 
@@ -82,22 +83,19 @@ def ways(kind: str) -> Iterator[Way]:
                 yield Way(f"blocks of {steps}", _selective, changed=partial(patch.object, module, "STEPS", steps))
             yield Way("associative", _selective_tree, longest=2048)
         case "chunked":
-            yield from _in_chunks(_chunked)
+            yield from _in_chunks(_chunked, CHUNKS)
             yield Way("state by state", _outer, longest=2048)
         case "keys":
-            yield from _in_chunks(_chunked_keys)
+            yield from _in_chunks(_chunked_keys, KEY_CHUNKS)
 
 
-def _in_chunks(run: Callable[..., jax.Array]) -> Iterator[Way]:
+def _in_chunks(run: Callable[..., jax.Array], chunks: Sequence[int]) -> Iterator[Way]:
     """In chunks of archc's length, and of others."""
     module = MADE.module("kernels.chunked_scan")
     yield Way("archc", run)
-    for chunk in CHUNKS:
-        yield Way(
-            f"chunks of {chunk}",
-            run,
-            changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk, **__: n),
-        )
+    for chunk in chunks:
+        lengths = dict.fromkeys(("chunk_length", "key_chunk_length"), lambda *_, n=chunk: n)
+        yield Way(f"chunks of {chunk}", run, changed=partial(patch.multiple, module, **lengths))
 
 
 def draw(kind: str, time: int, channels: int) -> Arrays:

@@ -99,7 +99,7 @@ def _in_chunks(run: Callable[..., Tensor]) -> Iterator[Way]:
         yield Way(
             f"chunks of {chunk}",
             run,
-            changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk, **__: n),
+            changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
         )
 
 
