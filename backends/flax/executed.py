@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
-from archc.backends.flax.kernels.chunk_sizes import chunk_length
+from archc.backends.flax.kernels.chunk_sizes import chunk_length, key_chunk_length
 
 from archc.emit.executed import Heads, Matrix, Rows
 from archc.ops.support import Support
@@ -65,7 +65,8 @@ class FlaxKernels:
         before
         the chunk gives.
         """
-        size = chunk_length(time, sizes.key, sizes.value)
+        keyed = kind == "chunked_key"
+        size = key_chunk_length(time, sizes.value) if keyed else chunk_length(time, sizes.key, sizes.value)
         heads, key, value = sizes.groups * sizes.heads, sizes.key, sizes.value
         shared = sizes.shared and kind == "chunked"
         scores = 2 * (sizes.groups if shared else heads) * size * size * key
