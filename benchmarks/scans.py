@@ -1,16 +1,18 @@
 """Ways to run a recurrence over time: is the one that the compiler's kernels choose the fastest, or within a tenth?
 
 `python -m benchmarks.scans`, from the root of the repository. A line for each length: milliseconds of every way, least
-of several, forward and backward together; the ratio of the fastest to archc's; "ok" where that is above 0.9.
+of several rounds in which all take turns, forward and backward together; the ratio of the fastest to archc's, and the
+median of that ratio round by round; "ok" where one of the two is above 0.9.
 diagonal: decays of every token. constant: decays that are the same for all tokens. read: such ones, complex, 16 states
 a channel, read out at each token. selective: 16 states a channel, read out at each token. chunked: a decay per
-head, 2 heads of 64 keys and 64 values.
+head, 2 heads of 64 keys and 64 values; keys: a decay per key of the same.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from benchmarks.measure import Clock, clock, limit, machine, options, seconds
 
-KINDS = ("diagonal", "constant", "read", "selective", "chunked")
+KINDS = ("diagonal", "constant", "read", "selective", "chunked", "keys")
 LENGTHS = (512, 2048, 8192, 65_536)
 ENOUGH = 0.9
 SAME = 1e-3  # of the largest value
@@ -104,21 +106,25 @@ def _table(
 ) -> None:
     names = [way.name for way in ways]
     print(f"\n{kind}, milliseconds {'forward' if args.forward else 'forward and backward'}")
-    print(f"{'tokens':>8} " + " ".join(f"{name:>15}" for name in names) + "   ratio")
+    print(f"{'tokens':>8} " + " ".join(f"{name:>15}" for name in names) + "   ratio   in rounds")
     for time in args.lengths:
         inputs = draw(time)
         runs = {way.name: make(way, inputs) for way in ways if time <= way.longest}
-        found = _least(runs, args.repeats, timer)
-        cells = " ".join(f"{1e3 * found[name]:15.2f}" if name in found else f"{'-':>15}" for name in names)
-        fastest = min(found, key=lambda name: found[name])
-        ratio = found[fastest] / found["archc"]
-        print(f"{time:8} {cells}   {ratio:5.2f} {'ok' if ratio > ENOUGH else f'slower than {fastest}'}", flush=True)
+        found = _rounds(runs, args.repeats, timer)
+        least = {name: min(times) for name, times in found.items()}
+        cells = " ".join(f"{1e3 * least[name]:15.2f}" if name in found else f"{'-':>15}" for name in names)
+        fastest = min(least, key=lambda name: least[name])
+        ratio = least[fastest] / least["archc"]
+        steady = median(x / y for x, y in zip(found[fastest], found["archc"], strict=True))
+        verdict = "ok" if max(ratio, steady) > ENOUGH else f"slower than {fastest}"
+        print(f"{time:8} {cells}   {ratio:5.2f}   {steady:9.2f} {verdict}", flush=True)
 
 
-def _least(runs: Mapping[str, Callable[[], object]], repeats: int, timer: Clock) -> dict[str, float]:
-    """Seconds of each, after one call that does not count but is compared.
+def _rounds(runs: Mapping[str, Callable[[], object]], repeats: int, timer: Clock) -> dict[str, list[float]]:
+    """Seconds of each in every round, after one call that does not count but is compared.
 
-    One way after the other, since what comes after a way that takes much memory pays for the memory again.
+    All take turns, so that a machine that drifts does so for all, in the other direction every other round. A call
+    that does not count comes before the one that does: what follows a way that takes much memory pays for it again.
     """
     values = {name: _arrays(run()) for name, run in runs.items()}
     for name, found in values.items():
@@ -126,7 +132,13 @@ def _least(runs: Mapping[str, Callable[[], object]], repeats: int, timer: Clock)
             np.allclose(x, y, rtol=SAME, atol=SAME * abs(y).max()) for x, y in zip(found, values["archc"], strict=True)
         ):
             raise SystemExit(f"{name} computes something else")
-    return {name: min(seconds(run, timer) for _ in range(repeats)) for name, run in runs.items()}
+    del values
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(repeats):
+        for name in list(runs)[:: -1 if number % 2 else 1]:
+            runs[name]()
+            times[name].append(seconds(runs[name], timer))
+    return times
 
 
 def _arrays(found: Any) -> list[Any]:

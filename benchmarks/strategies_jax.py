@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ SELECTIVE = project("mamba", {**SMALL, "state": 2}, "flax")
 STATES, HEADS, SIDE = 16, 2, 64
 STEPS = 8, 128
 CHUNKS = 16, 32, 64, 128, 256
+KEY_CHUNKS = 2, 4, 8, 16, 32
 PIECE = 64  # tokens of a block
 
 
@@ -82,15 +83,19 @@ def ways(kind: str) -> Iterator[Way]:
                 yield Way(f"blocks of {steps}", _selective, changed=partial(patch.object, module, "STEPS", steps))
             yield Way("associative", _selective_tree, longest=2048)
         case "chunked":
-            module = MADE.module("kernels.chunked_scan")
-            yield Way("archc", _chunked)
-            for chunk in CHUNKS:
-                yield Way(
-                    f"chunks of {chunk}",
-                    _chunked,
-                    changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
-                )
+            yield from _in_chunks(_chunked, CHUNKS)
             yield Way("state by state", _outer, longest=2048)
+        case "keys":
+            yield from _in_chunks(_chunked_keys, KEY_CHUNKS)
+
+
+def _in_chunks(run: Callable[..., jax.Array], chunks: Sequence[int]) -> Iterator[Way]:
+    """In chunks of archc's length, and of others."""
+    module = MADE.module("kernels.chunked_scan")
+    yield Way("archc", run)
+    for chunk in chunks:
+        lengths = dict.fromkeys(("chunk_length", "key_chunk_length"), lambda *_, n=chunk: n)
+        yield Way(f"chunks of {chunk}", run, changed=partial(patch.multiple, module, **lengths))
 
 
 def draw(kind: str, time: int, channels: int) -> Arrays:
@@ -122,7 +127,8 @@ def draw(kind: str, time: int, channels: int) -> Arrays:
             )
         case _:
             k, v, q = (normal(1, time, 1, HEADS, SIDE) for _ in range(3))
-            return rates(1, time, 1, HEADS), k / SIDE, v, q
+            keys = (SIDE,) if kind == "keys" else ()
+            return rates(1, time, 1, HEADS, *keys), k / SIDE, v, q
 
 
 def _pos(x: jax.Array) -> jax.Array:
@@ -146,6 +152,11 @@ def _selective_tree(dt: jax.Array, A: jax.Array, x: jax.Array, B: jax.Array, C: 
 
 def _chunked(log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array) -> jax.Array:
     y: jax.Array = MADE.module("kernels.chunked_scan").chunked_scan(log_a, k, v, q, _pos(v))[0]
+    return y
+
+
+def _chunked_keys(log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array) -> jax.Array:
+    y: jax.Array = MADE.module("kernels.chunked_scan").chunked_key_scan(log_a, k, v, q, _pos(v))[0]
     return y
 
 
@@ -231,5 +242,5 @@ def _convolution(a: jax.Array, u: jax.Array) -> jax.Array:
 
 
 WAYS: Mapping[str, tuple[Way, ...]] = {
-    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked")
+    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked", "keys")
 }

@@ -85,15 +85,22 @@ def ways(kind: str) -> Iterator[Way]:
                 )
             yield Way("associative", _selective_tree, longest=2048)
         case "chunked":
-            module = MADE.module("kernels.chunked_scan")
-            yield Way("archc", _chunked)
-            for chunk in CHUNKS:
-                yield Way(
-                    f"chunks of {chunk}",
-                    _chunked,
-                    changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
-                )
+            yield from _in_chunks(_chunked)
             yield Way("state by state", _outer, longest=2048)
+        case "keys":
+            yield from _in_chunks(_chunked_keys)
+
+
+def _in_chunks(run: Callable[..., Tensor]) -> Iterator[Way]:
+    """In chunks of archc's length, and of others."""
+    module = MADE.module("kernels.chunked_scan")
+    yield Way("archc", run)
+    for chunk in CHUNKS:
+        yield Way(
+            f"chunks of {chunk}",
+            run,
+            changed=partial(patch.object, module, "chunk_length", lambda *_, n=chunk: n),
+        )
 
 
 def draw(kind: str, time: int, channels: int, device: torch.device) -> tuple[Tensor, ...]:
@@ -125,7 +132,8 @@ def draw(kind: str, time: int, channels: int, device: torch.device) -> tuple[Ten
             )
         case _:
             k, v, q = (normal(1, time, 1, HEADS, SIDE) for _ in range(3))
-            return rates(1, time, 1, HEADS), k / SIDE, v, q
+            keys = (SIDE,) if kind == "keys" else ()
+            return rates(1, time, 1, HEADS, *keys), k / SIDE, v, q
 
 
 def _pos(x: Tensor) -> Tensor:
@@ -149,6 +157,11 @@ def _selective_tree(dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor) -> T
 
 def _chunked(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor) -> Tensor:
     y: Tensor = MADE.module("kernels.chunked_scan").chunked_scan(log_a, k, v, q, _pos(v))[0]
+    return y
+
+
+def _chunked_keys(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor) -> Tensor:
+    y: Tensor = MADE.module("kernels.chunked_scan").chunked_key_scan(log_a, k, v, q, _pos(v))[0]
     return y
 
 
@@ -229,5 +242,5 @@ def _convolution(a: Tensor, u: Tensor) -> Tensor:
 
 
 WAYS: Mapping[str, tuple[Way, ...]] = {
-    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked")
+    kind: tuple(ways(kind)) for kind in ("diagonal", "constant", "read", "selective", "chunked", "keys")
 }

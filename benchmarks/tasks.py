@@ -1,9 +1,10 @@
 """What small models find again in a sequence, and what a window or a state of fixed size cannot: accuracy on tasks.
 
-`python -m benchmarks.tasks`, from the root of the repository; about 12 minutes of one processor. Every model is trained
-by `archc train SPEC --data task:...` on sequences of one length and judged on others; a line of a table for each.
-induction: what followed the special token, at up to 16 times the distance of training. recall: the value of each of
-several keys, one for every four tokens.
+`python -m benchmarks.tasks`, from the root of the repository; about ten minutes of one processor for each seed. Every
+model is trained by `archc train SPEC --data task:...` from each seed; a line of a table has its mean accuracies, with
+the least and the greatest where seeds differ.
+recall: the value of each of several keys, trained anew for each number of them. induction: what followed the special
+token, trained at one distance and judged at up to 16 times as much.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 import archc
 from benchmarks.measure import limit, machine
@@ -34,33 +36,42 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Course:
+    """One training: steps, tokens of its sequences, and tokens of those that the model is judged on."""
+
+    steps: int
+    context: int
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Exam:
-    """A task, the length of sequences in training, those of the evaluation, how long is trained, and on how many of
-    the sequences of training's length a model is judged (of other lengths on as many tokens)."""
+    """A task and its trainings: sequences of a step, and how many of the training's length a model is judged on (of
+    other lengths on as many tokens)."""
 
     data: str
     vocab: int
-    context: int
-    lengths: tuple[int, ...]
     batch: int
-    steps: int
     judged: int
+    courses: tuple[Course, ...]
 
 
 SHARED = {"width": 64}
-WINDOW = 16  # keys
+WINDOW = 8  # keys
 HEADS = {"depth": 2, "heads": 2, "kv": 2, "hidden": 128, "base": 10_000}
-UNITS = {"rnn": 64, "gates": 2}
+UNITS = {"rnn": 128, "gates": 2}
 SUBJECTS = {
     "attention": Subject("llama", HEADS, 1e-3),
     "window": Subject("mistral", {**HEADS, "window": WINDOW}, 1e-3),
-    "hawk": Subject("hawk", {"depth": 2, **UNITS}, 2e-3),
+    "hawk": Subject("hawk", {"depth": 2, **UNITS}, 3e-3),
+    "hawk-32": Subject("hawk", {"depth": 2, **UNITS, "rnn": 32}, 3e-3),
     "mamba": Subject("mamba", {"depth": 2}, 4e-3),
     "griffin": Subject("griffin", {"depth": 3, **UNITS, "heads": 2, "window": WINDOW}, 2e-3),
 }
+PAIRS = ((600, 8), (1000, 16), (1000, 32))  # steps, tokens: 2, 4 and 8 pairs
 EXAMS = {
-    "induction": Exam("task:induction:vocab=16", 16, 32, (32, 64, 128, 256, 512), 64, 800, 2048),
-    "recall": Exam("task:recall:vocab=64,pairs=0", 64, 32, (8, 16, 32, 60), 32, 1200, 512),
+    "recall": Exam("task:recall:vocab=32,pairs=0", 32, 64, 256, tuple(Course(n, t, (t,)) for n, t in PAIRS)),
+    "induction": Exam("task:induction:vocab=16", 16, 64, 2048, (Course(800, 32, (32, 64, 128, 256, 512)),)),
 }
 
 
@@ -72,36 +83,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help=f"window: of {WINDOW} keys"
     )
     parser.add_argument("--steps", type=int, help="of each training, in place of those of the task")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and sequences")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights and sequences")
     parser.add_argument("--threads", type=int, default=1, help="processors that may be used")
     args = parser.parse_args(arguments)
     limit(args.threads)
     print(machine(args.threads, "torch"), flush=True)
     for task in args.tasks:
         exam = EXAMS[task]
-        steps = args.steps or exam.steps
-        print(f"\n{exam.data}, trained for {steps} steps of {exam.batch} x {exam.context} tokens: accuracy by tokens")
-        print(row("model", "weights", "state", *exam.lengths, "seconds"))
-        print(row(*["---"] * (len(exam.lengths) + 4)), flush=True)
+        courses = [replace(course, steps=args.steps or course.steps) for course in exam.courses]
+        said = ", ".join(f"{course.steps} steps of {exam.batch} x {course.context} tokens" for course in courses)
+        lengths = [length for course in courses for length in course.lengths]
+        print(f"\n{exam.data}, trained for {said}, seeds {args.seeds}: accuracy by tokens")
+        print(row("model", "weights", "state", *lengths, "seconds"))
+        print(row(*["---"] * (len(lengths) + 4)), flush=True)
         for model in args.models:
-            print(examined(model, exam, steps, args.seed, args.threads), flush=True)
+            print(examined(model, replace(exam, courses=tuple(courses)), args.seeds, args.threads), flush=True)
 
 
-def examined(model: str, exam: Exam, steps: int, seed: int, threads: int) -> str:
+def examined(model: str, exam: Exam, seeds: Sequence[int], threads: int) -> str:
     """A line of the table: weights, what a decoder keeps after the longest sequence, accuracies, processor seconds."""
     subject = SUBJECTS[model]
     settings = {**SHARED, "vocab": exam.vocab, **subject.settings}
-    report = archc.report(subject.spec, settings, context=exam.lengths[-1])
+    report = archc.report(subject.spec, settings, context=max(exam.courses[-1].lengths))
     began = processor_time()
-    found = trained(subject, settings, exam, steps, seed, threads)
+    accuracies: list[str] = []
+    for course in exam.courses:
+        found = [trained(subject, settings, exam, course, seed, threads) for seed in seeds]
+        names = ("heldout" if length == course.context else f"heldout_{length}" for length in course.lengths)
+        accuracies += [spread([each[f"{name}_accuracy"] for each in found]) for name in names]
     spent = processor_time() - began
-    names = ("heldout" if length == exam.context else f"heldout_{length}" for length in exam.lengths)
-    accuracies = (f"{found[f'{name}_accuracy']:.1%}" for name in names)
     return row(model, f"{report.params.total:,}", f"{report.cache.bytes_per_sequence:,}", *accuracies, f"{spent:.0f}")
 
 
+def spread(accuracies: Sequence[float]) -> str:
+    """The mean, and the least and the greatest if they are others."""
+    least, most = (f"{100 * each:.1f}" for each in (min(accuracies), max(accuracies)))
+    return f"{mean(accuracies):.1%}" + (f" ({least} to {most})" if least != most else "")
+
+
 def trained(
-    subject: Subject, settings: dict[str, int], exam: Exam, steps: int, seed: int, threads: int
+    subject: Subject, settings: dict[str, int], exam: Exam, course: Course, seed: int, threads: int
 ) -> dict[str, float]:
     """The last line of the metrics of a training as a user runs it; ends with its message if it fails."""
     with tempfile.TemporaryDirectory() as folder:
@@ -110,11 +131,11 @@ def trained(
         command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         fields = {
             "data": exam.data,
-            "context": exam.context,
-            "eval-lengths": " ".join(map(str, exam.lengths)),
+            "context": course.context,
+            "eval-lengths": " ".join(map(str, course.lengths)),
             "batch": exam.batch,
-            "steps": steps,
-            "warmup": min(steps, 100),
+            "steps": course.steps,
+            "warmup": min(course.steps, 100),
             "lr": subject.lr,
             "seed": seed,
             "threads": threads,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
-from archc.backends.flax.kernels.chunk_sizes import chunk_length
+from archc.backends.flax.kernels.chunk_sizes import chunk_length, key_chunk_length
 
 from archc.emit.executed import Heads, Matrix, Rows
 from archc.ops.support import Support
@@ -64,8 +64,8 @@ class FlaxKernels:
         Of the forward work the backward pass needs the scores again, and, for the decay of a head, what the state
         before the chunk gives. A normaliser is one more value.
         """
-        value = sizes.value + sizes.normalised
-        size = chunk_length(time, sizes.key, value)
+        keyed, value = kind == "chunked_key", sizes.value + sizes.normalised
+        size = key_chunk_length(time, value) if keyed else chunk_length(time, sizes.key, value)
         heads, key = sizes.groups * sizes.heads, sizes.key
         shared = sizes.shared and kind == "chunked"
         scores = 2 * (sizes.groups if shared else heads) * size * size * key

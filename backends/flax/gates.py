@@ -24,7 +24,7 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
     (dt, v), for one of outer products (log_a, v), and if something is fused behind the read-out
     `name_out(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`; with a decay per key
-    (log_a, k, v, q) and no derivatives. xs, ws, dx, dw are in the order of `fused.inputs` and `fused.weights`, behind
+    (log_a, k, v, q) and no derivatives, of which a scan with a normaliser has none either. xs, ws, dx, dw are in the order of `fused.inputs` and `fused.weights`, behind
     which ws has `fused.numbers`; arrays broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
     """
     gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
@@ -42,8 +42,10 @@ def gate_functions(name: str, fused: FusedScan) -> str:
 
 
 def has_derivatives(fused: FusedScan) -> bool:
-    """Whether a kernel calls derivatives of the equations: with a decay per key they are array code around it."""
-    return fused.kind != "chunked_key"
+    """Whether a kernel calls derivatives of the equations: with a decay per key or a normaliser they are array code
+    around it.
+    """
+    return fused.kind != "chunked_key" and fused.normaliser is None
 
 
 def mix_texts(name: str, mixes: Mixes) -> str:

@@ -60,7 +60,7 @@ class FlaxTarget:
         functions += [mix_texts(stem, found) for stem, found in mixes.items()]
         text = "\n\n\n".join(functions)
         used = device_names(text)
-        kinds = {fused.kind for fused in scans.values()}
+        kinds = {"normalised" if fused.normaliser is not None else fused.kind for fused in scans.values()}
         on = "of whole arrays or of tiles" if scans else "of tiles"
         lines = [
             f'"""{subject(module)} and their derivatives, {on}."""',
@@ -70,7 +70,8 @@ class FlaxTarget:
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
             *(["from kernels.gated_key_scan import ChunkedKeyGates"] if "chunked_key" in kinds else []),
-            *(["from kernels.tiles import Gates"] if kinds - {"chunked_key"} else []),
+            *(["from kernels.normalised_scan import NormalisedGates"] if "normalised" in kinds else []),
+            *(["from kernels.tiles import Gates"] if kinds - {"chunked_key", "normalised"} else []),
             "",
             "",
             text,
@@ -91,6 +92,8 @@ def _together(stem: str, fused: FusedScan) -> str:
     if fused.kind == "chunked_key":
         given += ["before=True"] if fused.found.before else []
         return call(f"{constant(stem)} = ChunkedKeyGates", *given).text
+    if fused.normaliser is not None:
+        return call(f"{constant(stem)} = NormalisedGates", *given).text
     if fused.kind == "chunked":
         named = {"x_sides": fused.inputs, "w_sides": fused.weights}
         words = {name: row([f'"{side}"' for side in sides(fused, each)]) for name, each in named.items() if each}

@@ -5,6 +5,7 @@ ON_GPU = 64
 ON_GPU_PER_KEY = 32  # with one decay per key
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
 LONGEST = 128  # tokens of a chunk of array code
+KEYED = 4  # tokens of the shortest one with a decay per key
 CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
 
 
@@ -21,3 +22,15 @@ def chunk_length(tokens: int, keys: int, values: int) -> int:
     if tokens * keys * values > length * CACHED:
         length = min(2 * length, LONGEST)
     return min(length, tokens if tokens <= SPAN else -(-tokens // SPAN) * SPAN)
+
+
+def key_chunk_length(tokens: int, values: int) -> int:
+    """The same where each key has a decay.
+
+    Two tokens of a chunk meet in an exponential for each key and no product of matrices, so that the fastest chunks are
+    the shortest; the states between them take values / chunk times as much memory as keys.
+    """
+    length = KEYED
+    while length < SPAN and 16 * length < values:
+        length *= 2
+    return min(length, tokens)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
 from kernels.chunk_gates import LOWEST, given
-from kernels.chunk_sizes import SPAN, chunk_length
+from kernels.chunk_sizes import SPAN, chunk_length, key_chunk_length
 from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
 from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
 from kernels.chunks_gpu import MOST
@@ -196,7 +196,8 @@ def _over_chunks(
     log_a, k, v, q, dtype = (*(x.astype(S.dtype) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     time = v.shape[1]
-    size = chunk_length(time, k.shape[-1], v.shape[-1])
+    keyed = log_a.ndim == k.ndim
+    size = key_chunk_length(time, v.shape[-1]) if keyed else chunk_length(time, k.shape[-1], v.shape[-1])
     count = -(-time // size)
     more = count * size - time
     pos = jnp.concatenate([pos, pos[:, -1:] + 1 + jnp.arange(more)], 1)

@@ -14,7 +14,19 @@ from kernels.blocks_gpu import MISSING, Ref, Refs, operations
 from kernels.composed_back_gpu import backward
 from kernels.composed_blocks_gpu import LOWEST, ORDER, Problem, Specs, part_of
 from kernels.composed_memory_gpu import add_products, clear, pairs_of, rows_of_block
-from kernels.composed_tiles import Composed, Operands, Shape, Work, lowest, mixed, read, sides_of, split
+from kernels.composed_tiles import (
+    Composed,
+    Operands,
+    Shape,
+    Work,
+    logarithm,
+    lowest,
+    mixed,
+    read,
+    sides_of,
+    split,
+    summed,
+)
 from kernels.tiles import Arrays, accumulator, array
 
 BLOCK = 64  # queries, and keys, of a block
@@ -128,15 +140,12 @@ def _forward_kernel(
                 s = jnp.where(
                     part.seen, mixed(problem.composed.before, part.scores(problem, pairs), part.before), LOWEST
                 )
-                most = jnp.maximum(top, jnp.max(s, 2, keepdims=True))
-                found = jnp.sum(jnp.where(part.seen, jnp.exp(s - most), 0), 2, keepdims=True)
-                return most, jnp.exp(top - most) * total + found
+                return summed(s, part.seen, top, total)
 
             part = part_of(problem, x, t0, s0, i, 0)
             old = part.of_queries(lse)
             top, total = jax.lax.fori_loop(0, columns, more, (old, jnp.where(old > LOWEST, 1, jnp.zeros_like(old))))
-            empty = total == 0
-            part.set_of_queries(lse, jnp.where(empty, LOWEST, top + jnp.log(jnp.where(empty, 1, total))))
+            part.set_of_queries(lse, logarithm(top, total, LOWEST))
 
         jax.lax.fori_loop(0, rows, some, None)
         problem.wait()

@@ -163,6 +163,19 @@ def mixed_back(mix: Mix | None, a: jax.Array, sides: Sides, d: jax.Array) -> Gra
     return Gradients(d, (), (), ()) if mix is None else Gradients(*mix.grad(a, *sides, d))
 
 
+def summed(s: jax.Array, seen: jax.Array, top: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest score of each query [H, BQ, 1] and the sum of exponentials below it, with those of a tile added."""
+    most = jnp.maximum(top, jnp.max(s, 2, keepdims=True))
+    found = jnp.sum(jnp.where(seen, jnp.exp(s - most), 0), 2, keepdims=True)
+    return most, jnp.exp(top - most) * total + found
+
+
+def logarithm(top: jax.Array, total: jax.Array, none: float) -> jax.Array:
+    """Of the sum of exponentials that `summed` found; `none` for a query without keys."""
+    empty = total == 0
+    return jnp.where(empty, none, top + jnp.log(jnp.where(empty, 1, total)))
+
+
 def batched(x: jax.Array, y: jax.Array, i: int, j: int) -> jax.Array:
     """For each head the product of matrices over axis i of x and j of y, summed in at least single precision."""
     precision = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST

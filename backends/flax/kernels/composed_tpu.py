@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import LANES, Ref, Refs
 from kernels.composed_back_tpu import backward
 from kernels.composed_blocks_tpu import LOWEST, MEMORY, Problem, column_of, cost, lanes_of, specs, tile
-from kernels.composed_tiles import Band, Composed, Operands, Work, batched, lowest, mixed, read
+from kernels.composed_tiles import Band, Composed, Operands, Work, batched, logarithm, lowest, mixed, read, summed
 from kernels.tiles import Arrays, accumulator, array, traffic, up
 
 KEYS = 128  # of a tile
@@ -155,15 +155,11 @@ def _forward_kernel(
     def _() -> None:
         t = tile(problem, Operands(q, k, v, low, qs, ks, ws), row, column)
         scores = jnp.where(t.seen, mixed(problem.composed.before, t.scores, t.before), LOWEST)
-        most = jnp.maximum(top[...], jnp.max(scores, 2, keepdims=True))
-        found = jnp.sum(jnp.where(t.seen, jnp.exp(scores - most), 0), 2, keepdims=True)
-        total[...] = jnp.exp(top[...] - most) * total[...] + found
-        top[...] = most
+        top[...], total[...] = summed(scores, t.seen, top[...], total[...])
 
     @pl.when((phase == 0) & ends)
     def _() -> None:
-        empty = total[...] == 0
-        lse[0] = lanes_of(jnp.where(empty, 0, top[...] + jnp.log(jnp.where(empty, 1, total[...]))))
+        lse[0] = lanes_of(logarithm(top[...], total[...], 0))
 
     @pl.when((phase == 1) & (column <= last))
     def _() -> None:

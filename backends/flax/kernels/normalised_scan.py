@@ -1,12 +1,26 @@
 """Scans of outer products with a normaliser: what the same queries read of the sums of the keys alone."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from kernels.chunked_scan import ChunkedGates, chunked_scan
+from kernels.chunked_scan import chunked_scan
 from kernels.tiles import Arrays, Machine, accumulator, machine
 
 States = tuple[jax.Array | None, jax.Array | None]
 NOTHING: States = (None, None)
+
+
+class NormalisedGates(NamedTuple):
+    """The equations around such a scan, on whole arrays.
+
+    gates(x, w, first) -> (log_a, v), the log decay of a head and the values; out(y, x, w) -> o, where the normaliser is
+    the last of x.
+    """
+
+    gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
+    out: Callable[[jax.Array, Arrays, Arrays], jax.Array]
 
 
 def normalised_chunked_scan(
@@ -31,7 +45,7 @@ def normalised_chunked_scan(
 
 
 def gated_normalised_scan(
-    gates: ChunkedGates,
+    gates: NormalisedGates,
     x: Arrays,
     w: Arrays,
     k: jax.Array,
@@ -50,7 +64,6 @@ def gated_normalised_scan(
     log_a, v = gates.gates(exact, weights, (pos == 0).reshape(-1, shape[1], 1, 1, 1))
     decays = jnp.broadcast_to(log_a, (*shape[:-1], 1))[..., 0]
     (y, norm), last = _scan(decays, k, jnp.broadcast_to(v, shape), q, pos, states, impl, interpret)
-    assert gates.out is not None
     return gates.out(y, (*exact, norm[..., None]), weights).astype(x[0].dtype), last
 
 

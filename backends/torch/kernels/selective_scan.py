@@ -11,7 +11,7 @@ from kernels.selective_gates import IDENTITY, SelectiveGates, fused_scan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-HELD = 1 << 19  # values of states held at once: many tokens, so few operations, but what is in use stays in the cache
+HELD = 1 << 18  # values of states held at once: many tokens, so few operations, but what is in use stays in the cache
 LEAST, MOST = 8, 128  # tokens whose states are held at once
 
 

@@ -36,7 +36,8 @@ def arrays(rng):
 @pytest.fixture(params=NAMES)
 def case(request, kernels, monkeypatch, arrays):
     """One of the two functions, its arrays; chunks of 16 tokens in spans of 4."""
-    monkeypatch.setattr(kernels.chunked_scan, "chunk_length", lambda *_: 16)
+    for name in ("chunk_length", "key_chunk_length"):
+        monkeypatch.setattr(kernels.chunked_scan, name, lambda *_: 16)
     monkeypatch.setattr(kernels.chunked_scan, "SPAN", 4)
     log_a = arrays[0] if request.param == "key" else arrays[0][..., 0]
     return getattr(kernels.chunked_scan, NAMES[request.param]), (log_a, *arrays[1:])
