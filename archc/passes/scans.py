@@ -136,7 +136,12 @@ def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Facto
     if not isinstance(entering, Value):
         return [Factor(entering, power)]
     if entering.op in ("fp32", "narrow"):
-        return factors_of(entering.args[0], state, power)
+        inner = factors_of(entering.args[0], state, power)
+        return (
+            [Factor(entering, power)]
+            if entering.op == "narrow" and inner == [Factor(entering.args[0], power)]
+            else inner
+        )
     outer = all(set(v.names) < set(entering.names) for v in entering.operands)
     if not outer and not state <= set(entering.names):
         return [Factor(entering, power)]

@@ -23,9 +23,10 @@ def gate_functions(name: str, fused: FusedScan) -> str:
 
     `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
     (dt, v), for one of outer products (log_a, v), and if something is fused behind the read-out
-    `name_out(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`; with a decay per key
-    (log_a, k, v, q) and no derivatives, of which a scan with a normaliser has none either. xs, ws, dx, dw are in the order of `fused.inputs` and `fused.weights`, behind
-    which ws has `fused.numbers`; arrays broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
+    `name_out(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`. With a decay per key it
+    is (log_a, k, v, q), and there are no derivatives, nor are there with a normaliser. xs, ws, dx, dw are in the order
+    of `fused.inputs` and `fused.weights`, behind which ws has `fused.numbers`; arrays broadcast. The text needs `jax`,
+    `jnp` and what `device_names` finds in it.
     """
     gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
     assert gates is not None, fused.reason
