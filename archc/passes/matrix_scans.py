@@ -26,13 +26,10 @@ def runs_fused(found: ScanClass) -> bool:
         return False  # the kernels want a batch
     if found.bonus and bonus_sides(found) is None:
         return False
-    held = set(found.key) if found.kind == "selective" else {*found.key, *found.heads}
-    if not set(found.reads[0].query.names) <= held:
-        return False
     names = [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
-    if found.kind == "selective":
-        return split_decay(found) is not None and all(n <= set(found.key) for n in names)
-    return all(n <= set(found.key) | set(found.heads) for n in names)
+    if any(not each <= {*found.key, *found.heads} for each in (*names, set(found.reads[0].query.names))):
+        return False
+    return found.kind != "selective" or (split_decay(found) is not None and found.groups != found.heads)
 
 
 def grouped(found: ScanClass) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -3,11 +3,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from kernels.operators import TRITON, free_name
 from kernels.read_out import Read
+from kernels.selective_groups import of_groups
 from torch import Tensor
 
 if TRITON:
@@ -20,7 +22,7 @@ CHUNK = 32  # selective_launch.py: tokens between the states kept for the backwa
 class SelectiveGates:
     """Gates `dt, v = plain(*x, *w, *numbers, first)` in front of a selective scan, and perhaps a read-out behind it.
 
-    plain works on whole tensors x [B, T, C], w [C]; first: where a document starts, booleans with B and T or broadcast.
+    plain works on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts, booleans with B and T or broadcast.
     The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) -> (dx, dw)`,
     with the numbers behind the weights; None for tokens (v, dt) as they are, and where there is no Triton.
     """
@@ -47,15 +49,15 @@ def fused_scan(
     state: Tensor | None,
     numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor | None]:
-    """See `gated_selective_scan`."""
-    wide = torch.promote_types(x[0].dtype, torch.float32)
-    xs = [z.expand_as(x[0]).contiguous() for z in x]
-    ws = [z.to(wide).expand(A.shape[0]).contiguous() for z in w]
+    """See `gated_selective_scan`; x are whole."""
+    wide, axes = torch.promote_types(x[0].dtype, torch.float32), x[0].shape[2:]
+    xs = [z.contiguous() for z in x]
+    ws = [z.to(wide).expand(axes).contiguous() for z in w]
     places = start = None
     if pos.dim() == 2:
         places = pos.expand(x[0].shape[:2]).contiguous()
         start = None if state is None else state.to(wide).contiguous()
-    weights = [A.to(wide).contiguous(), B.contiguous(), C.contiguous()]
+    weights = [A.to(wide).expand(*axes, -1).contiguous(), *(of_groups(z, axes).contiguous() for z in (B, C))]
     kept = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (*xs, *ws, *weights, start))
     y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), *weights, places, start, kept)
     return y, None if state is None else last
@@ -127,9 +129,9 @@ def _outputs(
     kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the states for the backward pass, all empty."""
-    batch, time, channels = x[0].shape
+    batch, time = x[0].shape[:2]
     chunks = (time + CHUNK - 1) // CHUNK if kept else 0
-    carries = A.new_empty(batch, chunks, A.shape[1], channels)
+    carries = A.new_empty(batch, chunks, A.shape[-1], A.shape[:-1].numel())
     return torch.empty_like(x[0]), A.new_empty(batch, *A.shape), carries
 
 
@@ -157,8 +159,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _forward_flops(x: list[Any], w: list[Any], numbers: Any, A: Any, *_: Any, **__: Any) -> int:
     """The read-out is a product."""
-    batch, time, channels = x[0]
-    return int(2 * batch * time * channels * A[1])
+    return int(2 * prod(x[0]) * A[-1])
 
 
 def _backward_flops(x: list[Any], w: list[Any], numbers: Any, A: Any, *_: Any, **__: Any) -> int:

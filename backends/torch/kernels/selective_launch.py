@@ -1,13 +1,14 @@
 """The launches of the fused selective scan: how many channels a program takes, and what it fills."""
 # mypy: disable-error-code="no-untyped-call"
 
-from math import gcd
-from typing import Any
+from math import gcd, prod
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from kernels.selective_back_triton import selective_backward
+from kernels.selective_groups import shared_run
 from kernels.selective_tokens_triton import identity_gates, identity_gates_grad
 from kernels.selective_triton import selective_forward
 from torch import Tensor
@@ -30,14 +31,14 @@ def forward(
     state: Tensor | None,
     outputs: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Fill y [B, T, C], the last state [B, C, N] and, unless it is empty, every CHUNK-th [B, ceil(T / CHUNK), N, C]."""
-    batch, time, channels = xs[0].shape
-    size = _channels(batch, *A.shape)
+    """Fill y like xs, the last state [B, *axes, N] and, unless it is empty, every CHUNK-th [B, T / CHUNK, N, C]."""
+    batch, time = xs[0].shape[:2]
+    lanes = _lanes(batch, A, B)
     with torch.cuda.device_of(xs[0]):
-        selective_forward[(triton.cdiv(channels, size), batch)](
-            tuple(xs), tuple(ws), A, B, C, pos, state, *outputs, time, channels,
-            CONTINUED=state is not None, KEEP=outputs[2].numel() > 0, SIZE=size,
-            **_constants(gates, numbers, xs[0], A, pos), OUT=gates.read and gates.read.device, num_warps=1,
+        selective_forward[(lanes.programs, batch)](
+            tuple(xs), tuple(ws), A, B, C, pos, state, *outputs, time, lanes.channels, lanes.each,
+            CONTINUED=state is not None, KEEP=outputs[2].numel() > 0, **_constants(gates, numbers, xs[0], A, B, C, pos),
+            WIDTH=lanes.width, SIZE=lanes.size, OUT=gates.read and gates.read.device, num_warps=1,
         )  # fmt: skip
 
 
@@ -55,39 +56,84 @@ def backward(
     dlast: Tensor | None,
 ) -> list[Tensor]:
     """The gradients of xs, ws, A, B, C and of the state that came in."""
-    batch, time, channels = dy.shape
-    size = _channels(batch, *A.shape)
-    blocks = triton.cdiv(channels, size)
-    constants = _constants(gates, numbers, dy, A, pos)
-    dxs, dws = [torch.empty_like(x) for x in xs], [A.new_empty(batch, channels) for _ in ws]
-    dA = A.new_zeros(batch, A.shape[1], channels)
-    dstate = (
-        torch.zeros_like(dA) if dlast is None else dlast.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-    )
-    dB, dC = (A.new_empty(blocks, *z.shape) for z in (B, C))
-    notes = A.new_empty(blocks * batch, CHUNK // constants["BLOCK"] + 1, A.shape[1], size)
-    reads = A.new_empty(blocks * batch, CHUNK, size) if gates.read else None
+    batch, time = dy.shape[:2]
+    lanes, states = _lanes(batch, A, B), A.shape[-1]
+    constants = _constants(gates, numbers, dy, A, B, C, pos)
+    dxs, dws = [torch.empty_like(x) for x in xs], [A.new_empty(batch, *w.shape) for w in ws]
+    dA = A.new_zeros(batch, states, lanes.channels)
+    dstate = torch.zeros_like(dA)
+    if dlast is not None:
+        dstate.copy_(dlast.reshape(batch, -1, states).mT)
+    dB, dC = (_shares(lanes.parts, A, rows) for rows in (B, C))
+    notes = A.new_empty(lanes.programs * batch, CHUNK // constants["BLOCK"] + 1, states, lanes.size)
+    reads = A.new_empty(lanes.programs * batch, CHUNK, lanes.size) if gates.read else None
     with torch.cuda.device_of(dy):
-        selective_backward[(blocks, batch)](
-            tuple(xs), tuple(ws), A.t().contiguous(), B, C, pos, carries, dy, tuple(dxs), tuple(dws), dA, dB, dC,
-            dstate, notes, reads, time, channels, GROUP=gcd(A.shape[1], GROUP), SIZE=size, **constants,
-            GATES_GRAD=gates.grad or identity_gates_grad, OUT_GRAD=gates.read and gates.read.grad, num_warps=1,
+        selective_backward[(lanes.programs, batch)](
+            tuple(xs), tuple(ws), A.view(-1, states).t().contiguous(), B, C, pos, carries, dy, tuple(dxs), tuple(dws),
+            dA, dB, dC, dstate, notes, reads, time, lanes.channels, lanes.each, GROUP=gcd(states, GROUP), **constants,
+            WIDTH=lanes.width, SIZE=lanes.size, GATES_GRAD=gates.grad or identity_gates_grad,
+            OUT_GRAD=gates.read and gates.read.grad, num_warps=1,
         )  # fmt: skip
-    shares = [*(dw.sum(0) for dw in dws), dA.sum(0).t().contiguous()]
-    return [*dxs, *shares, dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dstate.transpose(1, 2).contiguous()]
+    shares = [*(dw.sum(0) for dw in dws), dA.sum(0).t().contiguous().view(A.shape)]
+    leaving = dstate.mT.contiguous().view(batch, *A.shape)
+    return [*dxs, *shares, _added(dB, B), _added(dC, C), leaving]
 
 
-def _channels(batch: int, channels: int, states: int) -> int:
-    """How many channels a program takes: two for each thread where registers and the number of programs allow it."""
-    return 64 if batch * channels >= MANY and states <= 16 else 32
+class _Lanes(NamedTuple):
+    """How channels in groups of `each` fill programs of `size` lanes: `width` are of one group, `parts` the programs of
+    a group of more than one program.
+    """
+
+    channels: int
+    each: int
+    size: int
+    width: int
+    parts: int
+    programs: int
 
 
-def _constants(gates: Any, numbers: list[float], y: Tensor, A: Tensor, pos: Tensor | None) -> dict[str, Any]:
-    single = A.dtype is torch.float32
+def _lanes(batch: int, A: Tensor, B: Tensor) -> _Lanes:
+    """Two channels for each thread where registers and the number of programs allow it."""
+    channels, groups = A.shape[:-1].numel(), A.shape[: B.dim() - 3].numel()
+    size = 64 if batch * channels >= MANY and A.shape[-1] <= 16 else 32
+    each = channels // groups
+    width = size if groups == 1 else min(size, triton.next_power_of_2(each))
+    parts = triton.cdiv(each, width)
+    return _Lanes(channels, each, size, width, parts, triton.cdiv(groups * parts, size // width))
+
+
+def _shares(parts: int, A: Tensor, rows: Tensor) -> Tensor:
+    """Gradients of keys or queries [parts, B, T, *groups, N], empty; what is not added up is stored as it leaves."""
+    shape = (parts, *rows.shape[:2], *A.shape[: rows.dim() - 3], A.shape[-1])
+    return rows.new_empty(shape, dtype=rows.dtype if prod(shape) == rows.numel() else A.dtype)
+
+
+def _added(shares: Tensor, rows: Tensor) -> Tensor:
+    """Gradients [parts, B, T, *groups, N] summed over the programs and the groups that share keys or queries."""
+    if shares.numel() == rows.numel():
+        return shares.view(rows.shape)
+    lacking = [i + 1 for i, size in enumerate(rows.shape) if size < shares.shape[i + 1]]
+    return shares.sum([0, *lacking], keepdim=True)[0].to(rows.dtype)
+
+
+def _rows(groups: torch.Size, rows: Tensor) -> tuple[int, int, int]:
+    """How many rows of keys or queries a token has, and which groups share them."""
+    run = shared_run(groups, rows.shape[2:-1])
+    assert run is not None, "of_groups has repeated what is shared in several places"
+    return rows.shape[2:-1].numel(), *run
+
+
+def _constants(
+    gates: Any, numbers: list[float], y: Tensor, A: Tensor, B: Tensor, C: Tensor, pos: Tensor | None
+) -> dict[str, Any]:
+    single, groups = A.dtype is torch.float32, A.shape[: B.dim() - 3]
     return {
         "GATES": gates.device or identity_gates,
         "NUMBERS": tuple(numbers),
-        "STATES": A.shape[1],
+        "STATES": A.shape[-1],
+        "GROUPS": groups.numel(),
+        "KEYS": _rows(groups, B),
+        "QUERIES": _rows(groups, C),
         "PACKED": pos is not None,
         "CHUNK": CHUNK,
         "BLOCK": BLOCK if y.shape[1] > 1 else 1,
