@@ -15,7 +15,7 @@ from torch import Tensor
 
 CHUNK = 32  # tokens between the states that the forward pass keeps for the backward pass
 BLOCK = 4  # tokens whose states are in registers at once
-GROUP = 4  # states at a time in the backward pass
+GROUP = 4  # states at a time in the backward pass, half of them where a program has several groups of channels
 MANY = 1 << 16  # sequences times channels from which on 64 channels a program leave programs enough
 
 
@@ -57,7 +57,7 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of xs, ws, A, B, C and of the state that came in."""
     batch, time = dy.shape[:2]
-    lanes, states = _lanes(batch, A, B), A.shape[-1]
+    lanes, states = _lanes(batch, A, B, back=True), A.shape[-1]
     constants = _constants(gates, numbers, dy, A, B, C, pos)
     dxs, dws = [torch.empty_like(x) for x in xs], [A.new_empty(batch, *w.shape) for w in ws]
     dA = A.new_zeros(batch, states, lanes.channels)
@@ -70,9 +70,9 @@ def backward(
     with torch.cuda.device_of(dy):
         selective_backward[(lanes.programs, batch)](
             tuple(xs), tuple(ws), A.view(-1, states).t().contiguous(), B, C, pos, carries, dy, tuple(dxs), tuple(dws),
-            dA, dB, dC, dstate, notes, reads, time, lanes.channels, lanes.each, GROUP=gcd(states, GROUP), **constants,
-            WIDTH=lanes.width, SIZE=lanes.size, GATES_GRAD=gates.grad or identity_gates_grad,
-            OUT_GRAD=gates.read and gates.read.grad, num_warps=1,
+            dA, dB, dC, dstate, notes, reads, time, lanes.channels, lanes.each, **constants,
+            GROUP=gcd(states, GROUP if lanes.width == lanes.size else GROUP // 2), WIDTH=lanes.width, SIZE=lanes.size,
+            GATES_GRAD=gates.grad or identity_gates_grad, OUT_GRAD=gates.read and gates.read.grad, num_warps=1,
         )  # fmt: skip
     shares = [*(dw.sum(0) for dw in dws), dA.sum(0).t().contiguous().view(A.shape)]
     leaving = dstate.mT.contiguous().view(batch, *A.shape)
@@ -92,11 +92,15 @@ class _Lanes(NamedTuple):
     programs: int
 
 
-def _lanes(batch: int, A: Tensor, B: Tensor) -> _Lanes:
-    """Two channels for each thread where registers and the number of programs allow it."""
+def _lanes(batch: int, A: Tensor, B: Tensor, back: bool = False) -> _Lanes:
+    """Two channels for each thread where registers and the number of programs allow it.
+
+    Going back they do not where a program has keys and queries of several groups.
+    """
     channels, groups = A.shape[:-1].numel(), A.shape[: B.dim() - 3].numel()
-    size = 64 if batch * channels >= MANY and A.shape[-1] <= 16 else 32
     each = channels // groups
+    several = groups > 1 and each <= 32
+    size = 64 if batch * channels >= MANY and A.shape[-1] <= 16 and not (back and several) else 32
     width = size if groups == 1 else min(size, triton.next_power_of_2(each))
     parts = triton.cdiv(each, width)
     return _Lanes(channels, each, size, width, parts, triton.cdiv(groups * parts, size // width))
