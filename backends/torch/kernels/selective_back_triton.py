@@ -163,8 +163,8 @@ def _sum(left, right):
 
 @triton.jit
 def selective_backward(
-    xs, ws, A, keys, queries, pos, carries, dy, dxs, dws, dA, dkeys, dqueries, dstate, notes, reads, time, channels, each,
-    STATES: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr,
+    xs, ws, A, keys, queries, pos, carries, dy, dxs, dws, dA, dkeys, dqueries, dstate, notes, reads, time, channels,
+    each, STATES: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr,
     GATES: tl.constexpr, GATES_GRAD: tl.constexpr, OUT_GRAD: tl.constexpr, NUMBERS: tl.constexpr,
     PACKED: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
     ACC: tl.constexpr, FAST: tl.constexpr,
@@ -172,8 +172,9 @@ def selective_backward(
     """The grid and the shapes of `selective_forward`, but A: [N, C]. dws: [B, C]. dA, dstate: [B, N, C].
 
     dstate holds the gradient of the last state and in the end that of the first; dA begins at zero. dkeys, dqueries:
-    [programs of a group, B, T, GROUPS, N]. Scratch: notes [programs, CHUNK / BLOCK + 1, N, SIZE], and reads [programs, CHUNK, SIZE]
-    where there is a read-out. GROUP divides N: so many states at a time, what lasts of the others is in memory.
+    [programs of a group, B, T, GROUPS, N]. Scratch: notes [programs, CHUNK / BLOCK + 1, N, SIZE], and reads
+    [programs, CHUNK, SIZE] where there is a read-out. GROUP divides N: so many states at a time, what lasts of the
+    others is in memory.
     """
     lane = tl.arange(0, SIZE)
     c, end, group = channels_of(tl.program_id(0), channels, each, GROUPS, WIDTH, SIZE)

@@ -22,9 +22,9 @@ CHUNK = 32  # selective_launch.py: tokens between the states kept for the backwa
 class SelectiveGates:
     """Gates `dt, v = plain(*x, *w, *numbers, first)` in front of a selective scan, and perhaps a read-out behind it.
 
-    plain works on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts, booleans with B and T or broadcast.
-    The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) -> (dx, dw)`,
-    with the numbers behind the weights; None for tokens (v, dt) as they are, and where there is no Triton.
+    plain works on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts, booleans with B and T or
+    broadcast. The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) ->
+    (dx, dw)`, with the numbers behind the weights; None for tokens (v, dt) as they are, and where there is no Triton.
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def shared_run(groups: Sequence[int], have: Sequence[int]) -> tuple[int, int] | None:
-    """How many groups share a row of keys with axes `have`, 1 where they do, and how many rows lie between these groups.
+    """How many groups share a row of keys with axes `have`, 1 where they do, and how far apart these groups are.
 
     None if they are in several places, so that no single distance leads from one to the next.
 

@@ -20,9 +20,9 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor | None]:
     """`h[t] = exp(dt[t] A) h[t-1] + x[t] B[t]`, `y[t] = sum_n C[t] h[t]` (Gu and Dao 2023, algorithm 2).
 
-    dt, x: [B, T, *axes]. A: [*axes, N], negative. All may lack axes of channels, or have size 1 there. B, C:
-    [B, T, N]; or [B, T, *groups, N] with the first of the axes, 1 where groups share them. pos: [T] (whole documents,
-    the state is not read) or [B, T]; a document starts from h = 0. state: [B, *axes, N] or None.
+    dt, x: [B, T, *axes], A: [*axes, N], negative, or what broadcasts to these. B, C: [B, T, N], or [B, T, *groups, N]
+    with the first of the axes, 1 where groups share them. pos: [T] (whole documents, the state is not read) or [B, T];
+    a document starts from h = 0. state: [B, *axes, N] or None.
     Returns y like x, and h[T-1] in at least single precision. The backward pass computes the states again from one
     state in every 8 to 128 tokens, on a GPU in every 32; where those of all tokens are fewer than HELD values, they are
     kept.

@@ -74,7 +74,7 @@ def channels_of(program, channels, each, GROUPS: tl.constexpr, WIDTH: tl.constex
 
 @triton.jit
 def shared_row(group, KEYS: tl.constexpr, GROUPS: tl.constexpr):
-    """The place among KEYS = (count, shared, inner) rows, of which each serves `shared` groups that are `inner` apart."""
+    """The place among KEYS = (count, shared, inner) rows: each is of `shared` groups that are `inner` apart."""
     group = tl.minimum(group, GROUPS - 1)
     return group // (KEYS[1] * KEYS[2]) * KEYS[2] + group % KEYS[2]
 

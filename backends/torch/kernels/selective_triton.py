@@ -28,9 +28,10 @@ from kernels.selective_tokens_triton import (
 @triton.jit
 def selective_forward(
     xs, ws, A, keys, queries, pos, state, y, last, carries, time, channels, each,
-    STATES: tl.constexpr, GROUPS: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr, GATES: tl.constexpr, OUT: tl.constexpr, NUMBERS: tl.constexpr, PACKED: tl.constexpr,
-    CONTINUED: tl.constexpr, KEEP: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr, ACC: tl.constexpr, FAST: tl.constexpr,
+    STATES: tl.constexpr, GROUPS: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr, GATES: tl.constexpr,
+    OUT: tl.constexpr, NUMBERS: tl.constexpr, PACKED: tl.constexpr, CONTINUED: tl.constexpr, KEEP: tl.constexpr,
+    WIDTH: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+    FAST: tl.constexpr,
 ):  # fmt: skip
     """A grid of (channels / SIZE, B). xs, y: [B, T, C]. ws: [C]. A: [C, N]. keys, queries: [B, T, rows, N], of which
     `shared_row` finds that of a group. pos: [B, T]. state, last: [B, C, N]. carries: [B, T / CHUNK, N, C], written if

@@ -76,7 +76,14 @@ def assert_same(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
 def in_groups(time: int, axes: tuple[int, ...], keys: tuple[int, ...], queries: tuple[int, ...]) -> list[Tensor]:
     """u, raw, z, bias, D, A, B, C of channels [*axes], with B [*keys] and C [*queries] of groups."""
     torch.manual_seed(time)
-    shapes = (*[(2, time, *axes)] * 3, axes, axes, (*axes, STATES), (2, time, *keys, STATES), (2, time, *queries, STATES))
+    shapes = (
+        *[(2, time, *axes)] * 3,
+        axes,
+        axes,
+        (*axes, STATES),
+        (2, time, *keys, STATES),
+        (2, time, *queries, STATES),
+    )
     drawn = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     drawn[5] = -drawn[5].exp()
     return [z.requires_grad_() for z in drawn]
