@@ -66,13 +66,10 @@ def selective_scan(
 
 def fused(impl: Machine | None, time: int, B: jax.Array) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
     """The kernel for so many tokens with keys B, if there is one."""
-    if B.ndim > 3:
-        return None  # of groups of channels
-    states = B.shape[-1]
     match machine(impl, time):
-        case "tpu":
+        case "tpu" if B.ndim == 3:  # of all channels, whose lanes are one group
             return selective_scan_tpu
-        case "gpu" if states <= MOST:
+        case "gpu" if B.shape[-1] <= MOST:
             return selective_scan_gpu
         case _:
             return None
