@@ -49,13 +49,15 @@ def fused_scan(
     state: Tensor | None,
     numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor | None]:
-    """See `gated_selective_scan`; x are whole."""
-    wide, axes = torch.promote_types(x[0].dtype, torch.float32), x[0].shape[2:]
-    xs = [z.contiguous() for z in x]
+    """See `gated_selective_scan`."""
+    wide = torch.promote_types(x[0].dtype, torch.float32)
+    shape = torch.broadcast_shapes(*(z.shape for z in (*x, *w)), A.shape[:-1])
+    axes = shape[2:]
+    xs = [z.expand(shape).contiguous() for z in x]
     ws = [z.to(wide).expand(axes).contiguous() for z in w]
     places = start = None
     if pos.dim() == 2:
-        places = pos.expand(x[0].shape[:2]).contiguous()
+        places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(wide).contiguous()
     weights = [A.to(wide).expand(*axes, -1).contiguous(), *(of_groups(z, axes).contiguous() for z in (B, C))]
     kept = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (*xs, *ws, *weights, start))

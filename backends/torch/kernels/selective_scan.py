@@ -32,29 +32,24 @@ def selective_scan(
     wide = torch.promote_types(x.dtype, torch.float32)
     starts = pos == 0 if pos.dim() == 2 else None
     before = None if state is None or starts is None else state.to(wide)
-    dtype, shape = x.dtype, torch.broadcast_shapes(dt.shape, x.shape, A.shape[:-1])
-    (dt, x), A, (B, C) = _in_groups((dt.to(wide), x.to(wide)), A.to(wide), (B.to(wide), C.to(wide)), shape)
-    before = None if before is None else before.reshape(-1, *A.shape)
-    if shape[1] == 1:
-        y, last = _one_token(dt, A, x, B, C, starts, before)
-    else:
-        y, last = _SelectiveScan.apply(dt, A, x, B, C, starts, None if before is None else before.mT)
-        last = last.mT
-    return y.view(shape).to(dtype), None if state is None else last.reshape(-1, *shape[2:], A.shape[-1])
+    dtype, (dt, A, x, B, C) = x.dtype, (z.to(wide) for z in (dt, A, x, B, C))
+    y, last = (_one_token if x.shape[1] == 1 else _tokens)(dt, A, x, B, C, starts, before)
+    return y.to(dtype), None if state is None else last
 
 
-def _in_groups(
-    tokens: tuple[Tensor, Tensor], A: Tensor, rows: tuple[Tensor, Tensor], shape: torch.Size
-) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-    """Tokens as [B, T, groups, C], A as [groups, C, N], B and C as [B, T, groups, N]."""
-    axes, states = shape[2:], A.shape[-1]
-    groups = axes[: rows[0].dim() - 3]
+def _tokens(
+    dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, starts: Tensor | None, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """All of a sequence, with channels as [groups, C]."""
+    shape, states = torch.broadcast_shapes(dt.shape, x.shape, A.shape[:-1]), A.shape[-1]
+    groups = shape[2 : B.dim() - 1]
     count = prod(groups)
-    return (
-        [z.expand(shape).reshape(*shape[:2], count, -1) for z in tokens],
-        A.expand(*axes, states).reshape(count, -1, states),
-        [z.expand(*shape[:2], *groups, states).reshape(*shape[:2], count, states) for z in rows],
-    )
+    dt, x = (z.expand(shape).reshape(*shape[:2], count, -1) for z in (dt, x))
+    B, C = (z.expand(*shape[:2], *groups, states).reshape(*shape[:2], count, states) for z in (B, C))
+    A = A.expand(*shape[2:], states).reshape(count, -1, states)
+    h0 = None if state is None else state.reshape(shape[0], *A.shape).mT
+    y, last = _SelectiveScan.apply(dt, A, x, B, C, starts, h0)
+    return y.view(shape), last.mT.reshape(shape[0], *shape[2:], states)
 
 
 def gated_selective_scan(
@@ -75,25 +70,26 @@ def gated_selective_scan(
     state: as for `selective_scan`, whose x is v. Returns y [B, T, *axes] in the dtype of x[0], and h[T-1] in at least
     single precision.
     """
-    shape = torch.broadcast_shapes(*(z.shape for z in (*x, *w)), A.shape[:-1])
     if runs_fused(x[0]):
-        y, last = fused_scan(gates, [z.expand(shape) for z in x], w, A, B, C, pos, state, numbers)
+        y, last = fused_scan(gates, x, w, A, B, C, pos, state, numbers)
         return y, last
-    first = (pos == 0).expand(shape[:2]).reshape(shape[:2] + (1,) * (len(shape) - 2))
+    first = (pos == 0).reshape(pos.shape + (1,) * (x[0].dim() - 2))
     dt, v = gates.plain(*x, *w, *numbers, first)
-    y, last = selective_scan(dt, A, v.expand(shape), B, C, pos, state)
+    y, last = selective_scan(dt, A, v, B, C, pos, state)
     return (y if gates.read is None else gates.read.plain(y, *x, *w, *numbers)).to(x[0].dtype), last
 
 
 def _one_token(
     dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, starts: Tensor | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One update and one product; the state [B, groups, C, N] is written in place, unless gradients are wanted."""
-    x, B, C = x[:, 0, ..., None], B[:, 0, :, None], C[:, 0, ..., None]
+    """One update and one product; the state [B, *axes, N] is written in place, unless gradients are wanted."""
+    row = (slice(None), 0, ..., *(None,) * (x.dim() - B.dim()))  # with the axes of a group but the last
+    x, B, C = x[:, 0, ..., None], B[(*row, None, slice(None))], C[(*row, slice(None), None)]
     if state is None or starts is None:
-        h = x * B
+        h = (x * B).expand(-1, *torch.broadcast_shapes(dt.shape[2:], x.shape[1:-1], A.shape[:-1]), -1)
     else:
-        decay = torch.exp(dt[:, 0, ..., None] * A).masked_fill(starts[..., None, None], 0)
+        decay = torch.exp(dt[:, 0, ..., None] * A)
+        decay = decay.masked_fill(starts.reshape(-1, *(1,) * (decay.dim() - 1)), 0)
         if wants_gradient(decay, x, B, state):
             h = decay * state + x * B
         else:
@@ -120,7 +116,7 @@ class _SelectiveScan(torch.autograd.Function):
                 work.decay, work.states = torch.empty_like(work.decay), torch.empty_like(work.states)
             decay, states = work.run(block, carry)
             kept += (decay, states) if work.keeps else ()
-            y_time[block] = (C_time[block][..., None, :] @ states[1:])[..., 0, :]
+            y_time[block] = (C_time[block, :, :, None] @ states[1:])[..., 0, :]
             h = states[-1]
         ctx.save_for_backward(dt, A, x, B, C, starts, saved, *kept)
         ctx.has_state = h0 is not None
@@ -140,7 +136,7 @@ class _SelectiveScan(torch.autograd.Function):
         for i in range(len(work.blocks) - 1, -1, -1):
             block = work.blocks[i]
             decay, states = kept[2 * i : 2 * i + 2] if kept else work.run(block, saved[i])
-            g = torch.mul(dy[block][..., None, :], C[block][..., None], out=adjoints[: len(decay)])
+            g = torch.mul(dy[block, :, :, None], C[block, ..., None], out=adjoints[: len(decay)])
             e = leaving[: len(decay) + 1]  # a[t] g[t], of which the last is that of the block behind
             torch.mul(g, decay, out=e[:-1])
             e[-1] = carry
@@ -150,12 +146,12 @@ class _SelectiveScan(torch.autograd.Function):
             g.add_(e[1:])
             carry, product = steps[0].clone(), e[:-1]
             # a row from the left: the product with a column takes ten times as long
-            dC[block] = (dy[block][..., None, :] @ states[1:].mT)[..., 0, :]
-            dB[block] = (work.x[block][..., None, :] @ g.mT)[..., 0, :]
-            dx[block] = (work.B[block][..., None, :] @ g)[..., 0, :]
+            dC[block] = (dy[block, :, :, None] @ states[1:].mT)[..., 0, :]
+            dB[block] = (work.x[block, :, :, None] @ g.mT)[..., 0, :]
+            dx[block] = (work.B[block, :, :, None] @ g)[..., 0, :]
             g.mul_(decay).mul_(states[:-1])
             ddt[block] = torch.mul(g, work.rates, out=product).sum(-2)
-            d_rates += torch.mul(g, work.dt[block][..., None, :], out=product).sum((0, 1))
+            d_rates += torch.mul(g, work.dt[block, :, :, None], out=product).sum((0, 1))
         ddt, dx, dB, dC = grads
         return ddt, d_rates.mT, dx, dB, dC, None, carry if ctx.has_state else None
 
@@ -180,10 +176,10 @@ class _Block:
         """The decays [K, B, groups, N, C] of a block, and its states [K + 1, B, groups, N, C] with h first."""
         tokens = block.stop - block.start
         decay, states = self.decay[:tokens], self.states[: tokens + 1]
-        torch.mul(self.dt[block][..., None, :], self.octaves, out=decay).exp2_()
+        torch.mul(self.dt[block, :, :, None], self.octaves, out=decay).exp2_()
         if self.starts is not None:
             decay.masked_fill_(self.starts[block], 0)
-        torch.mul(self.x[block][..., None, :], self.B[block][..., None], out=states[1:])
+        torch.mul(self.x[block, :, :, None], self.B[block, ..., None], out=states[1:])
         states[0] = h
         steps = states.unbind()
         for a_t, before, now in zip(decay.unbind(), steps[:-1], steps[1:], strict=True):
