@@ -13,7 +13,7 @@ from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
 from kernels.scan import scan
 from kernels.selective_scan import fused, selective_scan
-from kernels.tiles import Arrays, Gates, Machine, accumulator, read, with_numbers
+from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, read, with_numbers
 
 __all__ = ["Gates", "gated_scan", "gated_selective_scan"]
 
@@ -74,8 +74,9 @@ def gated_selective_scan(
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = exp(dt[t] A) h[t-1] + v[t] B[t] and y[t] = sum over n of C[t] h[t], the gates being those of dt and v.
 
-    x, w, pos, numbers as for `gated_scan`; A, B, C, state as for `selective_scan`, whose x is v. Returns out(y, x, w),
-    or y, [B, T, *axes] in the dtype of x[0], and the last h unrounded (None without a state).
+    x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; pos, numbers as for `gated_scan`; A, B, C,
+    state as for `selective_scan`, whose x is v. Returns out(y, x, w), or y, [B, T, *axes] in the dtype of x[0], and the
+    last h unrounded (None without a state).
     """
     x, w = _wide(x, w, A.shape[:-1])
     gates = with_numbers(gates, numbers)
