@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from archc.arguments import parse
-from archc.diagnostics import ArchError, as_json, error, render
+from archc.diagnostics import ArchError, Diagnostic, as_json, error, render
 
 Command = Callable[[Namespace], int]
 
@@ -39,8 +39,15 @@ def _told(run: Command, arguments: Namespace) -> int:
     if arguments.format == "json" or vars(arguments).get("json"):
         print(json.dumps(as_json(failed.diagnostics), indent=2))
     else:
-        print("\n\n".join(map(render, failed.diagnostics)), file=sys.stderr)
+        print("\n\n".join([*map(render, failed.diagnostics), *_examples(failed.diagnostics)]), file=sys.stderr)
     return 1
+
+
+def _examples(diagnostics: Iterable[Diagnostic]) -> Iterator[str]:
+    """Where to read on about mistakes in a spec for which no diagnostic has a suggestion."""
+    bare = (d for d in diagnostics if d.span is not None and not d.help and "did you mean" not in d.message)
+    for code in dict.fromkeys(d.code for d in bare):
+        yield f"'archc explain {code}' says more"
 
 
 def _check(arguments: Namespace) -> int:

@@ -70,6 +70,8 @@ def window_text(body: Body, found: Attention) -> str | None:
     mask = found.weights.args[1] if len(found.weights.args) > 1 else None
     if not isinstance(mask, Value):
         return None
+    if not found.causal:  # a mask that admits all keys is part of the class, not a number that it is given
+        return None
     for name, bound in body.call.arguments.items():
         if bound is mask:
             return body.numbers.symbol(name, "forward").text

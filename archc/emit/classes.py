@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from archc.emit.dialect import Dialect
-from archc.emit.texts import ClassText, ModelText, StackText
+from archc.emit.layout import legend
+from archc.emit.texts import ClassText, ModelText, StackText, docstring
+from archc.passes.vocabulary import gives_logits
 
 INDENT = "    "
 
@@ -25,16 +27,36 @@ def with_state(text: ClassText, arguments: Sequence[str]) -> list[str]:
 class Classes(ABC):
     """A part of `archc.emit.module.Shape` that the frameworks share.
 
-    `positions`: the text of 0, 1, ... for the tokens of a sequence; `no_tokens`: that of a count for each sequence;
-    `state_arguments`: what `init_state` of a model is called with; `below_arguments`: what it hands to those below.
+    `base`: what every class derives from; `keywords`: what every constructor takes; `positions`: the text of 0, 1, ...
+    for the tokens of a sequence; `no_tokens`: that of a count for each sequence; `state_arguments`: what `init_state`
+    of a model is called with; `below_arguments`: what it hands to those below.
     """
 
     dialect: Dialect
+    base: str
+    keywords: tuple[str, ...] = ()
     positions: str
     no_tokens: str
     state_arguments: str
     below_arguments: tuple[str, ...]
     last_below: str = ""
+
+    def class_lines(self, text: ClassText) -> list[str]:
+        """A whole class."""
+        lines = [f"class {text.unit.name}({self.base}):", *docstring(text.doc, INDENT), *([""] if text.doc else [])]
+        lines += [*self.constructor(text), "", *self.methods(text)]
+        if text.unit.has_state:
+            lines += ["", *self.init_state(text)]
+        return lines
+
+    def signature(self, text: ClassText, keywords: Sequence[str]) -> str:
+        """What a constructor takes: its numbers, then keywords."""
+        numbers = [f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in text.taken]
+        return ", ".join(["self", *numbers, *self.keywords, *keywords])
+
+    @abstractmethod
+    def constructor(self, text: ClassText, keywords: Sequence[str] = (), extra: Sequence[str] = ()) -> list[str]:
+        """Numbers, weights and what the class calls, then extra lines; it takes the keywords besides its numbers."""
 
     def method(self, text: ClassText, name: str, arguments: Sequence[str], lines: Sequence[str]) -> list[str]:
         """A method that may go on from a state."""
@@ -60,7 +82,9 @@ class Classes(ABC):
     def public(self, text: ModelText) -> list[str]:
         """The methods of a model for its callers: whole sequences, and the next tokens after a state."""
         inputs = ", ".join(text.arguments)
-        out = "logits [B, T, vocab]" if text.results == 1 else "the outputs"
+        first_output = text.program.graph.main.results[0].type
+        word = "logits" if gives_logits(text.program.graph) else "values"
+        out = f"{word} {legend(first_output)}" if text.results == 1 else "the outputs"
         first = "[0]" if text.unit.has_state else ""
         lines = [
             f"def {self.dialect.method}(self, {inputs}, pos=None):",

@@ -7,11 +7,12 @@ words and unlike whatever the text around them uses.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from keyword import iskeyword
 from textwrap import wrap
+from types import MappingProxyType
 from typing import Literal
 
 from archc.emit.code import UNARY, Code, infix, minus
@@ -70,21 +71,35 @@ def number(value: float) -> Code:
 
 
 def statements(
-    equations: Equations, say: Say, zeros: Callable[[str], Code], reserved: Iterable[str], *, spread: bool = True
+    equations: Equations,
+    say: Say,
+    zeros: Callable[[str], Code],
+    reserved: Iterable[str],
+    *,
+    spread: bool = True,
+    loads: Mapping[Node, str] = MappingProxyType({}),
 ) -> Statements:
     """The equations in the words of a backend; `zeros(x)` is the expression of zeros like a value of that name.
 
     Outputs that depend on no token (numbers, weights alone) are spread like the first input, unless whoever calls the
-    equations does that. `reserved` are the names that the text around uses.
+    equations does that. `reserved` are the names that the text around uses. `loads` are the leaves that a line of their
+    own reads where they are needed first, and what it reads them with.
     """
-    return _Writer(equations, say, zeros, reserved).written(spread)
+    return _Writer(equations, say, zeros, reserved, loads).written(spread)
 
 
 class _Writer:
     """Names and lines made so far."""
 
-    def __init__(self, equations: Equations, say: Say, zeros: Callable[[str], Code], reserved: Iterable[str]) -> None:
-        self.equations, self.say, self.zeros = equations, say, zeros
+    def __init__(
+        self,
+        equations: Equations,
+        say: Say,
+        zeros: Callable[[str], Code],
+        reserved: Iterable[str],
+        loads: Mapping[Node, str],
+    ) -> None:
+        self.equations, self.say, self.zeros, self.loads = equations, say, zeros, loads
         self.taken = {*reserved, *(n.name.removeprefix(SPECIAL) for n in (*equations.given, equations.first))}
         handed = frozenset(self.taken)
         self.names = {leaf: self.free(leaf.name) for leaf in (*equations.x, *equations.w)}
@@ -132,7 +147,7 @@ class _Writer:
         if node.op == "number":
             return number(node.value)
         if node.op == "leaf":
-            self.read.add(node)
+            self.need(node)
             return Code(self.names.get(node, node.name.removeprefix(SPECIAL)), plain=node in self.equations.n)
         args = [self.codes[a] for a in node.args]
         alone = [a not in self.arrays for a in node.args]
@@ -149,10 +164,16 @@ class _Writer:
         self.lines.append(f"{name} = {code.text}")
         return Code(name)
 
+    def need(self, leaf: Node) -> None:
+        """Notes that a leaf is read, from here on."""
+        if leaf in self.loads and leaf not in self.read:
+            self.lines.append(f"{self.names[leaf]} = {self.loads[leaf]}")
+        self.read.add(leaf)
+
     def spread(self, node: Node) -> Code:
         """What varies with no token, like the first input."""
         like = self.equations.x[0]
-        self.read.add(like)
+        self.need(like)
         zeros = self.zeros(self.names[like])
         return zeros if node.is_number(0) else infix("+", zeros, self.codes[node])
 

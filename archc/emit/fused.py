@@ -57,6 +57,11 @@ class Fused:
         scans = (f.scan for f in self.gated.values() if f.kind == "diagonal")
         return frozenset([*scans, *(c.conv for c in self.convs.values())])
 
+    @cached_property
+    def rounded(self) -> frozenset[Value]:
+        """What kernels give back in the compute type, that of their first input, whatever the spec has it in."""
+        return frozenset(v for v, found in self.gated.items() if not found.inputs[0].value.type.wide)
+
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
         return weight in self.matrices

@@ -1,7 +1,8 @@
 """Compositions of heads as functions of tiles, in the words of a backend: what becomes of pairs, and the derivatives.
 
 A function takes the pairs `a` [heads, queries, keys] and the planes of what it reads: `qs` of queries [heads or 1,
-queries, 1], `ks` of keys [heads or 1, 1, keys], `ws` of weights [heads or 1, 1, 1] or matrices [heads, heads].
+queries, 1], `ks` of keys [heads or 1, 1, keys], `ws` of weights [heads or 1, 1, 1] or matrices [heads, heads]. The
+kernels of a backend may have their own order of queries and keys, and read a plane where it is needed (`Tiles`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from archc.emit.equations import GLUE, Say, function, row, statements, unpacked
 from archc.fuse.dag import Equations, written
 from archc.fuse.mixing import Handed, Mixing
 from archc.ir.graph import Kind
+from archc.ops.node import Node
 from archc.ops.table import OPS
 
 GROUPS = {"qs": "queries", "ks": "keys", "ws": ""}
@@ -60,6 +62,19 @@ class Mix:
         return written([self.mixing.result]), axes, self.mixing.heads
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """How the functions of a backend are handed their tiles.
+
+    decorator: the line above each. axes: of the derivatives further parameters, along which queries and keys lie. load:
+    what reads a plane of tokens, of what `qs` or `ks` have of it and of the pairs; empty where they have planes.
+    """
+
+    decorator: str = ""
+    axes: tuple[str, ...] = ()
+    load: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Mixes:
     """The compositions of one program, None where heads stay as they are."""
@@ -92,9 +107,9 @@ def work(mixing: Mixing) -> int:
     return sum(OPS[v.op].flops(v).matrix for v in mixing.values if v.kind is Kind.PAIR)
 
 
-def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], decorator: str = "") -> str:
+def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], tiles: Tiles = Tiles()) -> str:
     """`<stem>_before(a, qs, ks, ws) -> a` and `<stem>_before_grad(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, and the
-    same of what comes after the softmax, or `<stem>_mix` for both; gradients have the shapes of what is handed in."""
+    same of what comes after the softmax, or `<stem>_mix` for both; gradients have the shapes of planes."""
     texts = []
     for end, mix in mixes.different.items():
         name, params = f"{stem}_{end}", ["a", *GROUPS]
@@ -103,15 +118,16 @@ def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], de
             forward = replace(
                 forward, names={n: called for n, called in forward.names.items() if n not in forward.outputs}
             )
-        lines, results = _written(mix, forward, say, (*reserved, *params))
+        lines, results = _written(mix, forward, say, (*reserved, *params), tiles.load)
         pairs = " and ".join(PLACES.values()) if mixes.are_one else PLACES[mix.place]
         made = f"The {pairs} [{' '.join(a.name for a in mix.mixing.heads)}] with their heads composed."
-        texts.append(function(name, params, [made, "", *_read(mix)], lines, results[0], decorator))
-        lines, (own, *rest) = _written(mix, backward, say, (*reserved, *params, "d"))
+        texts.append(function(name, params, [made, "", *_read(mix)], lines, results[0], tiles.decorator))
+        lines, (own, *rest) = _written(mix, backward, say, (*reserved, *params, "d"), tiles.load)
         groups = iter(rest)
         parts = [row([next(groups) for _ in _indices(mix, group)]) for group in GROUPS]
         doc = [f"The derivatives of {name} by a, qs, ks and ws, from d, those by what it gives."]
-        texts.append(function(f"{name}_grad", [*params, "d"], doc, lines, ", ".join([own, *parts]), decorator))
+        result = ", ".join([own, *parts])
+        texts.append(function(f"{name}_grad", [*params, "d", *tiles.axes], doc, lines, result, tiles.decorator))
     return "\n\n".join(texts)
 
 
@@ -120,11 +136,21 @@ def function_names(stem: str, mixes: Mixes) -> list[str]:
     return [f"{stem}_{end}{grad}" for end in mixes.different for grad in ("", "_grad")]
 
 
-def _written(mix: Mix, equations: Equations, say: Say, reserved: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def _written(
+    mix: Mix, equations: Equations, say: Say, reserved: Sequence[str], load: str
+) -> tuple[list[str], tuple[str, ...]]:
     """The lines of a function and its outputs."""
-    said = statements(equations, say, lambda x: call("zeros_like", x), reserved)
-    names = iter(said.x)
-    lines = [line for group in GROUPS for line in unpacked(group, [next(names) for _ in _indices(mix, group)])]
+    leaves, groups = iter(equations.x), []
+    loads: dict[Node, str] = {}
+    for group, side in GROUPS.items():
+        own = [next(leaves) for _ in _indices(mix, group)]
+        if load and side:
+            loads |= {leaf: f"{load}({group}[{i}], a)" for i, leaf in enumerate(own)}
+        else:
+            groups.append((group, own))
+    said = statements(equations, say, lambda x: call("zeros_like", x), reserved, loads=loads)
+    called = dict(zip(equations.x, said.x, strict=True))
+    lines = [line for group, own in groups for line in unpacked(group, [called[leaf] for leaf in own])]
     return [*lines, *said.lines], said.outputs
 
 

@@ -64,7 +64,7 @@ class Module:
             number = facts.get(node)
             self.model[name] = not isinstance(number, Num) or number.whole is not None
         fp32 = frozenset(v.attrs["path"] for v, full in names.items() if set(full) <= single)
-        self.precision = Precision(fp32, self.fused.gated)
+        self.precision = Precision(fp32, self.fused.rounded)
 
     def blocks(self) -> list[list[str]]:
         """The text of every unit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -60,7 +61,7 @@ def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
     problems: list[Diagnostic] = []
     named = sorted(families(), key=lambda family: family.name != graph.name)  # two may be one model at some sizes
     for family in named:
-        if not settings.keys() <= _parameters(family):
+        if not settings.keys() <= _parameters(family) or not _has_rows(graph, family):
             continue
         for head, chosen in product(family.heads, _subsets(family.variants)):
             direct = {name: text for name, text in family.sizes.items() if name in settings}
@@ -80,6 +81,13 @@ def find_family(graph: Graph, settings: Mapping[str, Fraction]) -> Found:
 def _parameters(family: Family) -> frozenset[str]:
     """The parameters of the shipped spec, and those that only a variant has."""
     return frozenset(family.sizes) | {p.name.text for p in library(find(family.spec)).model(None).params}
+
+
+def _has_rows(graph: Graph, family: Family) -> bool:
+    """Whether there is a row for every weight; a look at names, before specs are made and compared."""
+    rows = {part.ours for row in family.outer for part in row.parts}
+    rows |= {f"layers.#.{part.ours}" for row in family.layers for part in row.parts}
+    return {re.sub(r"^layers\.\d+", "layers.#", name) for name in graph.named_weights()} <= rows
 
 
 def _subsets(given: tuple[Variant, ...]) -> Iterator[tuple[Variant, ...]]:

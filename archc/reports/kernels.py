@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from archc.backends.flax.kernels.chunk_sizes import ON_GPU, ON_TPU
 from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
 from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, GATED, PROGRAM, SCANS, SORTED
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
-from archc.fuse.scans import FusedScan, fused_scans
-from archc.fuse.traffic import PairTraffic, Traffic, outer_traffic, pair_traffic
+from archc.fuse.scans import OUTER, FusedScan, fused_scans
+from archc.fuse.traffic import SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
 from archc.passes.delta import delta_scans
 from archc.passes.scans import ScanClass, classify, inside
@@ -61,6 +62,8 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
             yield from _parts(found, "values read once a part")
         if fused.traffic is not None:
             yield _bytes(fused.traffic)
+        if found.kind in OUTER:
+            yield f"so in PyTorch; {_in_flax(found)}"
         yield f"not more, since {fused.reason}"
         return
     if any(read.value in emitted.reads for read in found.reads):
@@ -82,6 +85,15 @@ def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         yield f"kernel {SCANS['delta']}: corrections, scan and read-out are one, as operations on tensors of chunks"
     else:
         yield "kernel loop: the equations of its body are operations of their own, for every token"
+
+
+def _in_flax(found: ScanClass) -> str:
+    """What is different there: where equations run, and that the state before every chunk is in memory."""
+    if found.kind == "chunked_key":
+        return "in Flax they are array code around the kernel of the scan"
+    tpu, gpu = (SINGLE * _keys(found) / tokens for tokens in (ON_TPU, ON_GPU))
+    kept = f"{tpu:.3g} bytes an element on a TPU, {gpu:.3g} on a GPU"
+    return f"Flax keeps no read-out but the state before every chunk, {kept}, each way"
 
 
 def _outer(found: ScanClass) -> Iterator[str]:

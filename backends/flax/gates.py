@@ -22,10 +22,10 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     """The equations and their derivatives on tuples of arrays.
 
     `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
-    (dt, v), and if something is fused behind the read-out `name_out(read, xs, ws) -> o` and
-    `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`; for one of outer products (log_a, v), and no derivatives. xs,
-    ws, dx, dw are in the order of `fused.inputs` and `fused.weights`, behind which ws has `fused.numbers`; arrays
-    broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
+    (dt, v), for one of outer products (log_a, v), and if something is fused behind the read-out
+    `name_out(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`; with a decay per key
+    (log_a, k, v, q) and no derivatives. xs, ws, dx, dw are in the order of `fused.inputs` and `fused.weights`, behind
+    which ws has `fused.numbers`; arrays broadcast. The text needs `jax`, `jnp` and what `device_names` finds in it.
     """
     gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
     assert gates is not None, fused.reason
@@ -42,8 +42,8 @@ def gate_functions(name: str, fused: FusedScan) -> str:
 
 
 def has_derivatives(fused: FusedScan) -> bool:
-    """Whether a kernel calls derivatives of the equations: those of outer products are array code around theirs."""
-    return fused.kind not in OUTER
+    """Whether a kernel calls derivatives of the equations: with a decay per key they are array code around it."""
+    return fused.kind != "chunked_key"
 
 
 def mix_texts(name: str, mixes: Mixes) -> str:
@@ -60,7 +60,7 @@ def device_names(text: str) -> list[str]:
 
 
 def _function(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
-    said = statements(equations, _say, _zeros, RESERVED, spread=has_derivatives(fused))
+    said = statements(equations, _say, _zeros, RESERVED, spread=fused.kind not in OUTER)
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")))
 

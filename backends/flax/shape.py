@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from archc.backends.flax.dialect import FlaxDialect
 
 from archc.emit.classes import INDENT, Classes, indented
 from archc.emit.dialect import Dialect
-from archc.emit.numbers import Taken
 from archc.emit.texts import ClassText, ModelText, StackText, docstring
-
-
-def signature(taken: list[Taken], *keywords: str) -> str:
-    """The arguments of a constructor: its numbers, then keywords."""
-    numbers = [f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken]
-    return ", ".join(["self", *numbers, "*", "rngs: nnx.Rngs", *keywords])
 
 
 def with_rngs(constructor: str) -> str:
@@ -26,35 +21,30 @@ class FlaxShape(Classes):
     """See `archc.emit.module.Shape`."""
 
     dialect: Dialect = FlaxDialect()
+    base = "nnx.Module"
+    keywords = ("*", "rngs: nnx.Rngs")
     positions = "jnp.arange(tokens.shape[1])"
     no_tokens = "jnp.zeros(batch, int)"
     state_arguments = "batch, context, dtype=jnp.float32"
     below_arguments = ("batch", "context", "dtype")
 
-    def class_lines(self, text: ClassText) -> list[str]:
-        """A whole class."""
-        lines = [f"class {text.unit.name}(nnx.Module):", *docstring(text.doc, INDENT), *([""] if text.doc else [])]
-        lines += [*self._init(text, signature(text.taken), []), "", *self.methods(text)]
-        if text.unit.has_state:
-            lines += ["", *self.init_state(text)]
-        return lines
-
-    def _init(self, text: ClassText, arguments: str, extra: list[str]) -> list[str]:
+    def constructor(self, text: ClassText, keywords: Sequence[str] = (), extra: Sequence[str] = ()) -> list[str]:
+        """See `Classes`."""
         body = [f"{name} = {code.text}" for name, code in text.computed]
         body += [f"self.{name} = {local}" for name, local in text.kept]
         for name, code, frozen in text.weights:
             body.append(f"self.{name} = {'Frozen' if frozen else 'nnx.Param'}({code.text})")
         body += [f"self.{name} = {with_rngs(made)}" for name, made in text.children]
-        return indented([f"def __init__({arguments}):", *indented([*body, *extra])])
+        return indented([f"def __init__({self.signature(text, keywords)}):", *indented([*body, *extra])])
 
     # --- the model -----------------------------------------------------------------------------------
 
     def model_lines(self, text: ModelText) -> list[str]:
         """The class of the model itself."""
-        lines = [f"class {text.unit.name}(nnx.Module):", *docstring(text.doc, INDENT), ""]
+        lines = [f"class {text.unit.name}({self.base}):", *docstring(text.doc, INDENT), ""]
         lines += [*indented([*text.constants, *_places(text.stacks)]), ""]
         extra = [line for stack in text.stacks for line in self._layers(stack)]
-        lines += self._init(text, signature(text.taken, "remat: bool = False", "unroll: bool = False"), extra)
+        lines += self.constructor(text, ["remat: bool = False", "unroll: bool = False"], extra)
         lines += ["", *self.public(text), "", *self.run(text)]
         for stack in text.stacks:
             lines += ["", *self._run_layers(stack)]

@@ -8,13 +8,15 @@ from re import search
 from archc.backends.flax.gates import device_names, gate_functions, has_derivatives, mix_texts
 from archc.backends.flax.shape import FlaxShape
 
+from archc.emit.code import call
+from archc.emit.equations import row
 from archc.emit.gated import constant
 from archc.emit.header import KERNELS, imported_gates, imported_kernels, subject
 from archc.emit.mixes import Mix, Mixes
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
-from archc.fuse.scans import OUTER, FusedScan
+from archc.fuse.scans import PER_HEAD, PER_KEY, PER_VALUE, FusedScan, Handed
 
 WRITTEN = {
     "unflatten": "axes.py",
@@ -24,8 +26,8 @@ WRITTEN = {
     "single": "layers.py",
 }
 """What the dialect and the shape write, not a rule."""
-_CLASSES = {"chunked": "ChunkedGates", "chunked_key": "ChunkedKeyGates"}
-"""What holds the equations of scans of outer products."""
+_SIDES = {PER_HEAD: "head", PER_KEY: "keys", PER_VALUE: "values"}
+"""As the kernels of outer products call them."""
 
 
 class FlaxTarget:
@@ -65,11 +67,10 @@ class FlaxTarget:
             "",
             *(["import jax"] if search(r"\bjax\.", text) else []),
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
-            *(["from kernels.chunked_scan import ChunkedGates"] if "chunked" in kinds else []),
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            *(["from kernels.gated import Gates"] if kinds - set(OUTER) else []),
             *(["from kernels.gated_key_scan import ChunkedKeyGates"] if "chunked_key" in kinds else []),
+            *(["from kernels.tiles import Gates"] if kinds - {"chunked_key"} else []),
             "",
             "",
             text,
@@ -87,8 +88,19 @@ def _together(stem: str, fused: FusedScan) -> str:
     if has_derivatives(fused):
         parts = [part for each in parts for part in (each, f"{each}_grad")]
     given = [f"{stem}_{part}" for part in parts]
-    given += ["before=True"] if fused.kind == "chunked_key" and fused.found.before else []
-    return f"{constant(stem)} = {_CLASSES.get(fused.kind, 'Gates')}({', '.join(given)})"
+    if fused.kind == "chunked_key":
+        given += ["before=True"] if fused.found.before else []
+        return call(f"{constant(stem)} = ChunkedKeyGates", *given).text
+    if fused.kind == "chunked":
+        named = {"x_sides": fused.inputs, "w_sides": fused.weights}
+        words = {name: row([f'"{side}"' for side in sides(fused, each)]) for name, each in named.items() if each}
+        given += [f"{name}={text}" for name, text in words.items()]
+    return call(f"{constant(stem)} = Gates", *given).text
+
+
+def sides(fused: FusedScan, handed: Sequence[Handed]) -> tuple[str, ...]:
+    """Along what each of the inputs or weights of a scan of outer products varies."""
+    return tuple(_SIDES[fused.room(each)] for each in handed)
 
 
 def _composed(stem: str, mixes: Mixes) -> str:

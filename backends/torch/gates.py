@@ -9,19 +9,22 @@ from archc.backends.torch.dialect import TorchDialect
 
 from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, row, statements, unpacked
-from archc.emit.mixes import Mixes, mix_functions
+from archc.emit.mixes import Mixes, Tiles, mix_functions
 from archc.fuse.dag import Equations, exponentials, half, rebuilt
-from archc.fuse.planes import PLACES, SUMS, ZEROS
+from archc.fuse.planes import KEYS, PLACES, QUERIES, SUMS, ZEROS
 from archc.fuse.scans import OUTER, FusedScan
 from archc.ops.node import Node
 
 DEVICE = (
     "at_least", "at_most", "expm1", "expm1_from", "gelu", "gelu_tanh", "inv_softplus", "log1p", "power", "sign", "silu",
-    "softplus", "tanh", "mix_heads", "unmix_heads", "mix_heads_matrix",
+    "softplus", "tanh", "mix_heads", "unmix_heads", "mix_heads_matrix", "plane",
 )  # fmt: skip
 """The functions of `kernels/device.py`."""
 BUILTIN = ("abs", "cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "where")
 """What Triton calls as the spec does."""
+AXES = {QUERIES: "QUERIES", KEYS: "KEYS"}
+"""Of tiles of pairs, whose kernels have their own order of them."""
+TILES = Tiles("@triton.jit", tuple(f"{name}: tl.constexpr" for name in AXES.values()), "plane")
 RESERVED = ("torch", "F", "fp32", "map", "inv_softplus", "triton", "tl", "xs", "ws", *DEVICE)
 
 
@@ -70,7 +73,7 @@ def device_mixes(name: str, mixes: Mixes) -> str:
 
     The text needs `triton`, `tl` and what `device_names` finds in it.
     """
-    return mix_functions(name, mixes, _say_device, RESERVED, "@triton.jit")
+    return mix_functions(name, mixes, _say_device, (*RESERVED, *AXES.values()), TILES)
 
 
 def device_names(text: str) -> list[str]:
@@ -138,7 +141,8 @@ def _say_device(op: str, args: Sequence[Code]) -> Code:
             return call("at_most" if op == "minimum" else "at_least", tile, numbers[0])
         return call(f"tl.{op}", *args)
     if op in SUMS:
-        return call("tl.sum", args[0], str(PLACES[SUMS[op]]), keep_dims="True")
+        axis = SUMS[op]
+        return call("tl.sum", args[0], AXES.get(axis, str(PLACES[axis])), keep_dims="True")
     if op in BUILTIN or op == ZEROS:
         return call(f"tl.{op}", *args)
     if op == "relu":

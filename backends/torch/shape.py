@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from archc.backends.torch.dialect import TorchDialect
 
 from archc.emit.classes import INDENT, Classes, indented
 from archc.emit.dialect import Dialect
-from archc.emit.numbers import Taken
 from archc.emit.texts import ClassText, ModelText, StackText, docstring
-
-
-def signature(taken: list[Taken]) -> str:
-    """The numbers of a constructor."""
-    return ", ".join(f"{t.local}: {t.type}" + (f" = {t.default}" if t.default is not None else "") for t in taken)
 
 
 class TorchShape(Classes):
     """See `archc.emit.module.Shape`."""
 
     dialect: Dialect = TorchDialect()
+    base = "nn.Module"
     positions = "torch.arange(tokens.shape[1], device=tokens.device)"
     no_tokens = "torch.zeros(batch, dtype=torch.int64, device=device)"
     state_arguments = "batch, context, dtype=torch.float32, device=None"
     below_arguments = ("batch", "context", "dtype", "device")
     last_below = "=None"
 
-    def class_lines(self, text: ClassText) -> list[str]:
-        """A whole class."""
-        lines = [f"class {text.unit.name}(nn.Module):", *docstring(text.doc, INDENT), *([""] if text.doc else [])]
-        lines += [*self._init(text, signature(text.taken), []), "", *self.methods(text)]
-        if text.unit.has_state:
-            lines += ["", *self.init_state(text)]
-        return lines
-
-    def _init(self, text: ClassText, taken: str, extra: list[str]) -> list[str]:
+    def constructor(self, text: ClassText, keywords: Sequence[str] = (), extra: Sequence[str] = ()) -> list[str]:
+        """See `Classes`."""
         body = ["super().__init__()"]
         body += [f"{name} = {code.text}" for name, code in text.computed]
         body += [f"self.{name} = {local}" for name, local in text.kept]
@@ -42,19 +32,17 @@ class TorchShape(Classes):
                 f'self.register_buffer("{name}", {code.text})' if frozen else f"self.{name} = nn.Parameter({code.text})"
             )
         body += [f"self.{name} = {made}" for name, made in text.children]
-        head = f"def __init__(self, {taken}):" if taken else "def __init__(self):"
-        return indented([head, *indented([*body, *extra])])
+        return indented([f"def __init__({self.signature(text, keywords)}):", *indented([*body, *extra])])
 
     # --- the model -----------------------------------------------------------------------------------
 
     def model_lines(self, text: ModelText) -> list[str]:
         """The class of the model itself."""
-        lines = [f"class {text.unit.name}(nn.Module):", *docstring(text.doc, INDENT), ""]
+        lines = [f"class {text.unit.name}({self.base}):", *docstring(text.doc, INDENT), ""]
         lines += [*indented(text.constants), ""]
         extra = [line for stack in text.stacks for line in self._layers(stack)]
         extra.append("self.remat = remat")
-        taken = ", ".join(p for p in (signature(text.taken), "remat: bool = False") if p)
-        lines += [*self._init(text, taken, extra), "", *self.public(text), "", *self.run(text)]
+        lines += [*self.constructor(text, ["remat: bool = False"], extra), "", *self.public(text), "", *self.run(text)]
         for stack in text.stacks:
             lines += ["", *self._run_layers(stack)]
         if text.unit.has_state:

@@ -96,6 +96,19 @@ def test_a_mistake_ends_in_one_message_and_exit_code_1(folder: Path, archc: Run,
     assert (folder / "thesis" / "thesis.tex").read_text() == "years"
 
 
+def test_an_example_is_named_where_no_suggestion_is_made(folder: Path, archc: Run) -> None:
+    twice = SMALL.replace("(tokens)", "(tokens)\n    y = sum(x, over = width, over = width)\n    z = rms_nrm(x)", 1)
+    (folder / "twice.arch").write_text(twice)
+    done = archc("check", "twice.arch#small")
+    assert done.returncode == 1
+    codes = {line.split("error[")[1][:4] for line in done.stderr.splitlines() if "error[" in line}
+    assert len(codes) == 2
+    assert "E101" in codes
+    (other,) = codes - {"E101"}
+    assert done.stderr.endswith(f"\n\n'archc explain {other}' says more\n")
+    assert "explain E101" not in done.stderr
+
+
 def test_diagnostics_come_as_json_too(folder: Path, archc: Run) -> None:
     done = archc("check", "wrong.arch", "--format", "json")
     assert done.returncode == 1

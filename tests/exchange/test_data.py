@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import cache
 
 import pytest
 
+from archc.elaborate import Program
 from archc.exchange.expressions import is_expression, names
-from archc.exchange.family import Family, families
+from archc.exchange.family import Family, Variant, families
 from archc.exchange.fields import with_defaults
 from archc.exchange.rows import Row, moves, read_row
 from archc.exchange.spec_text import spec_text
 from archc.specs_index import program, shipped
 
 FAMILIES = families()
+
+
+checked = cache(program)  # several tests ask the same of the same text
+
+
+def made(spec: str, variants: tuple[Variant, ...]) -> Program:
+    """A spec in variants."""
+    return checked(spec_text(spec, {}, variants))
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
@@ -24,8 +34,8 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 def test_data_stands_beside_a_spec_and_names_all_of_its_sizes(family: Family) -> None:
     assert family.spec in shipped()
-    texts = [[family.heads[0].text], *([variant, family.heads[0].text] for variant in family.variants)]
-    own = {name for text in texts for name in program(spec_text(family.spec, {}, text)).settings}
+    texts = [(family.heads[0].text,), *((variant, family.heads[0].text) for variant in family.variants)]
+    own = {name for text in texts for name in made(family.spec, text).settings}
     computed = {name for name in own if name not in family.sizes}
     assert family.sizes.keys() <= own
     assert computed <= {"std", "std_out"}, "parameters that only initial values read"
@@ -44,14 +54,14 @@ def test_every_variant_changes_the_text_and_is_a_model_with_tensors(family: Fami
     for variant in family.variants:
         assert variant.when.keys() <= family.fields.keys()
         assert variant.replace or variant.without or variant.also
-        found = program(spec_text(family.spec, {}, [variant, family.heads[0].text])).graph
+        found = made(family.spec, (variant, family.heads[0].text)).graph
         assert family.moves(found, family.heads[0])
 
 
 def test_names_that_mean_something_else_mean_a_tensor(family: Family) -> None:
-    heads = [[head.text] for head in family.heads]
-    texts = [*heads, *([variant, *heads[0]] for variant in family.variants)]
-    graphs = [program(spec_text(family.spec, {}, text)).graph for text in texts]
+    heads = [(head.text,) for head in family.heads]
+    texts = [*heads, *((variant, *heads[0]) for variant in family.variants)]
+    graphs = [made(family.spec, text).graph for text in texts]
     plan = {move.theirs for graph in graphs for move in family.moves(graph, family.heads[0])}
     assert set(family.copies.values()) <= plan
     for new in family.aliases.values():

@@ -259,7 +259,7 @@ def test_a_composition_reads_like_a_spec(tiny: Callable[[str], Graph]) -> None:
     found = [f for f in compositions(tiny("dcformer")).values() if isinstance(f, Composition)]
     text = torch_gates.device_mixes("attention", Mixes(next(mixes(found[0])), None))
     assert text.split("\n\n\n")[0] == COMPOSE
-    assert torch_gates.device_names(text) == []
+    assert torch_gates.device_names(text) == ["plane"]
 
 
 COMPOSE = '''@triton.jit
@@ -268,12 +268,20 @@ def attention_before(a, qs, ks, ws):
 
     a: pairs. qs: q1, q2 [rank heads], qg [heads]. ks: k1, k2 [rank heads], kg [heads].
     """
-    q1_0, q1_1, q2_0, q2_1, qg = qs
-    k1_0, k1_1, k2_0, k2_1, kg = ks
+    q1_0 = plane(qs[0], a)
     a_q1_0 = tl.sum(a * q1_0, 0, keep_dims=True)
+    q2_0 = plane(qs[2], a)
+    q1_1 = plane(qs[1], a)
     a_q1_1 = tl.sum(a * q1_1, 0, keep_dims=True)
+    q2_1 = plane(qs[3], a)
+    k1_0 = plane(ks[0], a)
     a_k1_0 = tl.sum(a * k1_0, 0, keep_dims=True)
+    k2_0 = plane(ks[2], a)
+    k1_1 = plane(ks[1], a)
     a_k1_1 = tl.sum(a * k1_1, 0, keep_dims=True)
+    k2_1 = plane(ks[3], a)
+    qg = plane(qs[4], a)
+    kg = plane(ks[4], a)
     s = a + (a_q1_0 * q2_0 + a_q1_1 * q2_1) + (a_k1_0 * k2_0 + a_k1_1 * k2_1) + a * qg + a * kg
     return s
 '''.rstrip()

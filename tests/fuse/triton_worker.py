@@ -90,20 +90,22 @@ def mix_kernel(
     at = tl.arange(0, H)[:, None, None] * T * T + tl.arange(0, T)[None, :, None] * T + tl.arange(0, T)[None, None, :]
     q, k, w = (), (), ()
     for i in tl.static_range(len(qs)):
-        q = q + (tl.load(qs[i] + _at(1, QS[i], H, T)),)  # noqa: RUF005
+        where = _at(1, QS[i], H, T)
+        q = q + ((qs[i] + where, where >= 0),)  # noqa: RUF005
     for i in tl.static_range(len(ks)):
-        k = k + (tl.load(ks[i] + _at(2, KS[i], H, T)),)  # noqa: RUF005
+        where = _at(2, KS[i], H, T)
+        k = k + ((ks[i] + where, where >= 0),)  # noqa: RUF005
     for i in tl.static_range(len(ws)):
         w = w + (tl.load(ws[i] + _at(WS[i][0], WS[i][1], H, T)),)  # noqa: RUF005
     x = tl.load(a + at)
     tl.store(out + at, F(x, q, k, w))
-    dx, dq, dk, dw = G(x, q, k, w, tl.load(d + at))
+    dx, dq, dk, dw = G(x, q, k, w, tl.load(d + at), 1, 2)
     tl.store(da + at, dx)
     for i in tl.static_range(len(qs)):
-        tl.static_assert(dq[i].shape == q[i].shape)
+        tl.static_assert(dq[i].shape == q[i][0].shape)
         tl.store(dqs[i] + _at(1, QS[i], H, T), dq[i])
     for i in tl.static_range(len(ks)):
-        tl.static_assert(dk[i].shape == k[i].shape)
+        tl.static_assert(dk[i].shape == k[i][0].shape)
         tl.store(dks[i] + _at(2, KS[i], H, T), dk[i])
     for i in tl.static_range(len(ws)):
         tl.static_assert(dw[i].shape == w[i].shape)

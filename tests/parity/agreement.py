@@ -26,13 +26,12 @@ from tests.parity.models import (
     flax_model,
     flax_outputs_and_gradients,
     flax_step,
-    require_near,
-    require_same_gradients,
     several,
     torch_gradients,
     torch_inputs,
     torch_model,
 )
+from tests.parity.nearness import require_near, require_same_gradients
 from tests.parity.numpy_jax import run_in_numpy
 
 Array = NDArray[np.float64]

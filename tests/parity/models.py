@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from types import ModuleType
 from typing import Any
@@ -21,14 +21,12 @@ from archc.elaborate import Program
 from archc.reference import Reference, random_weights
 from archc.specs_index import program
 from tests.parity.in_process import model_module
-from tests.parity.rounding import LARGEST, SINGLE, perturbed, rounding_rules, sizing_rules
+from tests.parity.rounding import LARGEST, SINGLE, distance, perturbed, rounding_rules, sizing_rules
 
 Weights = dict[str, NDArray[np.float64]]
 POS = np.stack([np.r_[0:9, 0:11], np.r_[0:1, 0:4, 0:15]])  # [B, T]: two and three documents
 CHUNKS = (9, 1, 1, 9)
 FAST = {"xla_backend_optimization_level": 0}
-RUNS, MANY_RUNS = 4, 32  # with random rounding; many, where a choice of the largest hangs on it
-MARGIN = 10  # how much further off than such runs an implementation may be
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Case:
         return max(sizes) < LARGEST
 
     def spread(
-        self, pos: NDArray[np.int64] | None = None, error: float = SINGLE, wide: float = SINGLE, runs: int = RUNS
+        self, pos: NDArray[np.int64] | None = None, error: float = SINGLE, wide: float = SINGLE, *, runs: int
     ) -> tuple[float, ...]:
         """The distance of each output that rounding alone makes: relative errors up to `error` in every result and
         every weight, in islands of single precision up to `wide`.
@@ -251,65 +249,3 @@ def flax_outputs_and_gradients(
         for name, part in zip(names_of(model, path), parts, strict=True):
             found[name] = part.reshape(case.weights[name].shape)
     return outputs, found
-
-
-def require_near(
-    what: str,
-    case: Case,
-    got: Any,
-    pos: NDArray[np.int64] | None = None,
-    limit: float = 1e-5,
-    errors: tuple[float, float] = (SINGLE, SINGLE),
-) -> None:
-    """AssertionError unless outputs are within the limit of the reference, or about as near as rounding lets them be.
-
-    errors: the relative error of a result, and that of one in an island of single precision.
-    """
-    wanted = case.reference(pos)
-    off = [distance(found, right) for found, right in zip(several(got), wanted, strict=True)]
-    if all(each < limit for each in off):
-        return
-    for runs in (RUNS, MANY_RUNS):
-        spread = case.spread(pos, *errors, runs)
-        if all(each < limit + MARGIN * least for each, least in zip(off, spread, strict=True)):
-            return
-    raise AssertionError(f"{what}: off by {off}, where rounding explains {spread}")
-
-
-def require_same_gradients(
-    case: Case,
-    got: Weights,
-    wanted: Weights,
-    pos: NDArray[np.int64],
-    limit: float,
-    error: float = SINGLE,
-) -> None:
-    """AssertionError unless gradients are within the limit, or about as near as an error in the weights lets them be.
-
-    A gradient that is nothing but rounding (of a bias of keys: a softmax does not see it) is held against the others.
-    """
-    norms = {name: float(np.linalg.norm(x)) for name, x in wanted.items()}
-    typical = float(np.median(list(norms.values()))) or max(norms.values()) or 1.0
-    scales = {name: norm if norm > 1e-9 * typical else typical for name, norm in norms.items()}
-
-    def off(found: Weights) -> dict[str, float]:
-        return {name: float(np.linalg.norm(found[name] - x)) / scales[name] for name, x in wanted.items()}
-
-    far = {name: each for name, each in off(got).items() if not each < limit}
-    if not far:
-        return
-    runs = []
-    for seed in range(RUNS):
-        rng = np.random.default_rng(seed)
-        weights = {name: perturbed(w, error, rng) for name, w in case.weights.items()}
-        runs.append(off(torch_gradients(replace(case, weights=weights), torch.float64, pos)))
-    for name, each in far.items():
-        spread = max(run[name] for run in runs)
-        assert each < limit + MARGIN * spread, f"gradient of {name}: off by {each}, where rounding explains {spread}"
-
-
-def distance(got: Any, wanted: NDArray[np.float64]) -> float:
-    """How far off, in relation to the norm of what is wanted."""
-    got = got.detach().double().numpy() if isinstance(got, torch.Tensor) else np.asarray(got, np.float64)
-    assert got.shape == wanted.shape, f"{got.shape} is not {wanted.shape}"
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from archc.ir.graph import Value
@@ -62,3 +63,10 @@ def perturbed(array: NDArray[Any], error: float, rng: np.random.Generator) -> ND
     if array.dtype.kind not in "fc":
         return array
     return array * (1 + error * rng.uniform(-1, 1, array.shape))
+
+
+def distance(got: Any, wanted: NDArray[np.float64]) -> float:
+    """How far off, in relation to the norm of what is wanted."""
+    got = got.detach().double().numpy() if isinstance(got, torch.Tensor) else np.asarray(got, np.float64)
+    assert got.shape == wanted.shape, f"{got.shape} is not {wanted.shape}"
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))

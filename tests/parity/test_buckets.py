@@ -13,7 +13,8 @@ from archc.elaborate import Program, elaborate, load
 from archc.specs_index import program
 from tests.fuse.conftest import mixer_text
 from tests.parity.agreement import DOUBLE, POS, check_torch, text_case
-from tests.parity.models import emitted, flax_inputs, flax_model, require_near, run_compiled
+from tests.parity.models import emitted, flax_inputs, flax_model, run_compiled
+from tests.parity.nearness import require_near
 
 BODY = """
     q = x @ W_q[heads = 2 group = 2 dim = 3]

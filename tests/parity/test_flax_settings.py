@@ -17,7 +17,6 @@ from tests.parity.agreement import POS, check_flax, check_torch, checked, text_c
 from tests.parity.models import (
     Case,
     blank_flax_model,
-    distance,
     emitted,
     flax_inputs,
     flax_model,
@@ -26,6 +25,7 @@ from tests.parity.models import (
     tiny,
     torch_gradients,
 )
+from tests.parity.rounding import distance
 
 TEXT = """
 ## Two stacks, the second of two streams; single layers in the first, one of them in the middle of a run.

@@ -17,14 +17,14 @@ from tests.parity.models import (
     CHUNKS,
     POS,
     Case,
-    distance,
     flax_outputs_and_gradients,
     make_case,
-    require_same_gradients,
     torch_gradients,
     torch_inputs,
     torch_model,
 )
+from tests.parity.nearness import require_same_gradients
+from tests.parity.rounding import distance
 from tests.parity.test_parity import GRADIENTS, VALUES
 
 ROTATED = """

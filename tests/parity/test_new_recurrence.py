@@ -17,13 +17,13 @@ from tests.parity.models import (
     CHUNKS,
     POS,
     Case,
-    distance,
     flax_outputs_and_gradients,
     make_case,
     torch_gradients,
     torch_inputs,
     torch_model,
 )
+from tests.parity.rounding import distance
 
 SPEC = """
 ## A gate that looks one token back decides how fast a channel forgets; what it forgets leaks into its neighbour.

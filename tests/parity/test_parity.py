@@ -26,14 +26,13 @@ from tests.parity.models import (
     flax_shapes,
     flax_step,
     names_of,
-    require_near,
-    require_same_gradients,
     short_case,
     tiny,
     torch_gradients,
     torch_inputs,
     torch_model,
 )
+from tests.parity.nearness import require_near, require_same_gradients
 from tests.specs.test_closed_forms import TOTALS
 
 VALUES, GRADIENTS = 1e-5, 1e-4

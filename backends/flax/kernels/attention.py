@@ -6,6 +6,7 @@ before it and how many of them behind it count (none, if it is causal): -ahead <
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,9 +125,9 @@ def _seen(
     window: int | None,
 ) -> jax.Array:
     """[B or 1, T, keys]: which keys start, start + 1, ... the queries at first, first + 1, ... see."""
-    pos, ahead = _rows(pos), 0 if ahead is None else _rows(ahead)[:, :, None]
+    pos, later = _rows(pos), 0 if ahead is None else _rows(ahead)[:, :, None]
     distance = (first + jnp.arange(pos.shape[1]))[:, None] - (start + jnp.arange(keys))
-    seen = (distance >= -ahead) & (distance <= pos[:, :, None])
+    seen = (distance >= -later) & (distance <= pos[:, :, None])
     return seen if window is None else seen & (distance < window)
 
 
@@ -158,7 +159,7 @@ def _in_blocks(
     window: int | None,
     scale: float,
 ) -> jax.Array:
-    def block(_: None, queries: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
+    def block(_: None, queries: tuple[Any, ...]) -> tuple[None, jax.Array]:
         n, q, pos, ahead = queries
         start, seen = _reach(n, pos, ahead, k.shape[1] - time, time, window)
         keys, values = (jax.lax.dynamic_slice_in_dim(x, start, seen.shape[-1], 1) for x in (k, v))
@@ -188,7 +189,7 @@ def _in_blocks_backward(
     q, k, v, pos, ahead = saved
     time = q.shape[1]
 
-    def block(sums: Rings, queries: tuple[jax.Array, ...]) -> tuple[Rings, jax.Array]:
+    def block(sums: Rings, queries: tuple[Any, ...]) -> tuple[Rings, jax.Array]:
         n, q, pos, ahead, dy = queries
         start, seen = _reach(n, pos, ahead, k.shape[1] - time, time, window)
         near = tuple(jax.lax.dynamic_slice_in_dim(x, start, seen.shape[-1], 1) for x in (k, v))
@@ -222,9 +223,7 @@ def _reach(
     return start, _seen(pos, ahead, first, start, keys, window)
 
 
-def _cut(
-    size: int, q: jax.Array, pos: jax.Array, ahead: jax.Array | None, *more: jax.Array
-) -> tuple[jax.Array | None, ...]:
+def _cut(size: int, q: jax.Array, pos: jax.Array, ahead: jax.Array | None, *more: jax.Array) -> tuple[Any, ...]:
     """Block numbers, and arrays with a time axis cut into blocks [n, B, size, ...]; the last block is filled up."""
     count = -(-q.shape[1] // size)
 
@@ -232,8 +231,8 @@ def _cut(
         x = jnp.pad(x, [(0, 0), (0, count * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
-    of_keys = None if ahead is None else cut(_rows(ahead))
-    return jnp.arange(count), cut(q), cut(_rows(pos)), of_keys, *(cut(x) for x in more)
+    of_tokens = None if ahead is None else cut(_rows(ahead))
+    return jnp.arange(count), cut(q), cut(_rows(pos)), of_tokens, *(cut(x) for x in more)
 
 
 def _join(blocks: jax.Array, time: int) -> jax.Array:

@@ -42,18 +42,18 @@ def power(size: int, least: int = 1) -> int:
     return max(least, 1 << (size - 1).bit_length())
 
 
-def load(ref: Ref, mask: jax.Array) -> jax.Array:
-    """What a reference has where the mask is true, else 0."""
-    value: jax.Array = plgpu.load(ref, mask=mask, other=0)
+def load(ref: Ref, mask: jax.Array | None) -> jax.Array:
+    """What a reference has where the mask is true, else 0; all of it without a mask."""
+    value: jax.Array = plgpu.load(ref) if mask is None else plgpu.load(ref, mask=mask, other=0)
     return value
 
 
-def store(ref: Ref, value: jax.Array, mask: jax.Array) -> None:
-    """Writes in the dtype of the reference where the mask is true."""
+def store(ref: Ref, value: jax.Array, mask: jax.Array | None) -> None:
+    """Writes in the dtype of the reference where the mask is true, or everywhere."""
     plgpu.store(ref, value.astype(ref.dtype), mask=mask)
 
 
-def tile(ref: Ref, rows: jax.Array, lanes: jax.Array, mask: jax.Array) -> jax.Array:
+def tile(ref: Ref, rows: jax.Array, lanes: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The tile [rows, lanes] of a reference [T, C] at these places, 0 where the mask is false."""
     return load(ref.at[rows[:, None], lanes[None, :]], mask)
 

@@ -4,11 +4,13 @@ Q tokens, keys [Q, K], values [Q, V], state [K, V] (Dao and Gu 2024, arXiv:2405.
 operands in the precision of keys and queries and are summed in at least single precision.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from kernels.tiles import Side
 
 
 class Documents(NamedTuple):
@@ -16,89 +18,188 @@ class Documents(NamedTuple):
 
     pairs [Q, Q]: between a token and one that is not later (first axis: the later one); inward [Q, 1]: between the
     state before and a token; outward [Q, 1]: between a token and the state after; kept [1, 1]: in all of the chunk.
+    first [Q, 1]: whether one starts at a token.
     """
 
     pairs: jax.Array
     inward: jax.Array
     outward: jax.Array
     kept: jax.Array
+    first: jax.Array
 
 
 class Gradients(NamedTuple):
-    """Of what a chunk was computed from."""
+    """Of what a chunk was computed from, but for the queries."""
 
-    decays: jax.Array
+    logs: jax.Array
     k: jax.Array
     v: jax.Array
-    q: jax.Array
     S: jax.Array
 
 
-class Rule(NamedTuple):
-    """How a chunk is computed, from decays as the machine has them, and what that costs.
+class Products(NamedTuple):
+    """Multiply-adds in matrix products, function by function of a `Rule`."""
 
-    forward(decays, documents, S, k, v, q) -> (y, S) and backward(decays, documents, S, dS, k, v, q, dy) -> `Gradients`.
-    products(Q, K, V): multiply-adds of a chunk, forward and backward. exponentials(Q, K): of a chunk, in each pass.
+    meet: int
+    read: int
+    carry: int
+    pull: int
+    back_queries: int
+    back_keys: int
+
+
+class Rule(NamedTuple):
+    """How the tokens of a chunk meet one another and the state, and what that costs.
+
+    meet(logs, documents, k, q) -> met, the decays and scores, from log decays [Q, 1] or, one for each key, [Q, K];
+    read(met, S, v) -> y [Q, V] and carry(met, S, v) -> the state after the chunk.
+    Back, from the gradients dy of y and dS of the state after: pull(met, v, dy) -> dscores [Q, Q]; back_queries(met,
+    dscores, S, dy, y) -> (dq, share), the gradient of the queries and their share in that of the log decays; fade(S,
+    dS), what decays of the state hand back, [1, 1] or [1, K]; back_keys(met, dscores, fade, dS, v, dy, share) ->
+    `Gradients`.
+    side: along what log decays vary. products(Q, K, V): multiply-adds of a chunk. exponentials(Q, K): those of `meet`.
     """
 
     name: str
-    forward: Callable[..., tuple[jax.Array, jax.Array]]
-    backward: Callable[..., Gradients]
-    products: Callable[[int, int, int], tuple[int, int]]
+    side: Side
+    meet: Callable[[jax.Array, Documents, jax.Array, jax.Array], Any]
+    read: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    carry: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    pull: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    back_queries: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    fade: Callable[[jax.Array, jax.Array], jax.Array]
+    back_keys: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], Gradients]
+    products: Callable[[int, int, int], Products]
     exponentials: Callable[[int, int], int]
 
 
-class Decays(NamedTuple):
-    """Those of `Documents`, zero where a document starts in between."""
+class Turns(NamedTuple):
+    """How a machine sums over the tokens and over the tiles of a chunk.
+
+    until(x [Q, 1]) -> (row [1, Q], column [Q, 1]): the sums up to each token, with its own. onward(x [Q, 1]) -> [Q, 1]:
+    the sums from each token on. whole(x [m, n]) -> [1, 1]: the sum of all elements.
+    """
+
+    until: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    onward: Callable[[jax.Array], jax.Array]
+    whole: Callable[[jax.Array], jax.Array]
+
+
+def head_rule(turns: Turns) -> Rule:
+    """That of one decay per head."""
+    return Rule(
+        name="chunked_scan",
+        side="head",
+        meet=functools.partial(_meet, turns),
+        read=_read,
+        carry=_carry,
+        pull=_pull,
+        back_queries=_back_queries,
+        fade=lambda S, dS: turns.whole(dS * S),
+        back_keys=functools.partial(_back_keys, turns),
+        products=_products,
+        exponentials=lambda Q, K: Q * (Q + 2),
+    )
+
+
+class _Met(NamedTuple):
+    """Decays, zero where a document starts in between, and scores between the tokens of a chunk.
+
+    pairs, scores [Q, Q]; inward, outward [Q, 1]; kept [1, 1]; keys and queries [Q, K].
+    """
 
     pairs: jax.Array
     inward: jax.Array
     outward: jax.Array
     kept: jax.Array
+    scores: jax.Array
+    k: jax.Array
+    q: jax.Array
 
 
-def decays_of_heads(row: jax.Array, column: jax.Array, final: jax.Array, documents: Documents) -> Decays:
-    """Of the sums of log decays since the start of a chunk, [1, Q] and [Q, 1], and of that of all of it [1, 1]."""
-    return Decays(
-        pairs=jnp.exp(jnp.where(documents.pairs, column - row, -jnp.inf)),
-        inward=jnp.exp(jnp.where(documents.inward, column, -jnp.inf)),
-        outward=jnp.exp(jnp.where(documents.outward, final - column, -jnp.inf)),
-        kept=jnp.exp(jnp.where(documents.kept, final, -jnp.inf)),
+def _meet(turns: Turns, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
+    row, until = turns.until(logs)
+    whole = last_of(row)
+    pairs = jnp.exp(jnp.where(documents.pairs, until - row, -jnp.inf))
+    return _Met(
+        pairs=pairs,
+        inward=jnp.exp(jnp.where(documents.inward, until, -jnp.inf)),
+        outward=jnp.exp(jnp.where(documents.outward, whole - until, -jnp.inf)),
+        kept=jnp.exp(jnp.where(documents.kept, whole, -jnp.inf)),
+        scores=dot(q, k, 1, 1) * pairs,
+        k=k,
+        q=q,
     )
 
 
-def step(c: Decays, S: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """y [Q, V] and the state after the chunk, with one decay per head."""
-    half = k.dtype
-    scores = dot(q, k, 1, 1) * c.pairs
-    y = dot(scores.astype(half), v.astype(half), 1, 0) + c.inward * dot(q, S.astype(half), 1, 0)
-    return y, c.kept * S + dot(k, (c.outward * v).astype(half), 0, 0)
+def _read(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    half = met.k.dtype
+    y = dot(met.scores.astype(half), v.astype(half), 1, 0)
+    return y + met.inward * dot(met.q, S.astype(half), 1, 0)
 
 
-def step_back(
-    c: Decays, S: jax.Array, dS: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, dy: jax.Array
-) -> tuple[Gradients, jax.Array]:
-    """What `step` hands back for the gradients of y and of the state after the chunk.
+def _carry(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    return met.kept * S + dot(met.k, (met.outward * v).astype(met.k.dtype), 0, 0)
 
-    decays of the gradients [Q, K]: their sum over keys is the gradient of the sum of log decays up to a token. The
-    second value [1, 1] is what that up to the last receives on top.
-    """
-    half = k.dtype
+
+def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
+    half = met.k.dtype
+    return (dot(dy.astype(half), v.astype(half), 1, 1) * met.pairs).astype(half)
+
+
+def _back_queries(
+    met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The share [Q, 1] is that in the gradient of the sum of log decays up to a token, q dq or, which is less, y dy."""
+    half = met.k.dtype
+    dq = dot(dscores, met.k, 1, 0) + met.inward * dot(dy.astype(half), S.astype(half), 1, 1)
+    return dq, jnp.sum(y * dy.astype(half), 1, keepdims=True)
+
+
+def _back_keys(
+    turns: Turns,
+    met: _Met,
+    dscores: jax.Array,
+    fade: jax.Array,
+    dS: jax.Array,
+    v: jax.Array,
+    dy: jax.Array,
+    share: jax.Array,
+) -> Gradients:
+    k, q, half = met.k, met.q, met.k.dtype
     v, dy = v.astype(half), dy.astype(half)
-    scores = (dot(q, k, 1, 1) * c.pairs).astype(half)
-    dscores = (dot(dy, v, 1, 1) * c.pairs).astype(half)
-    to_keys = c.outward * dot(v, dS.astype(half), 1, 1)
-    dq = dot(dscores, k, 1, 0) + c.inward * dot(dy, S.astype(half), 1, 1)
-    dk = dot(dscores, q, 0, 0) + to_keys
-    dv = dot(scores, dy, 0, 0) + c.outward * dot(k, dS.astype(half), 1, 0)
-    end = jnp.sum(k * to_keys, keepdims=True) + c.kept * jnp.sum(dS * S, keepdims=True)
-    before = c.kept * dS + dot((q * c.inward).astype(half), dy, 0, 0)
-    return Gradients(q * dq - k * dk, dk, dv, dq, before), end
+    dk = dot(dscores, q, 0, 0) + met.outward * dot(v, dS.astype(half), 1, 1)
+    passed = met.outward * dot(k, dS.astype(half), 1, 0)
+    dv = dot(met.scores.astype(half), dy, 0, 0) + passed
+    each = share - jnp.sum(v * dv, 1, keepdims=True)  # v dv is k dk; pairs of tokens that are both later cancel
+    return Gradients(
+        logs=turns.onward(each) + turns.whole(v * passed) + met.kept * fade,
+        k=dk,
+        v=dv,
+        S=met.kept * dS + dot((q * met.inward).astype(half), dy, 0, 0),
+    )
 
 
-def head_products(Q: int, K: int, V: int) -> tuple[int, int]:
-    """Multiply-adds of a chunk, forward and backward."""
-    return Q * (Q * (K + V) + 2 * K * V), Q * (Q * (3 * K + 2 * V) + 4 * K * V)
+def _products(Q: int, K: int, V: int) -> Products:
+    return products(1, Q, K, V)
+
+
+def products(levels: int, Q: int, K: int, V: int) -> Products:
+    """Those of a rule that makes its scores of so many products."""
+    pairs, state = levels * Q * Q * K, Q * K * V
+    return Products(pairs, Q * Q * V + state, state, Q * Q * V, pairs + state, pairs + Q * Q * V + 3 * state)
+
+
+def last_of(row: jax.Array) -> jax.Array:
+    """The last element of [1, n], as [1, 1]."""
+    place = jax.lax.broadcasted_iota(jnp.int32, row.shape, 1)
+    return jnp.sum(jnp.where(place == row.shape[1] - 1, row, 0), 1, keepdims=True)
+
+
+def square(size: int) -> tuple[jax.Array, jax.Array]:
+    """The places of the tokens of a chunk along the first and the second axis of [Q, Q]."""
+    first = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
+    return first, jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
 
 
 def dot(x: jax.Array, y: jax.Array, i: int, j: int, exact: bool = False) -> jax.Array:
@@ -106,11 +207,6 @@ def dot(x: jax.Array, y: jax.Array, i: int, j: int, exact: bool = False) -> jax.
     precision = jax.lax.Precision.HIGHEST if exact or x.dtype != jnp.bfloat16 else None
     acc = jnp.promote_types(x.dtype, jnp.float32)
     return jax.lax.dot_general(x, y, (((i,), (j,)), ((), ())), precision=precision, preferred_element_type=acc)
-
-
-def filled(x: jax.Array, size: int) -> jax.Array:
-    """x [B, T, ...] with zeros up to whole chunks: what is no token decays by nothing and adds nothing."""
-    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
 
 
 def document_starts(pos: jax.Array, size: int) -> jax.Array:

@@ -1,7 +1,10 @@
-"""How array code cuts a scan of outer products."""
+"""How a scan of outer products is cut into chunks, as array code and in kernels."""
 
+ON_TPU = 128  # tokens of a chunk in a kernel, a power of two
+ON_GPU = 64
+ON_GPU_PER_KEY = 32  # with one decay per key
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
-LONGEST = 128  # tokens of a chunk
+LONGEST = 128  # tokens of a chunk of array code
 CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
 
 

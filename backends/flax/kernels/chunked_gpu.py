@@ -1,67 +1,93 @@
-"""The chunked scan with one decay per head on a GPU, through Pallas and Triton.
-
-Sums of log decays within a chunk, and which tokens of it belong to one document, are computed outside.
-"""
+"""Scans of outer products with their equations on a GPU, through Pallas and Triton: one decay per head, or per key."""
 
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import power
-from kernels.chunk import (
-    Decays,
-    Documents,
-    Gradients,
-    Rule,
-    decays_of_heads,
-    filled,
-    head_products,
-    step,
-    step_back,
-)
-from kernels.chunks_gpu import LEAST, over_chunks
+from kernels.chunk import Rule, Turns, dot, head_rule, last_of, square
+from kernels.chunk_sizes import ON_GPU, ON_GPU_PER_KEY
+from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
+from kernels.key_chunk import Moves, key_rule
+from kernels.tiles import Arrays, Gates
 
-CHUNK = 64  # tokens
+CHUNK, KEY_CHUNK = ON_GPU, ON_GPU_PER_KEY
 
 
 def chunked_scan_gpu(
-    log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array, S: jax.Array, *, interpret: bool
-) -> tuple[jax.Array, jax.Array]:
-    """y [B, T, G, H, V] in the dtype of v, and the last S.
-
-    log_a [B, T, G, H], k, q [B, T, G, H or 1, K], v [B, T, G, H, V], pos [B, T], S [B, G, H, K, V] of the token before.
-    """
-    batch, size = log_a.shape[0], min(CHUNK, power(log_a.shape[1], LEAST))
-    total = filled(log_a.astype(S.dtype), size).reshape(batch, -1, size, S.shape[1] * S.shape[2])
-    total = jnp.cumsum(total, 2).reshape(batch, -1, total.shape[3]).swapaxes(1, 2)
-    return over_chunks(RULE, interpret, size, total, k, v, q, pos, S)
-
-
-def _decays(total: jax.Array, documents: Documents) -> Decays:
-    size = total.shape[0]
-    place = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
-    final = jnp.sum(jnp.where(place == size - 1, total[None, :], 0), 1, keepdims=True)
-    return decays_of_heads(total[None, :], total[:, None], final, documents)
-
-
-def _forward(
-    total: jax.Array, documents: Documents, S: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return step(_decays(total, documents), S, k, v, q)
-
-
-def _backward(
-    total: jax.Array,
-    documents: Documents,
-    S: jax.Array,
-    dS: jax.Array,
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
     k: jax.Array,
-    v: jax.Array,
     q: jax.Array,
-    dy: jax.Array,
-) -> Gradients:
-    found, end = step_back(_decays(total, documents), S, dS, k, v, q, dy)
-    place = jax.lax.broadcasted_iota(jnp.int32, (1, total.shape[0]), 1)
-    more = jnp.sum(jnp.where(place == total.shape[0] - 1, end, 0), 0)
-    return found._replace(decays=jnp.sum(found.decays, 1) + more)
+    pos: jax.Array,
+    S: jax.Array,
+    *,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """What the equations make of y, in the dtype of x[0], and the last S, with one decay per head.
+
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], k, q [B, T, G, H or 1, K], pos [B, T], S [B, G, H,
+    K, V] of the token before. There are at most MOST keys.
+    """
+    return _scan(HEADS, CHUNK, interpret, gates, x, w, k, q, pos, S)
 
 
-RULE = Rule("chunked_scan", _forward, _backward, head_products, exponentials=lambda Q, K: Q * (Q + 2))
+def chunked_key_scan_gpu(
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    k: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    S: jax.Array,
+    *,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """The same with one decay per key."""
+    return _scan(KEYS, KEY_CHUNK, interpret, gates, x, w, k, q, pos, S)
+
+
+def _scan(
+    rule: Rule,
+    most: int,
+    interpret: bool,
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    k: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    S: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    passes = ChunksGpu(rule, gates, interpret, min(most, power(x[0].shape[1], LEAST)))
+    return over_chunks(passes, x, w, k, q, pos, S)
+
+
+def _swap(x: jax.Array, half: int) -> jax.Array:
+    """A product with a permutation: tiles in registers cannot be cut."""
+    row, lane = square(x.shape[0])
+    return dot(((row ^ lane) == half).astype(x.dtype), x, 1, 0, exact=True)
+
+
+def _column(row: jax.Array) -> jax.Array:
+    return row.T
+
+
+def _until(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    total = jnp.cumsum(jnp.sum(x, 1))
+    return total[None, :], total[:, None]
+
+
+def _onward(x: jax.Array) -> jax.Array:
+    """From the sums up to each token: masks of pairs would give threads a row of numbers each."""
+    each = jnp.sum(x, 1)
+    total = jnp.cumsum(each)
+    return last_of(total[None, :]) + (each - total)[:, None]
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """By a scan: Triton 3.7 does not compile the sum of a vector that comes of a product for Blackwell."""
+    return last_of(jnp.cumsum(jnp.sum(x, 1))[None, :])
+
+
+HEADS = head_rule(Turns(_until, _onward, _whole))
+KEYS = key_rule(Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :]))

@@ -7,19 +7,17 @@ Only the state before each chunk is kept for the backward pass, which computes e
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from kernels.blocks_gpu import machine_of
+from kernels.chunk_gates import LOWEST, given
 from kernels.chunk_sizes import SPAN, chunk_length
-from kernels.chunked_gpu import chunked_scan_gpu
-from kernels.chunked_key_gpu import chunked_key_scan_gpu
-from kernels.chunked_key_tpu import chunked_key_scan_tpu
-from kernels.chunked_tpu import chunked_scan_tpu
+from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
+from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
 from kernels.chunks_gpu import MOST
-from kernels.tiles import Arrays, Machine, accumulator, machine
+from kernels.tiles import Arrays, Gates, Machine, accumulator, machine, with_numbers
 
-LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 Kernel = Callable[..., tuple[jax.Array, jax.Array]]
 Part = Callable[..., tuple[jax.Array, jax.Array]]
 Scan = Callable[..., tuple[jax.Array, jax.Array | None]]
@@ -47,24 +45,16 @@ def chunked_scan(
     y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state). impl, interpret: for tests,
     the kernel of another machine.
     """
-    scan = _scan(machine(impl, v.shape[1]), HEAD_KERNELS, _chunk, k.shape[-1], interpret)
+    kernel = _kernel(machine(impl, v.shape[1]), HEAD_KERNELS, k.shape[-1])
+    scan = functools.partial(_over_chunks, _chunk)
+    if kernel is not None:
+        scan = functools.partial(_plain, functools.partial(kernel, interpret=interpret), False)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
 
-class ChunkedGates(NamedTuple):
-    """The equations around a scan of outer products, element by element.
-
-    gates(x, w, first) -> (log_a, v): the log decay, the same for all values of a head, and the values; `first` says
-    where a document starts. out(y, x, w) -> o: what follows the read-out, if anything.
-    """
-
-    gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
-    out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
-
-
 def gated_chunked_scan(
-    gates: ChunkedGates,
+    gates: Gates,
     x: Arrays,
     w: Arrays,
     k: jax.Array,
@@ -76,17 +66,21 @@ def gated_chunked_scan(
     impl: Machine | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """`chunked_scan` of `log_a, v = gates(x, w)`, and what the gates make of its y: array code before and behind it.
+    """`chunked_scan` of `log_a, v = gates(x, w)` and what the gates make of its y: in its kernel, or array code around.
 
     x: arrays [B, T, G, H, V], w: arrays [G, H, V], or what broadcasts to them; numbers: those that the gates take
     behind w. Returns out(y, x, w), or y, in the dtype of x[0]. The rest is as for `chunked_scan`.
     """
+    gates = with_numbers(gates, numbers)
     shape = jnp.broadcast_shapes(*(z.shape for z in x))
+    kernel = _kernel(machine_of(gates, x, w, impl), HEAD_KERNELS, k.shape[-1])
+    if kernel is not None:
+        return _fused(functools.partial(kernel, gates, interpret=interpret), gates, x, w, k, q, pos, state)
     acc = accumulator(*x, *w)
-    exact = tuple(z.astype(acc) for z in x), (*(z.astype(acc) for z in w), *numbers)
+    exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
     log_a, v = gates.gates(*exact, (pos == 0).reshape(-1, shape[1], 1, 1, 1))
     decays = jnp.broadcast_to(log_a, (*shape[:-1], 1))[..., 0]
-    y, last = chunked_scan(decays, k, jnp.broadcast_to(v, shape), q, pos, state, impl=impl, interpret=interpret)
+    y, last = _over_chunks(_chunk, decays, k, jnp.broadcast_to(v, shape), q, pos, state)
     return (y if gates.out is None else gates.out(y, *exact)).astype(x[0].dtype), last
 
 
@@ -106,16 +100,17 @@ def chunked_key_scan(
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    scan = _scan(machine(impl, v.shape[1]), KEY_KERNELS, _key_chunk, k.shape[-1], interpret)
+    kernel = _kernel(machine(impl, v.shape[1]), KEY_KERNELS, k.shape[-1])
+    scan = functools.partial(_over_chunks, _key_chunk)
+    if kernel is not None:
+        scan = functools.partial(_plain, functools.partial(kernel, interpret=interpret), True)
     run = functools.partial(_over_chunks_before, scan) if before else scan
     return run(jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
 
 
-def _scan(on: Machine, kernels: dict[Machine, Kernel], part: Part, keys: int, interpret: bool) -> Scan:
-    """The kernel of a machine, or array code: a GPU has none for more than MOST keys."""
-    if on not in kernels or (on == "gpu" and keys > MOST):
-        return functools.partial(_over_chunks, part)
-    return functools.partial(_fused, kernels[on], interpret)
+def _kernel(on: Machine, kernels: dict[Machine, Kernel], keys: int) -> Kernel | None:
+    """That of a machine, if there is one: a GPU has none for more than MOST keys."""
+    return None if on == "gpu" and keys > MOST else kernels.get(on)
 
 
 def _over_chunks_before(
@@ -141,9 +136,9 @@ def _over_chunks_before(
     return y, decay * S + k[:, -1, ..., None].astype(S.dtype) * v[:, -1, ..., None, :].astype(S.dtype)
 
 
-def _fused(
+def _plain(
     kernel: Kernel,
-    interpret: bool,
+    per_key: bool,
     log_a: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -151,24 +146,40 @@ def _fused(
     pos: jax.Array,
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """A kernel: operands of products are in half precision if any input is, sums and states in single."""
-    S = _state(log_a, k, v, q, pos, state)
-    pos = jnp.broadcast_to(pos, v.shape[:2])
-    exact = jnp.maximum(log_a, LOWEST).astype(S.dtype)
-    halves = [x.dtype for x in (k, v, q) if x.dtype.itemsize == 2]
-    operands = jnp.result_type(*(halves or (k, v, q)))
-    y, S = kernel(exact, k.astype(operands), v, q.astype(operands), pos, S, interpret=interpret)
+    """A kernel without equations around the scan."""
+    gates = given(per_key)
+    return _fused(
+        functools.partial(kernel, gates), gates, (v, log_a if per_key else log_a[..., None]), (), k, q, pos, state
+    )
+
+
+def _fused(
+    kernel: Kernel,
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    k: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    state: jax.Array | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """A kernel: operands of products are in half precision if any of k, q and x[0] is, sums and states in single."""
+    shape = x[0].shape
+    S = _state(k, shape, accumulator(*x, *w, k, q), pos, state)
+    halves = [z.dtype for z in (k, x[0], q) if z.dtype.itemsize == 2]
+    operands = jnp.result_type(*(halves or (k, x[0], q)))
+    width = {"values": shape[-1], "keys": k.shape[-1], "head": 1}
+    x = tuple(jnp.broadcast_to(z, (*shape[:-1], width[side])) for side, z in zip(gates.x_sides, x, strict=True))
+    w = tuple(jnp.broadcast_to(z, (*shape[2:-1], width[side])) for side, z in zip(gates.w_sides, w, strict=True))
+    y, S = kernel(x, w, k.astype(operands), q.astype(operands), jnp.broadcast_to(pos, shape[:2]), S)
     return y, None if state is None else S
 
 
-def _state(
-    log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array, state: jax.Array | None
-) -> jax.Array:
-    """The state before the first token, in at least single precision."""
-    acc = accumulator(log_a, k, v, q)
+def _state(k: jax.Array, shape: tuple[int, ...], acc: jnp.dtype, pos: jax.Array, state: jax.Array | None) -> jax.Array:
+    """The state before the first token; shape: that of the values."""
     if state is not None and pos.ndim == 2:
         return state.astype(acc)
-    return jnp.zeros((*v.shape[:1], *v.shape[2:4], k.shape[-1], v.shape[-1]), acc)
+    return jnp.zeros((shape[0], *shape[2:4], k.shape[-1], shape[-1]), acc)
 
 
 def _over_chunks(
@@ -181,7 +192,7 @@ def _over_chunks(
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs `part` over chunks of equal length; what fills up the last chunk decays by nothing and adds nothing."""
-    S = _state(log_a, k, v, q, pos, state)
+    S = _state(k, v.shape, accumulator(log_a, k, v, q), pos, state)
     log_a, k, v, q, dtype = (*(x.astype(S.dtype) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     time = v.shape[1]

@@ -1,70 +1,93 @@
-"""The chunked scan with one decay per head on a TPU.
-
-Sums of log decays within a chunk, and which tokens of it belong to one document, are computed outside.
-"""
+"""Scans of outer products with their equations on a TPU: one decay per head, or per key."""
 
 import jax
 import jax.numpy as jnp
-from kernels.chunk import (
-    Decays,
-    Documents,
-    Gradients,
-    Rule,
-    decays_of_heads,
-    dot,
-    filled,
-    head_products,
-    step,
-    step_back,
-)
-from kernels.chunks_tpu import over_chunks
-from kernels.tiles import up
+from jax.experimental.pallas import tpu as pltpu
+from kernels.chunk import Rule, Turns, dot, head_rule, square
+from kernels.chunk_sizes import ON_TPU
+from kernels.chunks_tpu import ChunksTpu, over_chunks
+from kernels.chunks_walk_tpu import column
+from kernels.halves import right
+from kernels.key_chunk import Moves, key_rule
+from kernels.tiles import Arrays, Gates
 
-CHUNK = 128  # tokens
+CHUNK = ON_TPU
 ROWS = 16
 
 
 def chunked_scan_tpu(
-    log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array, S: jax.Array, *, interpret: bool
-) -> tuple[jax.Array, jax.Array]:
-    """y [B, T, G, H, V] in the dtype of v, and the last S.
-
-    log_a [B, T, G, H], k, q [B, T, G, H or 1, K], v [B, T, G, H, V], pos [B, T], S [B, G, H, K, V] of the token before.
-    """
-    batch, size = log_a.shape[0], min(CHUNK, up(log_a.shape[1], ROWS))
-    total = filled(log_a.astype(S.dtype), size).reshape(batch, -1, size, S.shape[1] * S.shape[2])
-    total = jnp.cumsum(total, 2).transpose(0, 3, 1, 2)[:, :, :, None]
-    return over_chunks(RULE, interpret, size, total, k, v, q, pos, S)
-
-
-def _decays(total: jax.Array, documents: Documents) -> Decays:
-    size = total.shape[1]
-    column = jnp.broadcast_to(total, (size, size)).T  # on every lane
-    found = decays_of_heads(total, column, total[:, size - 1 :], documents)
-    return found._replace(inward=found.inward[:, :1], outward=found.outward[:, :1])
-
-
-def _forward(
-    total: jax.Array, documents: Documents, S: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return step(_decays(total, documents), S, k, v, q)
-
-
-def _backward(
-    total: jax.Array,
-    documents: Documents,
-    S: jax.Array,
-    dS: jax.Array,
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
     k: jax.Array,
-    v: jax.Array,
     q: jax.Array,
-    dy: jax.Array,
-) -> Gradients:
-    found, end = step_back(_decays(total, documents), S, dS, k, v, q, dy)
-    ones = jnp.ones((8, k.shape[1]), S.dtype)
-    here = dot(ones, found.decays, 1, 1, exact=True)[:1]  # tokens along lanes
-    place = jax.lax.broadcasted_iota(jnp.int32, here.shape, 1)
-    return found._replace(decays=here + jnp.where(place == here.shape[1] - 1, end, 0))
+    pos: jax.Array,
+    S: jax.Array,
+    *,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """What the equations make of y, in the dtype of x[0], and the last S, with one decay per head.
+
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], k, q [B, T, G, H or 1, K], pos [B, T], S [B, G, H,
+    K, V] of the token before.
+    """
+    return _scan(HEADS, interpret, gates, x, w, k, q, pos, S)
 
 
-RULE = Rule("chunked_scan", _forward, _backward, head_products, exponentials=lambda Q, K: Q * (Q + 2))
+def chunked_key_scan_tpu(
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    k: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    S: jax.Array,
+    *,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """The same with one decay per key."""
+    return _scan(KEYS, interpret, gates, x, w, k, q, pos, S)
+
+
+def _scan(
+    rule: Rule,
+    interpret: bool,
+    gates: Gates,
+    x: Arrays,
+    w: Arrays,
+    k: jax.Array,
+    q: jax.Array,
+    pos: jax.Array,
+    S: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    time = x[0].shape[1]
+    size = min(CHUNK, max(ROWS, 1 << (time - 1).bit_length()))
+    return over_chunks(ChunksTpu(rule, gates, interpret, time), size, x, w, k, q, pos, S)
+
+
+def _swap(x: jax.Array, half: int) -> jax.Array:
+    size = x.shape[0]
+    return jnp.where(right(x.shape, half), pltpu.roll(x, half, 0), pltpu.roll(x, size - half, 0))
+
+
+def _sum_to_row(x: jax.Array) -> jax.Array:
+    return dot(jnp.ones((8, x.shape[1]), x.dtype), x, 1, 1, exact=True)[:1]
+
+
+def _until(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    here, later = square(x.shape[0])
+    row = jnp.sum(jnp.where(here <= later, x, 0), 0, keepdims=True)
+    return row, column(row)
+
+
+def _onward(x: jax.Array) -> jax.Array:
+    here, earlier = square(x.shape[0])
+    return column(jnp.sum(jnp.where(here >= earlier, x, 0), 0, keepdims=True))
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.sum(x, 0, keepdims=True), 1, keepdims=True)
+
+
+HEADS = head_rule(Turns(_until, _onward, _whole))
+KEYS = key_rule(Moves(_swap, column, _sum_to_row))

@@ -4,228 +4,168 @@ A program walks the chunks of a head in order, with the state in vector memory. 
 each chunk for the backward pass, which walks the chunks in reverse.
 """
 
-import functools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from kernels.blocks_tpu import ORDER, Ref
-from kernels.chunk import Documents, Rule, document_starts, filled, of_sharers
-from kernels.tiles import Arrays, array, traffic
+from kernels.blocks_tpu import ORDER
+from kernels.chunk import Rule, document_starts, of_sharers
+from kernels.chunk_gates import Operands, Part, Sizes, cost
+from kernels.chunks_walk_tpu import Walk
+from kernels.passes import run
+from kernels.tiles import Arrays, Gates, Side, array, traffic
 
 
-def over_chunks(
-    rule: Rule,
-    interpret: bool,
-    size: int,
-    decays: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q: jax.Array,
-    pos: jax.Array,
-    S: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """y [B, T, G, H, V] in the dtype of v, and the last S, in chunks of `size` tokens.
+@dataclass(frozen=True)
+class ChunksTpu:
+    """The passes over chunks of so many tokens as starts [B, chunks, 1, Q] have, for `time` tokens.
 
-    decays [B, G H, chunks, *axes]: whatever the rule makes of them; k, q [B, T, G, H or 1, K], v [B, T, G, H, V],
-    pos [B, T], S [B, G, H, K, V] of the token before.
+    Operands x [B, heads, T filled up, V or K] or, of heads, [B, heads, chunks, 1, Q]; w [heads, 1, V, K or 1]; k, q
+    [B, heads that share them, T filled up, K]; S [B, heads, K, V].
     """
-    batch, time, groups, heads, _ = v.shape
-    count = decays.shape[2]
 
-    def by_head(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(filled(x, size), 1, 3).reshape(batch, -1, count * size, x.shape[-1])
+    rule: Rule
+    gates: Gates
+    interpret: bool
+    time: int
 
-    starts = document_starts(pos, size).reshape(batch, count, 1, size)
-    y, last = _run(rule, interpret, decays, *map(by_head, (k, v, q)), starts, S.reshape(batch, -1, *S.shape[3:]))
-    y = jnp.moveaxis(y[:, :, :time].reshape(batch, groups, heads, time, -1), 3, 1)
-    return y, last.reshape(S.shape)
+    def forward(self, starts: jax.Array, o: Operands) -> tuple[Arrays, jax.Array]:
+        """What the equations make of y [B, heads, T filled up, V] and the last S; S before every chunk [B, heads,
+        chunks, K, V].
+        """
+        specs = _Specs(self, starts, o)
+        v, states = o.x[0], array((*specs.grid, *o.S.shape[2:]), o.S.dtype)
+        y, last, kept = pl.pallas_call(
+            specs.walk.forward,
+            grid=specs.grid,
+            in_specs=specs.operands(specs.state),
+            out_specs=[specs.token("values"), specs.state, specs.states],
+            out_shape=[array(v.shape, v.dtype), array(o.S.shape, o.S.dtype), states],
+            scratch_shapes=[specs.carry],
+            compiler_params=ORDER,
+            cost_estimate=specs.cost(traffic(*o.x, *o.w, o.k, o.q, v, starts, o.S, o.S, states), "forward"),
+            interpret=self.interpret,
+            name=self.rule.name,
+        )(o.x, o.w, o.k, o.q, starts, o.S)
+        return (y, last), kept
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(
-    rule: Rule,
-    interpret: bool,
-    decays: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q: jax.Array,
-    starts: jax.Array,
-    S: jax.Array,
-) -> Arrays:
-    y, last, _ = _forward(rule, interpret, decays, k, v, q, starts, S)
-    return y, last
-
-
-def _save(
-    rule: Rule,
-    interpret: bool,
-    decays: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q: jax.Array,
-    starts: jax.Array,
-    S: jax.Array,
-) -> tuple[Arrays, Arrays]:
-    y, last, states = _forward(rule, interpret, decays, k, v, q, starts, S)
-    return (y, last), (decays, k, v, q, starts, states)
+    def backward(self, starts: jax.Array, o: Operands, states: jax.Array, gradients: Arrays) -> Operands:
+        """The gradients of the operands."""
+        specs, (do, dlast) = _Specs(self, starts, o, reverse=True), gradients
+        x = tuple(array(z.shape, z.dtype) for z in o.x)
+        w = tuple(array((do.shape[0], *z.shape), z.dtype) for z in o.w)
+        k, q = (array((*do.shape[:2], *z.shape[2:]), z.dtype) for z in (o.k, o.q))
+        moved = traffic(*o.x, *x, *o.w, *w, o.k, o.q, k, q, starts, states, do, dlast, dlast)
+        dx, dw, dk, dq, dS = pl.pallas_call(
+            specs.walk.backward,
+            grid=specs.grid,
+            in_specs=[*specs.operands(specs.states), specs.token("values"), specs.state],
+            out_specs=[
+                tuple(map(specs.token, self.gates.x_sides)),
+                tuple(map(specs.weight_out, self.gates.w_sides)),
+                *(specs.key_out, specs.key_out, specs.state),
+            ],
+            out_shape=[x, w, k, q, array(dlast.shape, dlast.dtype)],
+            scratch_shapes=[specs.carry],
+            compiler_params=ORDER,
+            cost_estimate=specs.cost(moved, "backward"),
+            interpret=self.interpret,
+            name=f"{self.rule.name}_gradient",
+        )(o.x, o.w, o.k, o.q, starts, states, do, dlast)
+        return Operands(dx, tuple(d.sum(0) for d in dw), of_sharers(dk, o.k, 1), of_sharers(dq, o.q, 1), dS)
 
 
 class _Specs:
     """Blocks of the arrays of a chunked scan, and its grid: batch, heads, chunks."""
 
-    def __init__(
-        self, rule: Rule, decays: jax.Array, k: jax.Array, v: jax.Array, starts: jax.Array, reverse: bool = False
-    ) -> None:
-        (batch, heads, count, *axes), size = decays.shape, starts.shape[3]
-        self.grid, shared = (batch, heads, count), heads // k.shape[1]
-        key, value, last = k.shape[3], v.shape[3], count - 1
-        self._chunks, self._exponentials = batch * heads * count, rule.exponentials(size, key)
-        self._products = rule.products(size, key, value)[reverse]
-
-        def at(t: jax.Array) -> jax.Array:
-            return last - t if reverse else t
-
-        def key_head(h: jax.Array) -> jax.Array:
-            return jax.lax.div(h, jax.lax.full_like(h, shared))  # h // shared asks what chip it will run on
-
-        self.decay = pl.BlockSpec((1, 1, 1, *axes), lambda b, h, t: (b, h, at(t), *(0 for _ in axes)))
-        self.key = pl.BlockSpec((1, 1, size, key), lambda b, h, t: (b, key_head(h), at(t), 0))
+    def __init__(self, passes: ChunksTpu, starts: jax.Array, o: Operands, reverse: bool = False) -> None:
+        (batch, count, _, size), (heads, key, value) = starts.shape, o.S.shape[1:]
+        self.passes, self.sizes, self.grid = passes, Sizes(size, key, value), (batch, heads, count)
+        self.walk = Walk(passes.rule, passes.gates, passes.time)
+        self.reverse, at = reverse, self.at
+        self.key, self.query = (self._shared(heads // z.shape[1]) for z in (o.k, o.q))
         self.key_out = pl.BlockSpec((1, 1, size, key), lambda b, h, t: (b, h, at(t), 0))
-        self.value = pl.BlockSpec((1, 1, size, value), lambda b, h, t: (b, h, at(t), 0))
         self.start = pl.BlockSpec((1, 1, 1, size), lambda b, h, t: (b, at(t), 0, 0))
         self.state = pl.BlockSpec((1, 1, key, value), lambda b, h, t: (b, h, 0, 0))
         self.states = pl.BlockSpec((1, 1, 1, key, value), lambda b, h, t: (b, h, at(t), 0, 0))
-        self.carry = pltpu.VMEM((key, value), decays.dtype)
+        self.carry = pltpu.VMEM((key, value), o.S.dtype)
 
-    def cost(self, moved: int) -> pl.CostEstimate:
+    def at(self, t: jax.Array) -> jax.Array:
+        """The chunk of a step."""
+        return self.grid[2] - 1 - t if self.reverse else t
+
+    def _shared(self, heads: int) -> pl.BlockSpec:
+        """Of keys or queries that so many heads share."""
+
+        def place(b: jax.Array, h: jax.Array, t: jax.Array) -> tuple[jax.Array | int, ...]:
+            shared = jax.lax.div(h, jax.lax.full_like(h, heads))  # h // heads asks what chip it will run on
+            return b, shared, self.at(t), 0
+
+        return pl.BlockSpec((1, 1, self.sizes.tokens, self.sizes.keys), place)
+
+    def token(self, side: Side) -> pl.BlockSpec:
+        """Of an input and of its gradient."""
+        if side == "head":
+            return pl.BlockSpec((1, 1, 1, 1, self.sizes.tokens), lambda b, h, t: (b, h, self.at(t), 0, 0))
+        across = self.sizes.across(side)
+        return pl.BlockSpec((1, 1, self.sizes.tokens, across), lambda b, h, t: (b, h, self.at(t), 0))
+
+    def weight(self, side: Side) -> pl.BlockSpec:
+        """Of a weight."""
+        return pl.BlockSpec((1, 1, self.sizes.across(side)), lambda b, h, t: (h, 0, 0))
+
+    def weight_out(self, side: Side) -> pl.BlockSpec:
+        """Of the gradient of a weight in a sequence."""
+        return pl.BlockSpec((1, 1, 1, self.sizes.across(side)), lambda b, h, t: (b, h, 0, 0))
+
+    def operands(self, state: pl.BlockSpec) -> list[object]:
+        """Of inputs, weights, keys, queries, starts, and the state or the states of all chunks."""
+        gates = self.passes.gates
+        x, w = tuple(map(self.token, gates.x_sides)), tuple(map(self.weight, gates.w_sides))
+        return [x, w, self.key, self.query, self.start, state]
+
+    def cost(self, moved: int, part: Part) -> pl.CostEstimate:
         """That of all chunks, with the bytes read and written."""
-        return pl.CostEstimate(
-            flops=2 * self._products * self._chunks,
-            transcendentals=self._exponentials * self._chunks,
-            bytes_accessed=moved,
-        )
+        batch, heads, count = self.grid
+        return cost(self.passes.rule, self.passes.gates, self.sizes, batch * heads * count, moved, part)
 
 
-def _forward(
-    rule: Rule,
-    interpret: bool,
-    decays: jax.Array,
+def over_chunks(
+    passes: ChunksTpu,
+    size: int,
+    x: Arrays,
+    w: Arrays,
     k: jax.Array,
-    v: jax.Array,
     q: jax.Array,
-    starts: jax.Array,
+    pos: jax.Array,
     S: jax.Array,
-) -> Arrays:
-    """y, the last S, S before every chunk [B, heads, chunks, K, V]."""
-    specs = _Specs(rule, decays, k, v, starts)
-    states = array((*decays.shape[:3], *S.shape[2:]), S.dtype)
-    out: Arrays = pl.pallas_call(
-        functools.partial(_forward_kernel, rule),
-        grid=specs.grid,
-        in_specs=[specs.decay, specs.key, specs.value, specs.key, specs.start, specs.state],
-        out_specs=[specs.value, specs.state, specs.states],
-        out_shape=[array(v.shape, v.dtype), array(S.shape, S.dtype), states],
-        scratch_shapes=[specs.carry],
-        compiler_params=ORDER,
-        cost_estimate=specs.cost(traffic(decays, k, v, v, q, starts, S, S, states)),
-        interpret=interpret,
-        name=rule.name,
-    )(decays, k, v, q, starts, S)
-    return out
+) -> tuple[jax.Array, jax.Array]:
+    """What the equations make of y [B, T, G, H, V], in the dtype of x[0], and the last S, in chunks of `size` tokens.
 
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], k, q [B, T, G, H or 1, K], pos [B, T], S [B, G, H,
+    K, V] of the token before.
+    """
+    (batch, time, groups, heads, _), gates = x[0].shape, passes.gates
+    more = -time % size
 
-def _backward(rule: Rule, interpret: bool, saved: Arrays, gradients: Arrays) -> tuple[jax.Array | None, ...]:
-    decays, k, v, q, starts, states = saved
-    dy, dlast = gradients
-    specs = _Specs(rule, decays, k, v, starts, reverse=True)
-    key = array((*decays.shape[:2], *k.shape[2:]), k.dtype)
-    ddecays, dk, dv, dq, dS = pl.pallas_call(
-        functools.partial(_backward_kernel, rule),
-        grid=specs.grid,
-        in_specs=[
-            *(specs.decay, specs.key, specs.value, specs.key, specs.start, specs.states),
-            *(specs.value, specs.state),
-        ],
-        out_specs=[specs.decay, specs.key_out, specs.value, specs.key_out, specs.state],
-        out_shape=[
-            array(decays.shape, decays.dtype),
-            key,
-            array(v.shape, v.dtype),
-            array(key.shape, q.dtype),
-            array(dlast.shape, dlast.dtype),
-        ],
-        scratch_shapes=[specs.carry],
-        compiler_params=ORDER,
-        cost_estimate=specs.cost(traffic(decays, decays, k, v, v, v, q, starts, states, dlast, key, key)),
-        interpret=interpret,
-        name=f"{rule.name}_gradient",
-    )(decays, k, v, q, starts, states, dy, dlast)
-    return ddecays, of_sharers(dk, k, 1), dv, of_sharers(dq, q, 1), None, dS
+    def by_head(z: jax.Array, fill: str = "constant") -> jax.Array:
+        z = jnp.pad(z, [(0, 0), (0, more), *[(0, 0)] * (z.ndim - 2)], mode=fill)
+        return jnp.moveaxis(z, 1, 3).reshape(batch, -1, time + more, z.shape[-1])
 
+    def token(side: Side, z: jax.Array) -> jax.Array:
+        if side == "head":  # along lanes: a column would fill 127 more in memory
+            return by_head(z.astype(S.dtype), "edge").reshape(batch, groups * heads, -1, 1, size)
+        return by_head(z, "edge")
 
-_run.defvjp(_save, _backward)
-
-
-def _documents(starts: jax.Array) -> Documents:
-    """From the places [1, Q] where the documents of tokens start."""
-    size = starts.shape[1]
-    row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
-    lane = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
-    start, last = jnp.broadcast_to(starts, (size, size)).T, starts[:, size - 1 :]
-    return Documents((lane <= row) & (lane >= start), start[:, :1] < 0, row[:, :1] >= last, last < 0)
-
-
-def _forward_kernel(
-    rule: Rule,
-    decays: Ref,
-    k: Ref,
-    v: Ref,
-    q: Ref,
-    starts: Ref,
-    S0: Ref,
-    y: Ref,
-    last: Ref,
-    states: Ref,
-    carry: Ref,
-) -> None:
-    @pl.when(pl.program_id(2) == 0)
-    def _() -> None:
-        carry[...] = S0[0, 0]
-
-    S = carry[...]
-    states[0, 0, 0] = S
-    found, S = rule.forward(decays[0, 0, 0], _documents(starts[0, 0]), S, k[0, 0], v[0, 0], q[0, 0])
-    y[0, 0] = found.astype(y.dtype)
-    carry[...] = S
-    last[0, 0] = S
-
-
-def _backward_kernel(
-    rule: Rule,
-    decays: Ref,
-    k: Ref,
-    v: Ref,
-    q: Ref,
-    starts: Ref,
-    states: Ref,
-    dy: Ref,
-    dlast: Ref,
-    ddecays: Ref,
-    dk: Ref,
-    dv: Ref,
-    dq: Ref,
-    dS0: Ref,
-    carry: Ref,
-) -> None:
-    @pl.when(pl.program_id(2) == 0)
-    def _() -> None:
-        carry[...] = dlast[0, 0]
-
-    documents = _documents(starts[0, 0])
-    found = rule.backward(decays[0, 0, 0], documents, states[0, 0, 0], carry[...], k[0, 0], v[0, 0], q[0, 0], dy[0, 0])
-    dk[0, 0], dv[0, 0], dq[0, 0] = found.k.astype(dk.dtype), found.v.astype(dv.dtype), found.q.astype(dq.dtype)
-    ddecays[0, 0, 0] = found.decays
-    carry[...] = found.S
-    dS0[0, 0] = found.S
+    operands = Operands(
+        x=tuple(map(token, gates.x_sides, x)),
+        w=tuple(z.reshape(-1, 1, z.shape[-1]).astype(S.dtype) for z in w),
+        k=by_head(k),
+        q=by_head(q),
+        S=S.reshape(batch, -1, *S.shape[3:]),
+    )
+    y, last = run(passes, document_starts(pos, size).reshape(batch, -1, 1, size), operands)
+    y = jnp.moveaxis(y[:, :, :time].reshape(batch, groups, heads, time, -1), 3, 1)
+    return y, last.reshape(S.shape)

@@ -5,134 +5,232 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from kernels.blocks_gpu import Ref, load, store, tile
-from kernels.chunk import Documents, Rule
+from jax.experimental.pallas import triton as plgpu
+from kernels.blocks_gpu import Ref, Refs, load, store, tile
+from kernels.chunk import Documents, Rule, square
+from kernels.chunk_gates import Chunk, Sizes, chunk_forward, gates_backward, known
+from kernels.tiles import Arrays, Gates, Side
 
 
-class Sizes(NamedTuple):
-    """Of a sequence and a head, and what a program has of them: tokens of a chunk, keys, values of a slice."""
-
-    time: int
-    keys: int
-    values: int
-    chunk: int
-    rows: int
-    lanes: int
-
-
-class _Chunk(NamedTuple):
+class _Place(NamedTuple):
     """The tokens of a chunk, the keys and values of a program, and which of them there are."""
 
+    sizes: Sizes
     tokens: jax.Array
     keys: jax.Array
     values: jax.Array
-    by_key: jax.Array
-    by_value: jax.Array
-    by_state: jax.Array
 
-    def of_key(self, ref: Ref) -> jax.Array:
-        """Keys or queries [Q, K]."""
-        return tile(ref, self.tokens, self.keys, self.by_key)
+    def chunk(self, n: jax.Array | int) -> "_Place":
+        """Chunk n, from the first."""
+        return self._replace(tokens=n * self.tokens.shape[0] + self.tokens)
 
-    def of_value(self, ref: Ref) -> jax.Array:
-        """Values [Q, slice]."""
-        return tile(ref, self.tokens, self.values, self.by_value)
+    @property
+    def live(self) -> jax.Array | None:
+        """Which tokens there are [Q]; None: all."""
+        return None if self.sizes.tokens % self.tokens.shape[0] == 0 else self.tokens < self.sizes.tokens
 
-    def decays(self, ref: Ref) -> jax.Array:
-        """[Q] or [Q, K]; those of tokens that there are not are there."""
-        if len(ref.shape) == 1:
-            return load(ref.at[self.tokens], self.tokens >= 0)
-        return tile(ref, self.tokens, self.keys, self.by_key)
+    def some(self, side: Side) -> jax.Array | None:
+        """Which values or keys there are; None: all."""
+        across, size = self.across(side), self.sizes.across(side)
+        return None if size % across.shape[0] == 0 else across < size
+
+    def mask(self, side: Side) -> jax.Array | None:
+        """Of [Q, slice] or [Q, K]."""
+        return _product(self.live, self.some(side), (self.tokens.shape[0], self.across(side).shape[0]))
+
+    @property
+    def of_states(self) -> jax.Array | None:
+        """The mask of [K, slice]."""
+        return _product(self.some("keys"), self.some("values"), (self.keys.shape[0], self.values.shape[0]))
+
+    @property
+    def state(self) -> tuple[jax.Array, jax.Array]:
+        """Where a state is [K, slice]."""
+        return self.keys[:, None], self.values[None, :]
+
+    def across(self, side: Side) -> jax.Array:
+        """The values or the keys."""
+        return self.values if side == "values" else self.keys
+
+    def of_tokens(self, ref: Ref, side: Side) -> jax.Array:
+        """An input [Q, slice], [Q, K] or [Q, 1]; copies of others where there is none."""
+        at = self.tokens if self.live is None else jnp.minimum(self.tokens, self.sizes.tokens - 1)
+        if side == "head":
+            return plgpu.load(ref.at[at])[:, None]
+        return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]])
+
+    def of_head(self, ref: Ref, side: Side) -> jax.Array:
+        """A weight [1, slice], [1, K] or [1, 1]."""
+        return ref[...][None, :] if side == "head" else plgpu.load(ref.at[self._near(side)])[None, :]
+
+    def _near(self, side: Side) -> jax.Array:
+        """Values or keys, others again where there are none."""
+        across = self.across(side)
+        return across if self.some(side) is None else jnp.minimum(across, self.sizes.across(side) - 1)
 
     def documents(self, starts: Ref) -> Documents:
         """Where none starts in between."""
         size = self.tokens.shape[0]
-        row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
-        lane = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
-        start = load(starts.at[self.tokens], self.tokens >= 0)
+        row, lane = square(size)
+        start = load(starts.at[self.tokens], None)
         place = jnp.arange(size, dtype=jnp.int32)
         last = jnp.sum(jnp.where(place == size - 1, start, 0)[None, :], 1, keepdims=True)
-        pairs = (lane <= row) & (lane >= start[:, None])
-        return Documents(pairs, start[:, None] < 0, place[:, None] >= last, last < 0)
+        start, place = start[:, None], place[:, None]
+        return Documents((lane <= row) & (lane >= start), start < 0, place >= last, last < 0, start == place)
 
 
-def _values(sizes: Sizes) -> jax.Array:
-    """The values of a program."""
-    return pl.program_id(2) * sizes.lanes + jnp.arange(sizes.lanes, dtype=jnp.int32)
+def _product(rows: jax.Array | None, lanes: jax.Array | None, shape: tuple[int, int]) -> jax.Array | None:
+    """The mask of a tile; None if all of it is there."""
+    if rows is None:
+        return None if lanes is None else jnp.broadcast_to(lanes[None, :], shape)
+    return jnp.broadcast_to(rows[:, None], shape) if lanes is None else rows[:, None] & lanes[None, :]
 
 
-def _chunk(sizes: Sizes, values: jax.Array, n: jax.Array | int) -> _Chunk:
-    tokens = n * sizes.chunk + jnp.arange(sizes.chunk, dtype=jnp.int32)
-    keys = jnp.arange(sizes.rows, dtype=jnp.int32)
-    live, some, width = (tokens < sizes.time)[:, None], keys < sizes.keys, (values < sizes.values)[None, :]
-    return _Chunk(tokens, keys, values, live & some[None, :], live & width, some[:, None] & width)
+class Walk(NamedTuple):
+    """The kernels for these equations; sizes: those of a sequence and a head; tile: of a chunk and a program."""
 
+    rule: Rule
+    gates: Gates
+    sizes: Sizes
+    tile: Sizes
 
-def forward(
-    rule: Rule,
-    sizes: Sizes,
-    decays: Ref,
-    k: Ref,
-    v: Ref,
-    q: Ref,
-    starts: Ref,
-    S0: Ref,
-    y: Ref,
-    last: Ref,
-    states: Ref,
-) -> None:
-    """y of all tokens, the state before every chunk and the last."""
-    values = _values(sizes)
+    def forward(
+        self,
+        x: Refs,
+        w: Refs,
+        k: Ref,
+        q: Ref,
+        starts: Ref,
+        S0: Ref,
+        o: Ref,
+        last: Ref,
+        states: Ref,
+    ) -> None:
+        """What is given back of all tokens, the state before every chunk and the last."""
+        begin = self._first()
+        weights = self._weights(w, begin)
 
-    def chunk(n: jax.Array, S: jax.Array) -> jax.Array:
-        c = _chunk(sizes, values, n)
-        store(states.at[n, c.keys[:, None], c.values[None, :]], S, c.by_state)
-        found, S = rule.forward(c.decays(decays), c.documents(starts), S, c.of_key(k), c.of_value(v), c.of_key(q))
-        store(y.at[c.tokens[:, None], c.values[None, :]], found, c.by_value)
-        return S
+        def step(n: jax.Array, S: jax.Array) -> jax.Array:
+            here = begin.chunk(n)
+            store(states.at[n, *here.state], S, here.of_states)
+            found, S = chunk_forward(self.rule, self.gates, self._chunk(here, x, weights, k, q, starts, S), S)
+            self._store_tokens(here, "values", o, found)
+            return S
 
-    c = _chunk(sizes, values, 0)
-    where = (c.keys[:, None], c.values[None, :])
-    S = jax.lax.fori_loop(0, states.shape[0], chunk, load(S0.at[where], c.by_state))
-    store(last.at[where], S, c.by_state)
+        S = jax.lax.fori_loop(0, states.shape[0], step, load(S0.at[begin.state], begin.of_states))
+        store(last.at[begin.state], S, begin.of_states)
 
+    def queries(
+        self,
+        x: Refs,
+        w: Refs,
+        k: Ref,
+        q: Ref,
+        starts: Ref,
+        states: Ref,
+        do: Ref,
+        dq: Ref,
+        share: Ref,
+        reads: Refs,
+    ) -> None:
+        """The gradient of the queries of a chunk, their share in that of log decays, and what was read out, if that is
+        wanted; grid: batch, heads, slices, chunks.
+        """
+        here = self._first().chunk(pl.program_id(3))
+        S = load(states.at[here.state], here.of_states)
+        chunk = self._chunk(here, x, self._weights(w, here), k, q, starts, S)
+        both = known(self.rule, self.gates, chunk, S, self._given(here, do, S), None, do.dtype if reads else S.dtype)
+        found, part = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
+        self._store_tokens(here, "keys", dq, found)
+        self._store_tokens(here, self.rule.side, share, part)
+        for ref in reads:
+            self._store_tokens(here, "values", ref, both.read)
 
-def backward(
-    rule: Rule,
-    sizes: Sizes,
-    decays: Ref,
-    k: Ref,
-    v: Ref,
-    q: Ref,
-    starts: Ref,
-    states: Ref,
-    dy: Ref,
-    dlast: Ref,
-    ddecays: Ref,
-    dk: Ref,
-    dv: Ref,
-    dq: Ref,
-    dS0: Ref,
-) -> None:
-    """The gradients of all tokens, chunk by chunk in reverse."""
-    count, values = states.shape[0], _values(sizes)
+    def backward(
+        self,
+        x: Refs,
+        w: Refs,
+        k: Ref,
+        q: Ref,
+        starts: Ref,
+        states: Ref,
+        do: Ref,
+        dlast: Ref,
+        share: Ref,
+        reads: Refs,
+        dx: Refs,
+        dw: Refs,
+        dk: Ref,
+        dS0: Ref,
+    ) -> None:
+        """The gradients of all else, chunk by chunk in reverse."""
+        count, begin = states.shape[0], self._first()
+        weights = self._weights(w, begin)
 
-    def chunk(passed: jax.Array, dS: jax.Array) -> jax.Array:
-        n = count - 1 - passed
-        c = _chunk(sizes, values, n)
-        S = load(states.at[n, c.keys[:, None], c.values[None, :]], c.by_state)
-        tiles = S, dS, c.of_key(k), c.of_value(v), c.of_key(q), c.of_value(dy)
-        d = rule.backward(c.decays(decays), c.documents(starts), *tiles)
-        if d.decays.ndim == 1:
-            store(ddecays.at[c.tokens], d.decays, c.tokens >= 0)
+        def step(passed: jax.Array, carried: Arrays) -> Arrays:
+            dS, *sums = carried
+            n = count - 1 - passed
+            here = begin.chunk(n)
+            fade = self.rule.fade(load(states.at[n, *here.state], here.of_states), dS)
+            chunk = self._chunk(here, x, weights, k, q, starts, dS)
+            given = self._given(here, do, dS)
+            read = here.of_tokens(reads[0], "values").astype(dS.dtype) if reads else given
+            both = known(self.rule, self.gates, chunk, dS, given, read, do.dtype)
+            part = jnp.where(chunk.there, here.of_tokens(share, self.rule.side), 0)
+            d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, part)
+            self._store_tokens(here, "keys", dk, d.k)
+            of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
+            for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
+                self._store_tokens(here, side, ref, value)
+            more = zip(self.gates.w_sides, sums, of_weights, strict=True)
+            return d.S, *(old + (z if side == "head" else jnp.sum(z, 0, keepdims=True)) for side, old, z in more)
+
+        dS = load(dlast.at[begin.state], begin.of_states)
+        dS, *sums = jax.lax.fori_loop(0, count, step, (dS, *(self._nothing(side, dS) for side in self.gates.w_sides)))
+        store(dS0.at[begin.state], dS, begin.of_states)
+        for side, ref, total in zip(self.gates.w_sides, dw, sums, strict=True):
+            self._store_weight(begin, side, ref, total)
+
+    def _given(self, here: _Place, do: Ref, S: jax.Array) -> jax.Array:
+        """The gradient of what a chunk gives back."""
+        return tile(do, here.tokens, here.values, here.mask("values")).astype(S.dtype)
+
+    def _first(self) -> _Place:
+        """The first chunk of a program."""
+        return _Place(
+            self.sizes,
+            tokens=jnp.arange(self.tile.tokens, dtype=jnp.int32),
+            keys=jnp.arange(self.tile.keys, dtype=jnp.int32),
+            values=pl.program_id(2) * self.tile.values + jnp.arange(self.tile.values, dtype=jnp.int32),
+        )
+
+    def _weights(self, w: Refs, here: _Place) -> Arrays:
+        return tuple(here.of_head(z, side) for side, z in zip(self.gates.w_sides, w, strict=True))
+
+    def _chunk(self, here: _Place, x: Refs, weights: Arrays, k: Ref, q: Ref, starts: Ref, S: jax.Array) -> Chunk:
+        inputs = zip(self.gates.x_sides, x, strict=True)
+        return Chunk(
+            x=tuple(here.of_tokens(z, side).astype(S.dtype) for side, z in inputs),
+            w=weights,
+            k=tile(k, here.tokens, here.keys, here.mask("keys")),
+            q=tile(q, here.tokens, here.keys, here.mask("keys")),
+            there=jnp.ones((self.tile.tokens, 1), bool) if here.live is None else here.live[:, None],
+            documents=here.documents(starts),
+        )
+
+    def _store_tokens(self, here: _Place, side: Side, ref: Ref, value: jax.Array) -> None:
+        if side == "head":
+            store(ref.at[here.tokens], jnp.sum(value, 1), here.live)
         else:
-            store(ddecays.at[c.tokens[:, None], c.keys[None, :]], d.decays, (c.keys < sizes.keys)[None, :])
-        store(dk.at[c.tokens[:, None], c.keys[None, :]], d.k, c.by_key)
-        store(dq.at[c.tokens[:, None], c.keys[None, :]], d.q, c.by_key)
-        store(dv.at[c.tokens[:, None], c.values[None, :]], d.v, c.by_value)
-        return d.S
+            store(ref.at[here.tokens[:, None], here.across(side)[None, :]], value, here.mask(side))
 
-    c = _chunk(sizes, values, 0)
-    where = (c.keys[:, None], c.values[None, :])
-    dS = jax.lax.fori_loop(0, count, chunk, load(dlast.at[where], c.by_state))
-    store(dS0.at[where], dS, c.by_state)
+    def _nothing(self, side: Side, like: jax.Array) -> jax.Array:
+        """A sum that grows: [1, slice], [1, K], or [Q, 1] by the place in a chunk."""
+        shape = (self.tile.tokens, 1) if side == "head" else (1, self.tile.across(side))
+        return jnp.zeros(shape, like.dtype)
+
+    def _store_weight(self, here: _Place, side: Side, ref: Ref, total: jax.Array) -> None:
+        if side == "head":
+            ref[...] = jnp.sum(total, 0)
+            return
+        store(ref.at[here.across(side)], jnp.sum(total, 0), here.some(side))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from kernels.chunk import Documents, Gradients, Rule, dot
+from kernels.chunk import Documents, Gradients, Products, Rule, dot, products, square
 from kernels.halves import Sums, Swap, apart, sums, sums_back
 
 
@@ -25,21 +25,29 @@ class Moves(NamedTuple):
     sum_to_row: Callable[[jax.Array], jax.Array]
 
 
-def rule(moves: Moves) -> Rule:
+def key_rule(moves: Moves) -> Rule:
     """That of a machine."""
     return Rule(
         name="chunked_key_scan",
-        forward=functools.partial(_forward, moves),
-        backward=functools.partial(_backward, moves),
+        side="keys",
+        meet=functools.partial(_meet, moves),
+        read=_read,
+        carry=functools.partial(_carry, moves),
+        pull=_pull,
+        back_queries=functools.partial(_back_queries, moves),
+        fade=lambda S, dS: moves.sum_to_row(dS * S),
+        back_keys=functools.partial(_back_keys, moves),
         products=_products,
         exponentials=lambda Q, K: Q * K * (Q.bit_length() + 1),
     )
 
 
-class _Decays(NamedTuple):
-    """Of each level [Q, K], from the state before to a token, from it to the state after [Q, K]; of the state [1, K].
+class _Met(NamedTuple):
+    """Decays and scores between the tokens of a chunk.
 
-    Which pairs of tokens are of one document [Q, Q].
+    Decays of each level [Q, K], from the state before to a token, from it to the state after [Q, K], of the state
+    [1, K]; which pairs of tokens are of one document [Q, Q]; scores [Q, Q], zero where one does not see the other; keys
+    and queries [Q, K] as the decays are, and the type of operands.
     """
 
     levels: tuple[jax.Array, ...]
@@ -47,94 +55,111 @@ class _Decays(NamedTuple):
     outward: jax.Array
     kept: jax.Array
     pairs: jax.Array
+    scores: jax.Array
+    k: jax.Array
+    q: jax.Array
+    half: jnp.dtype
 
 
-def _decays(moves: Moves, logs: jax.Array, documents: Documents) -> _Decays:
-    found = sums(logs, moves.swap)
-    return _Decays(
-        levels=tuple(map(jnp.exp, found.levels)),
+def _meet(moves: Moves, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
+    found, half = sums(logs, moves.swap), k.dtype
+    levels = tuple(map(jnp.exp, found.levels))
+    k, q = k.astype(logs.dtype), q.astype(logs.dtype)
+    return _Met(
+        levels=levels,
         inward=jnp.where(documents.inward, jnp.exp(found.until), 0),
         outward=jnp.where(documents.outward, jnp.exp(found.after), 0),
         kept=jnp.where(documents.kept, jnp.exp(jnp.sum(logs, 0, keepdims=True)), 0),
         pairs=documents.pairs,
+        scores=_scores(levels, documents.pairs, k, q, half),
+        k=k,
+        q=q,
+        half=half,
     )
 
 
-def _scores(c: _Decays, k: jax.Array, q: jax.Array, half: jnp.dtype) -> jax.Array:
+def _scores(levels: tuple[jax.Array, ...], pairs: jax.Array, k: jax.Array, q: jax.Array, half: jnp.dtype) -> jax.Array:
     """The sums over keys of q[i] k[j] and the decay between them [Q, Q]; zero where i does not see j."""
     size = k.shape[0]
     found = jnp.where(_same(size), jnp.sum(q * k, 1, keepdims=True), 0)
-    for level, decay in enumerate(c.levels):
+    for level, decay in enumerate(levels):
         between = dot((q * decay).astype(half), (k * decay).astype(half), 1, 1)
-        found = jnp.where(c.pairs & apart(size, level), between, found)
+        found = jnp.where(pairs & apart(size, level), between, found)
     return found
 
 
-def _scores_back(
-    c: _Decays, k: jax.Array, q: jax.Array, dscores: jax.Array, half: jnp.dtype
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """The gradients of keys, queries, and the sums of log decays of each level."""
-    size, d_levels = k.shape[0], []
-    itself = jnp.sum(jnp.where(_same(size), dscores, 0), 1, keepdims=True)
-    dk, dq = itself * q, itself * k
-    for level, decay in enumerate(c.levels):
-        d = jnp.where(c.pairs & apart(size, level), dscores, 0).astype(half)
-        queries, keys = (q * decay).astype(half), (k * decay).astype(half)
-        d_queries, d_keys = dot(d, keys, 1, 0), dot(d, queries, 0, 0)
-        dq, dk = dq + d_queries * decay, dk + d_keys * decay
-        d_levels.append(queries * d_queries + keys * d_keys)  # a token is one or the other
-    return dk, dq, tuple(d_levels)
-
-
 def _same(size: int) -> jax.Array:
-    row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
-    return row == jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
+    here, other = square(size)
+    return here == other
 
 
-def _forward(
-    moves: Moves,
-    logs: jax.Array,
-    documents: Documents,
-    S: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q: jax.Array,
+def _read(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    y = dot(met.scores.astype(met.half), v.astype(met.half), 1, 0)
+    return y + dot((met.q * met.inward).astype(met.half), S.astype(met.half), 1, 0)
+
+
+def _carry(moves: Moves, met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    return moves.column(met.kept) * S + dot((met.k * met.outward).astype(met.half), v.astype(met.half), 0, 0)
+
+
+def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
+    return dot(dy.astype(met.half), v.astype(met.half), 1, 1)
+
+
+def _back_queries(
+    moves: Moves, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    c, half, k, q = _decays(moves, logs, documents), k.dtype, k.astype(S.dtype), q.astype(S.dtype)
-    v = v.astype(half)
-    y = dot(_scores(c, k, q, half).astype(half), v, 1, 0)
-    y += dot((q * c.inward).astype(half), S.astype(half), 1, 0)
-    return y, moves.column(c.kept) * S + dot((k * c.outward).astype(half), v, 0, 0)
+    """The share [Q, K] is a part of the gradient of the log decays."""
+    k, q, half, d_levels = met.k, met.q, met.half, []
+    from_state = dot(dy.astype(half), S.astype(half), 1, 1)
+    dq = _diagonal(dscores) * k + met.inward * from_state
+    for level, decay in enumerate(met.levels):
+        between = dot(_between(met, dscores, level), (k * decay).astype(half), 1, 0)
+        dq = dq + between * decay
+        d_levels.append((q * decay).astype(half) * between)
+    nothing = jnp.zeros_like(dq)
+    return dq, sums_back(Sums(tuple(d_levels), q * met.inward * from_state, nothing, nothing), moves.swap)
 
 
-def _backward(
+def _back_keys(
     moves: Moves,
-    logs: jax.Array,
-    documents: Documents,
-    S: jax.Array,
+    met: _Met,
+    dscores: jax.Array,
+    fade: jax.Array,
     dS: jax.Array,
-    k: jax.Array,
     v: jax.Array,
-    q: jax.Array,
     dy: jax.Array,
+    share: jax.Array,
 ) -> Gradients:
-    c, half, k, q = _decays(moves, logs, documents), k.dtype, k.astype(S.dtype), q.astype(S.dtype)
+    k, q, half, d_levels = met.k, met.q, met.half, []
     v, dy = v.astype(half), dy.astype(half)
-    dk, dq, d_levels = _scores_back(c, k, q, dot(dy, v, 1, 1), half)
-    entering, leaving = q * c.inward, k * c.outward
-    from_state, to_state = dot(dy, S.astype(half), 1, 1), dot(v, dS.astype(half), 1, 1)
-    dv = dot(_scores(c, k, q, half).astype(half), dy, 0, 0) + dot(leaving.astype(half), dS.astype(half), 1, 0)
-    first = jax.lax.broadcasted_iota(jnp.int32, logs.shape, 0) == 0
-    whole = jnp.where(first, c.kept * moves.sum_to_row(dS * S), 0)
+    to_state = dot(v, dS.astype(half), 1, 1)
+    dk = _diagonal(dscores) * q + met.outward * to_state
+    for level, decay in enumerate(met.levels):
+        between = dot(_between(met, dscores, level), (q * decay).astype(half), 0, 0)
+        dk = dk + between * decay
+        d_levels.append((k * decay).astype(half) * between)
+    entering, leaving = q * met.inward, k * met.outward
+    first = jax.lax.broadcasted_iota(jnp.int32, leaving.shape, 0) == 0
+    whole = jnp.where(first, met.kept * fade, 0)
+    nothing = jnp.zeros_like(dk)
     return Gradients(
-        decays=sums_back(Sums(d_levels, entering * from_state, leaving * to_state, whole), moves.swap),
-        k=dk + c.outward * to_state,
-        v=dv,
-        q=dq + c.inward * from_state,
-        S=moves.column(c.kept) * dS + dot(entering.astype(half), dy, 0, 0),
+        logs=share + sums_back(Sums(tuple(d_levels), nothing, leaving * to_state, whole), moves.swap),
+        k=dk,
+        v=dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), dS.astype(half), 1, 0),
+        S=moves.column(met.kept) * dS + dot(entering.astype(half), dy, 0, 0),
     )
 
 
-def _products(Q: int, K: int, V: int) -> tuple[int, int]:
-    levels = Q.bit_length() - 1
-    return Q * (Q * (levels * K + V) + 2 * K * V), Q * (Q * (3 * levels * K + 2 * V) + 4 * K * V)
+def _diagonal(dscores: jax.Array) -> jax.Array:
+    """The gradient of the score of a token with itself [Q, 1]."""
+    return jnp.sum(jnp.where(_same(dscores.shape[0]), dscores, 0), 1, keepdims=True)
+
+
+def _between(met: _Met, dscores: jax.Array, level: int) -> jax.Array:
+    """The gradients of the scores whose tokens are apart at a level; a token is in the later half or in the other."""
+    return jnp.where(met.pairs & apart(dscores.shape[0], level), dscores, 0).astype(met.half)
+
+
+def _products(Q: int, K: int, V: int) -> Products:
+    return products(Q.bit_length() - 1, Q, K, V)

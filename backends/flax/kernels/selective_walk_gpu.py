@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_gpu import Ref, Refs, Token, load, power, store, tokens_of
-from kernels.tiles import Arrays, Gates
+from kernels.selective import entering
+from kernels.tiles import Arrays, Gates, added
 
 BLOCK = 32  # tokens from one state in memory to the next
 STEPS = 2  # tokens whose states are in registers at once
@@ -71,7 +72,7 @@ def forward(
         block, place = jax.lax.div(n, n * 0 + BLOCK // STEPS), jax.lax.rem(n, n * 0 + BLOCK // STEPS)
         store(start.at[block], h, here.both & (place == 0))
         for token in tokens_of(n, STEPS, sizes.time, here.lanes, x, first, acc):
-            dt, v = _gates(gates, token, weights, here)
+            dt, v = entering(gates, token.x, weights, token.first, here.lanes & token.live)
             B, C = _columns(BC, token, here, sizes.time, acc)
             h = _decayed(dt, decay, token, h) + B * v[None, :]
             y = jnp.sum(C * h, 0)
@@ -113,7 +114,7 @@ def backward(
         """STEPS tokens with their step and input, B and C, and what is left of the state before; and h behind them."""
         found = []
         for token in tokens_of(n, STEPS, sizes.time, here.lanes, x, first, acc):
-            dt, v = _gates(gates, token, weights, here)
+            dt, v = entering(gates, token.x, weights, token.first, here.lanes & token.live)
             B, C = _columns(BC, token, here, sizes.time, acc)
             decayed = _decayed(dt, decay, token, h)
             h = decayed + B * v[None, :]
@@ -137,9 +138,7 @@ def backward(
             ddt, dv = jnp.sum(turned * decay, 0) * math.log(2), jnp.sum(g * B, 0)
             through = jnp.where(live, ddt, 0), jnp.where(live, dv, 0)
             dxs, dws = gates.gates_grad(token.x, weights, token.first, *through)
-            if gates.out_grad is not None:
-                dxs = tuple(a + b for a, b in zip(dxs, more[0], strict=True))
-                dws = tuple(a + b for a, b in zip(dws, more[1], strict=True))
+            dxs, dws = added(dxs, more[0]), added(dws, more[1])
             for z, value in zip(dx, dxs, strict=True):
                 store(z.at[token.t], jnp.broadcast_to(value, live.shape), live)
             sums = [z + jnp.where(live, value, 0) for z, value in zip(sums, dws, strict=True)]
@@ -171,13 +170,6 @@ def backward(
     store(dA, sum_A, here.both)
     for z, value in zip(dw, sums, strict=True):
         store(z, value, here.lanes)
-
-
-def _gates(gates: Gates, token: Token, w: Arrays, here: _Here) -> tuple[jax.Array, jax.Array]:
-    """Step and input; what is no token has a step of nothing and adds nothing, so that the state survives."""
-    dt, v = gates.gates(token.x, w, token.first)
-    live = here.lanes & token.live
-    return jnp.where(live, dt, 0), jnp.where(live, v, 0)
 
 
 def _decayed(dt: jax.Array, decay: jax.Array, token: Token, h: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import ROWS, Ref, Refs, column, group, inputs, weights
-from kernels.tiles import Arrays, Gates
+from kernels.selective import entering
+from kernels.tiles import Arrays, Gates, added
 
 
 def forward(
@@ -45,7 +46,7 @@ def forward(
     def tokens(i: jax.Array, h: jax.Array) -> jax.Array:
         at, live = group(i, left, fresh.shape[1])
         xs, ws, starts = inputs(x, at, live, h.dtype), weights(w), fresh[at, :] != 0
-        dt[...], v[...] = _gates(gates, xs, ws, starts, live)
+        dt[...], v[...] = entering(gates, xs, ws, starts, live)
         keep[...] = jnp.where(starts, 0, 1).astype(h.dtype)
         B, C = (_turned(z, i) for z in BC)
         for k in range(ROWS):
@@ -107,7 +108,7 @@ def backward(
         at, live = group(i, left, width)
         live &= some
         starts = fresh[at, :] != 0
-        dt[at, :], v[at, :] = _gates(gates, inputs(x, at, live, acc), weights(w), starts, live)
+        dt[at, :], v[at, :] = entering(gates, inputs(x, at, live, acc), weights(w), starts, live)
         keep[at, :] = jnp.where(starts, 0, 1).astype(acc)
         B, C = (_turned(z, i) for z in BC)
         for k in range(ROWS):
@@ -148,13 +149,11 @@ def backward(
             e = jnp.exp2(dt[row, :] * decay) * (keep[row, :] * g)
         through = jnp.where(live, ddt[...], 0), jnp.where(live, dv[...], 0)
         dxs, dws = gates.gates_grad(xs, ws, starts, *through)
-        if gates.out_grad is not None:
-            dxs = tuple(a + b for a, b in zip(dxs, more[0], strict=True))
-            dws = tuple(a + b for a, b in zip(dws, more[1], strict=True))
+        dxs, dws = added(dxs, more[0]), added(dws, more[1])
         for z, value in zip(dx, dxs, strict=True):
             z[0, at, :] = jnp.broadcast_to(value, live.shape).astype(z.dtype)
-        added = (z + jnp.where(live, value, 0).sum(0, keepdims=True) for z, value in zip(sums, dws, strict=True))
-        return e, sum_A, sum_B, sum_C, *added
+        grown = (z + jnp.where(live, value, 0).sum(0, keepdims=True) for z, value in zip(sums, dws, strict=True))
+        return e, sum_A, sum_B, sum_C, *grown
 
     jax.lax.fori_loop(0, groups, again, jnp.where(here, start[0, 0], 0))
     empty = jnp.zeros(dBC[0].shape[2:], acc)
@@ -163,12 +162,6 @@ def backward(
     for z, value in zip(dw, sums, strict=True):
         z[0] = value
     dh0[0] = carry[...]
-
-
-def _gates(gates: Gates, x: Arrays, w: Arrays, first: jax.Array, live: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Step and input; what is no token has a step of nothing and adds nothing, so that the state survives."""
-    dt, v = gates.gates(x, w, first)
-    return jnp.where(live, dt, 0), jnp.where(live, v, 0)
 
 
 def _turned(z: Ref, i: jax.Array) -> jax.Array:

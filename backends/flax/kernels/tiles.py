@@ -11,6 +11,8 @@ from jax.experimental import pallas as pl
 
 Arrays = tuple[jax.Array, ...]
 Machine = Literal["xla", "tpu", "gpu"]
+Side = Literal["values", "keys", "head"]
+"""Along what an input of a token or a weight of a head varies: along its values, its keys, or neither."""
 
 
 class Gates(NamedTuple):
@@ -19,16 +21,22 @@ class Gates(NamedTuple):
     x are inputs of a token, w weights of a channel, `first` says where a document starts; they broadcast against one
     another. A kernel calls these functions on tiles in single precision; they hold no array of their own.
 
-    gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters.
+    gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters; of
+    one of outer products (log_a, v), the log decay and the values.
     gates_grad(x, w, first, da, du) -> (dx, dw): tuples like x and w, dw not yet summed over tokens.
-    out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the state, or the read-out of a selective
-    scan, if anything. Where calls differ in numbers, w has them behind the weights (`with_numbers`), dw has not.
+    out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the state, or what is read out of it, if
+    anything. Where calls differ in numbers, w has them behind the weights (`with_numbers`), dw has not.
+    x_sides, w_sides: of a scan of outer products, along what x and w vary; x[0] has values. Tiles are [tokens, values],
+    [tokens, keys] or [tokens, 1], of weights [1, values], [1, keys] or [1, 1], and so are their derivatives: what has
+    no values gets sums over them.
     """
 
     gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
     gates_grad: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], tuple[Arrays, Arrays]]
     out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
     out_grad: Callable[[jax.Array, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays]] | None = None
+    x_sides: tuple[Side, ...] = ()
+    w_sides: tuple[Side, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,11 @@ def with_numbers(gates: Gates, numbers: tuple[float, ...]) -> Gates:
     """Gates of x and w alone, from gates that take numbers as well."""
     if not numbers:
         return gates
-    return Gates(
-        _With(gates.gates, 1, numbers),
-        _With(gates.gates_grad, 1, numbers),
-        None if gates.out is None else _With(gates.out, 2, numbers),
-        None if gates.out_grad is None else _With(gates.out_grad, 2, numbers),
+    return gates._replace(
+        gates=_With(gates.gates, 1, numbers),
+        gates_grad=_With(gates.gates_grad, 1, numbers),
+        out=None if gates.out is None else _With(gates.out, 2, numbers),
+        out_grad=None if gates.out_grad is None else _With(gates.out_grad, 2, numbers),
     )
 
 
@@ -91,7 +99,7 @@ def first_tokens(pos: jax.Array, block: int) -> jax.Array:
 
 
 def once(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
-    """What a forward pass of a diagonal scan computes of the gates, for `gates_cost`."""
+    """What a forward pass computes of the gates and of what follows, for estimates of its cost."""
     if gates.out is None:
         return gates.gates
     out = gates.out
@@ -99,7 +107,7 @@ def once(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
 
 
 def again_and_back(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
-    """What a backward pass computes of the gates, for `gates_cost`."""
+    """What a backward pass computes of the gates and of what follows, for estimates of its cost."""
 
     def found(x: Arrays, w: Arrays, first: jax.Array) -> object:
         through = gates.gates_grad(x, w, first, *gates.gates(x, w, first))

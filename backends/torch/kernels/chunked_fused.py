@@ -1,4 +1,5 @@
 """The scans of outer products without gates, with a decay per head or per key, as operators of torch."""
+# mypy: disable-error-code="no-untyped-call"
 
 import torch
 from kernels.chunk_sizes import key_parts

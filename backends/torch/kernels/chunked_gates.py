@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from kernels.chunked_work import Shapes, backward_flops, forward_flops
-from kernels.operators import TRITON, free_name, wants_gradient
+from kernels.operators import TRITON, free_name, gradient_of_numbers, wants_gradient
 from kernels.read_out import Read
 from torch import Tensor
 
@@ -149,7 +149,7 @@ def _register(name: str, gates: ChunkedGates) -> Any:
         dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
         found = gradients(x, w, ctx.numbers, *rest, dy, None if dlast is None else dlast.contiguous())
         *shares, dk, dq, dstart = found
-        nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
+        nothing = gradient_of_numbers(ctx.numbers)
         return shares[:count], shares[count:], nothing, dk, dq, None, None if rest[3] is None else dstart, None
 
     fused.register_fake(made)

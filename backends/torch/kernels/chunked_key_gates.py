@@ -139,7 +139,7 @@ def _token(name: str, gates: ChunkedKeyGates) -> Any:
 
     def work(*args: Any, **_: Any) -> int:
         """The read-out is a product; so is the update, of a key and a value."""
-        batch, heads, keys, values = Given(*args[: len(Given._fields)]).start  # type: ignore[misc]
+        batch, heads, keys, values = Given(*args[: len(Given._fields)]).start
         return int(4 * batch * heads * keys * values)
 
     token.register_fake(outputs)

@@ -101,7 +101,7 @@ def _gates(gates: Any, given: Given, heads: int) -> dict[str, Any]:
 
 
 def _kept(result: Result) -> Tensor | None:
-    return result.read if result.read.numel() else None
+    return result.kept if result.kept.numel() else None
 
 
 def _sizes(result: Result) -> tuple[int, ...]:

@@ -143,7 +143,7 @@ def chunked_key_forward(
         count = tl.minimum(left, Q)
         for passed in range(count):
             t = count - 1 - passed
-            log, key, _ = _one(
+            log, key, _value = _one(
                 xs, w, pos, row, first, t, n, p, left, head, heads, K, V, X, SHARED, GATES, RAGGED, PACKED, ACC
             )  # fmt: skip
             score = tl.sum(queries * _decays(ago, document, r, t, BEFORE) * key, 1)

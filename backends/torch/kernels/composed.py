@@ -27,12 +27,13 @@ class Mix:
     on. shapes: a letter for each weight that it reads, "p" for planes [*axes, heads or 1], "m" for a matrix from heads
     to heads. work: matrix operations for a pair, a multiply-add being two.
 
-    device: `(a, qs, ks, ws) -> a'`, a Triton function of tiles in single precision. a: [heads, queries, keys]. Every
-    token is cut along its axes before heads, row-major, into planes: qs of [heads or 1, queries, 1], ks of [heads or 1,
-    1, keys], ws of [heads or 1, 1, 1]. Matrices in ws are [heads, heads] in the type of products. Heads are filled up
-    with zeros to a power of two: a sum over heads that is spread over heads again may only be summed over heads once
-    more if a plane weighs it. grad: `(a, qs, ks, ws, d) -> (da, dqs, dks, dws)`, in the shapes of what came in. Both
-    are None without Triton.
+    device: `(a, qs, ks, ws) -> a'`, a Triton function of tiles in single precision. a: [heads, queries, keys], or
+    [heads, keys, queries]. Every token is cut along its axes before heads, row-major, into planes: qs of [heads or 1,
+    queries, 1], ks of [heads or 1, 1, keys], turned as a is; both hold what `plane` in device.py reads them with, for
+    registers have no room for all. ws of [heads or 1, 1, 1]. Matrices in ws are [heads, heads] in the type of products.
+    Heads are filled up with zeros to a power of two: a sum over heads that is spread over heads again may only be
+    summed over heads once more if a plane weighs it. grad: `(a, qs, ks, ws, d, QUERIES, KEYS) -> (da, dqs, dks, dws)`,
+    in the shapes of planes, given the axes of a. Both are None without Triton.
     """
 
     sides: str = ""

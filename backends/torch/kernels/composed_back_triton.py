@@ -4,8 +4,8 @@ With P the weights and dP' = dy . v the gradient of the composed ones, after_gra
 where delta is the sum over keys of P dP for every head and query, and of that before_grad makes the gradient of q . k.
 Two passes go over the keys of a block of queries: one finds delta and what tokens of queries and weights get of the
 composition behind the softmax, the next, which needs delta, dq and what the other composition gives. Two go over the
-queries of a block of keys in the same way, for dv and for dk. Every sum has one program, so results are the same from
-run to run.
+queries of a block of keys in the same way, for dv and for dk; their tiles are [heads, queries, keys]. Every sum has one
+program, so results are the same from run to run.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005  (Triton knows no stars in tuples)
@@ -30,12 +30,12 @@ from kernels.composed_triton import (
 
 
 @triton.jit
-def mixed_back(a, qs, ks, ws, d, GRAD: tl.constexpr):
-    """The gradients of pairs, planes and weights of a composition."""
+def mixed_back(a, qs, ks, ws, d, GRAD: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """The gradients of pairs, planes and weights of a composition, of pairs with these axes."""
     if GRAD is None:
         return d, (), (), ()
     else:
-        return GRAD(a, qs, ks, ws, d)
+        return GRAD(a, qs, ks, ws, d, QUERIES, KEYS)
 
 
 @triton.jit
@@ -95,24 +95,27 @@ def store_constants(weights, sums, row, h, some, H: tl.constexpr, HP: tl.constex
 
 @triton.jit
 def pairs_again(
-    q, k, qs, ks, ws, norm, inside, left, k_left, MIX: tl.constexpr, SCALE: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, SLICE: tl.constexpr,
+    x, y, qs, ks, ws, norm, inside, x_left, y_left, MIX: tl.constexpr, SCALE: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, SLICE: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scores before they are composed, and weights."""
-    a = SCALE * products(q, k, left, k_left, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+    """Scores [heads, R, C] before they are composed, and weights; x, y: queries and keys, those of the program last."""
+    a = SCALE * products(x, y, x_left, y_left, HP, R, C, H, D, SLICE, DOT, ACC, PRECISION)
     return a, normalised(mixed(a, qs, ks, ws, MIX), norm, inside)
 
 
 @triton.jit
 def weights_back(
-    p, dy, v, qs, ks, ws, inside, left, k_left, GRAD: tl.constexpr,
-    H: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, SLICE: tl.constexpr,
+    p, x, y, qs, ks, ws, inside, x_left, y_left, GRAD: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    H: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, SLICE: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of weights, and of what they are composed with; where nothing is seen there is none."""
-    d = products(dy, v, left, k_left, HP, BQ, BK, H, E, SLICE, DOT, ACC, PRECISION)
-    d, of_q, of_k, of_w = mixed_back(p, qs, ks, ws, tl.where(inside, d, 0.0), GRAD)
+    """The gradients of weights, and of what they are composed with; where nothing is seen there is none.
+
+    x, y: gradients of y, and values, those of the program last.
+    """
+    d = products(x, y, x_left, y_left, HP, R, C, H, E, SLICE, DOT, ACC, PRECISION)
+    d, of_q, of_k, of_w = mixed_back(p, qs, ks, ws, tl.where(inside, d, 0.0), GRAD, QUERIES, KEYS)
     return tl.where(inside, d, 0.0), of_q, of_k, of_w
 
 
@@ -134,8 +137,8 @@ def composed_back_queries(
     """
     q0, row = query_block(T, BQ)
     h = tl.arange(0, HP)[:, None, None]
-    r = tl.arange(0, BQ)[None, :, None]
-    c = tl.arange(0, BK)[None, None, :]
+    r = tl.arange(0, BQ)[None, None, :]
+    c = tl.arange(0, BK)[None, :, None]
     first = tl.program_id(1) * COLUMNS
     left = T - q0
     place = positions(pos, row, r, left, PACKED)
@@ -144,13 +147,13 @@ def composed_back_queries(
     ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
     ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
     at = tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r
-    mean = tl.zeros((HP, BQ, 1), ACC)
+    mean = tl.zeros((HP, 1, BQ), ACC)
     if LAST:
         sums = empty_columns(HP, BQ, WIDTHS, ACC)
-        of_queries = empty_planes(HP, BQ, 1, BEFORE_Q, ACC)
+        of_queries = empty_planes(HP, 1, BQ, BEFORE_Q, ACC)
         of_weights = empty_planes(HP, 1, 1, BEFORE_W, ACC)
     else:
-        of_queries = empty_planes(HP, BQ, 1, AFTER_Q, ACC)
+        of_queries = empty_planes(HP, 1, BQ, AFTER_Q, ACC)
         of_weights = empty_planes(HP, 1, 1, AFTER_W, ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
@@ -159,28 +162,27 @@ def composed_back_queries(
         here = again(row, k0)
         rows = again(row, k0, KEEP_ROWS)
         norm = tl.load(lse + at + (here - row), mask=(r < left) & (h < H), other=0.0)
-        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
-        ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K, ACC)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q)
+        ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K)
         keys = k + k_row * (H * D)
         a, p = pairs_again(
-            q + rows * (H * D), keys, qs, ks, ws, norm, inside, left, k_left, BEFORE,
-            SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            keys, q + rows * (H * D), qs, ks, ws, norm, inside, k_left, left, BEFORE,
+            SCALE, H, D, HP, BK, BQ, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         d, of_q, _, of_w = weights_back(
-            p, dy + rows * (H * E), v + k_row * (H * E),
-            planes(q_after, here, r, h, left, H, AFTER_Q, ACC),
-            planes(k_after, k_row, c, h, k_left, H, AFTER_K, ACC),
-            ws_after, inside, left, k_left, AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            p, v + k_row * (H * E), dy + rows * (H * E),
+            planes(q_after, here, r, h, left, H, AFTER_Q),
+            planes(k_after, k_row, c, h, k_left, H, AFTER_K),
+            ws_after, inside, k_left, left, AFTER_GRAD, 2, 1, H, E, HP, BK, BQ, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         if LAST:
             mean = tl.load(delta + at + (here - row), mask=(r < left) & (h < H), other=0.0)
-            qs = planes(q_tokens, again(row, k0 + BK), r, h, left, H, BEFORE_Q, ACC)
-            ks = planes(k_tokens, again(k_row, k0 + BK), c, h, k_left, H, BEFORE_K, ACC)
-            d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
-            along = tl.arange(0, BK)[None, :, None]
-            sums = add_columns(sums, d * SCALE, keys, along, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
+            qs = planes(q_tokens, again(row, k0 + BK), r, h, left, H, BEFORE_Q)
+            ks = planes(k_tokens, again(k_row, k0 + BK), c, h, k_left, H, BEFORE_K)
+            d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD, 2, 1)
+            sums = add_columns(sums, d * SCALE, keys, c, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
         else:
-            mean += tl.sum(p * d, 2, keep_dims=True)
+            mean += tl.sum(p * d, 1, keep_dims=True)
         of_queries = add_planes(of_queries, of_q)
         of_weights = add_planes(of_weights, of_w)
     program = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
@@ -217,7 +219,6 @@ def composed_back_keys(
     h = tl.arange(0, HP)[:, None, None]
     r = tl.arange(0, BQ)[None, :, None]
     c = tl.arange(0, BK)[None, None, :]
-    along = tl.arange(0, BQ)[None, :, None]
     first = tl.program_id(1) * COLUMNS
     k_left = S - k0
     ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
@@ -239,34 +240,33 @@ def composed_back_keys(
         norm = tl.load(lse + at, mask=(r < left) & (h < H), other=0.0)
         here = again(k_row, q0)
         k_rows = again(k_row, q0, KEEP_ROWS)
-        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q, ACC)
-        ks = planes(k_tokens, here, c, h, k_left, H, BEFORE_K, ACC)
+        qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q)
+        ks = planes(k_tokens, here, c, h, k_left, H, BEFORE_K)
         a, p = pairs_again(
             q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, BEFORE,
             SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
-        qs_after = planes(q_after, row, r, h, left, H, AFTER_Q, ACC)
-        ks_after = planes(k_after, here, c, h, k_left, H, AFTER_K, ACC)
+        qs_after = planes(q_after, row, r, h, left, H, AFTER_Q)
+        ks_after = planes(k_after, here, c, h, k_left, H, AFTER_K)
         d, _, of_k, _ = weights_back(
             p, dy + row * (H * E), v + k_rows * (H * E), qs_after, ks_after, ws_after, inside, left, k_left,
-            AFTER_GRAD, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            AFTER_GRAD, 1, 2, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
         if LAST:
             mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
-            qs = planes(q_tokens, again(row, q0 + BQ), r, h, left, H, BEFORE_Q, ACC)
-            ks = planes(k_tokens, again(k_row, q0 + BQ), c, h, k_left, H, BEFORE_K, ACC)
-            d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD)
-            pairs = tl.trans(d * SCALE, (0, 2, 1))
-            sums = add_columns(sums, pairs, q + row * (H * D), along, h, first, left, WIDTHS, H, D, DOT, PRECISION)
+            qs = planes(q_tokens, again(row, q0 + BQ), r, h, left, H, BEFORE_Q)
+            ks = planes(k_tokens, again(k_row, q0 + BQ), c, h, k_left, H, BEFORE_K)
+            d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD, 1, 2)
+            pairs = d * SCALE
+            sums = add_columns(sums, pairs, q + row * (H * D), r, h, first, left, WIDTHS, H, D, DOT, PRECISION)
         else:
-            pairs = tl.trans(mixed(p, qs_after, ks_after, ws_after, AFTER), (0, 2, 1))
-            sums = add_columns(sums, pairs, dy + row * (H * E), along, h, first, left, WIDTHS, H, E, DOT, PRECISION)
+            pairs = mixed(p, qs_after, ks_after, ws_after, AFTER)
+            sums = add_columns(sums, pairs, dy + row * (H * E), r, h, first, left, WIDTHS, H, E, DOT, PRECISION)
         of_keys = add_planes(of_keys, of_k)
     k_left_once = tl.where(tl.program_id(1) == 0, k_left, 0)
-    rows = tl.arange(0, BK)[None, :, None]
     if LAST:
-        store_columns(dx + k_row * (H * D), sums, rows, h, first, k_left, WIDTHS, H, D)
+        store_columns(dx + k_row * (H * D), sums, c, h, first, k_left, WIDTHS, H, D)
         store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, BEFORE_K)
     else:
-        store_columns(dx + k_row * (H * E), sums, rows, h, first, k_left, WIDTHS, H, E)
+        store_columns(dx + k_row * (H * E), sums, c, h, first, k_left, WIDTHS, H, E)
         store_planes(k_shares, of_keys, k_row, c, h, k_left_once, H, AFTER_K)

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 Pass = Literal["normalisers", "values", "deltas", "queries", "values back", "keys"]
 
-SMALLEST = 16  # of any side of a matrix product
-HEADS = 32  # whose tiles fit into registers: with more the pairs of 16 by 16 tokens alone fill them
+SMALLEST = 16  # of a side of a matrix product, but for that of a program's own tokens
+HEADS = 32  # whose tiles fit into registers: with more the pairs alone fill them
 OLDEST = 80  # compute capability with products of bfloat16
 # Bytes of shared memory of a program by compute capability; CUDA C++ Programming Guide 13.0.
 SHARED = {0: 0, 80: 166912, 86: 101376, 90: 232448, 110: 101376}
@@ -26,8 +26,8 @@ class Sizes(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Queries and keys of a tile; columns of a head that a product takes at a time; the parts, powers of two, of the
-    columns that a program sums; whether the rows of its own tokens stay in shared memory over all steps; warps.
+    """Queries and keys of a tile; columns of a head that a product of rows takes at a time; the parts, powers of two,
+    of the columns that a program sums; whether the rows of its own tokens stay in shared memory over all steps; warps.
     """
 
     queries: int
@@ -51,23 +51,26 @@ class Tile(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Own tokens, others, the most columns summed forward and backward, warps."""
+    """Own tokens, others, the most columns summed forward and backward, columns of a product at a time, warps."""
 
     own: int
     others: int
     forward: int
     backward: int
+    width: int
     warps: int
 
 
-# By heads. A product of several matrices gives each warp some of them, so there are no more warps than heads.
+# By heads. A product of several matrices gives each warp some of them, so there are no more warps than heads. Sums of
+# 32 heads take a register a thread for each column of 8 tokens: all columns in one program spill a little, but shared
+# out among two every pair would be computed twice.
 BLOCKS = {
-    1: Block(16, 32, 128, 64, 1),
-    2: Block(16, 32, 128, 64, 2),
-    4: Block(16, 32, 128, 64, 4),
-    8: Block(16, 32, 128, 64, 8),
-    16: Block(16, 16, 128, 64, 8),
-    32: Block(16, 16, 80, 64, 8),
+    1: Block(16, 32, 128, 64, 32, 1),
+    2: Block(16, 32, 128, 64, 32, 2),
+    4: Block(16, 32, 128, 64, 32, 4),
+    8: Block(16, 32, 128, 64, 32, 8),
+    16: Block(8, 16, 128, 128, 16, 8),
+    32: Block(8, 16, 128, 128, 16, 8),
 }
 MOST_HEADS = 128  # at most at all: a tile of a single query has 16 bytes of each key of a head at a time then
 LAID_PAIRS = 2048  # of all heads in registers: with twice as many, going back spills
@@ -75,7 +78,7 @@ TOKEN_WARPS = 8
 TOKEN_PAIRS, MOST_KEYS = 512, 128  # of a tile of a single query
 TOKEN_ELEMENTS = 2048  # of keys or values, for each warp
 PROGRAMS, LEAST_KEYS = 256, 128  # about two programs for each multiprocessor, but no fewer keys for each
-INTERPRETED = Block(16, 16, 48, 48, 1)  # the smallest, in which odd sizes are in parts and shared out
+INTERPRETED = Block(16, 16, 48, 48, 32, 1)  # the smallest, in which odd sizes are in parts and shared out
 
 
 def fits(heads: int, arch: int) -> bool:
@@ -89,8 +92,8 @@ def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
     backward, of_keys = kind not in ("normalisers", "values"), kind in ("values back", "keys")
     columns = {"values": sizes.value, "values back": sizes.value, "queries": sizes.dim, "keys": sizes.dim}.get(kind, 0)
     most = block.backward if backward else block.forward
-    parts = parts_of(columns, most if sizes.bytes <= 2 or arch == 0 else most // 2)
-    taken = SMALLEST if sizes.bytes > 2 or arch == 0 else 2 * SMALLEST
+    parts = parts_of(columns, most if sizes.bytes <= 2 or arch == 0 else most // 2, block.width)
+    taken = SMALLEST if sizes.bytes > 2 or arch == 0 else block.width
     row = sizes.heads * sizes.bytes
     kept = row * block.own * (sizes.dim + sizes.value * backward)
     step = row * block.others * max(parts[0], 2 * taken)
@@ -158,12 +161,13 @@ def token_tile(sizes: Sizes, count: int, batch: int, arch: int) -> TokenTile:
     return TokenTile(keys, slice, 1 << (splits.bit_length() - 1), warps)
 
 
-def parts_of(columns: int, most: int) -> tuple[int, ...]:
-    """Powers of two, the smallest product at least, whose sum is the columns of each of the programs that share them.
+def parts_of(columns: int, most: int, width: int) -> tuple[int, ...]:
+    """Powers of two, the smallest product at least and `width` at most, whose sum is the columns of each of the
+    programs that share them.
 
-    >>> parts_of(80, 80), parts_of(80, 64), parts_of(128, 64), parts_of(7, 64)
-    ((64, 16), (32, 16), (64,), (16,))
+    >>> parts_of(80, 80, 32), parts_of(80, 64, 32), parts_of(48, 64, 16), parts_of(7, 64, 32)
+    ((32, 32, 16), (32, 16), (16, 16, 16), (16,))
     """
     programs = max(1, -(-columns // most))
-    units = max(1, -(-columns // (programs * SMALLEST)))
-    return tuple(SMALLEST << bit for bit in range(units.bit_length() - 1, -1, -1) if units >> bit & 1)
+    whole, rest = divmod(SMALLEST * max(1, -(-columns // (programs * SMALLEST))), width)
+    return (width,) * whole + tuple(1 << bit for bit in range(rest.bit_length() - 1, -1, -1) if rest >> bit & 1)

@@ -71,8 +71,8 @@ def composed_token(
             here = again(batch, k0)
             row = batch * S + k0
             a = token_products(q + here * (H * D), k + row * (H * D), rows, h, end - k0, HP, BK, H, D, SLICE, ACC)
-            qs = planes(q_tokens, here, r, h, 1, H, BEFORE_Q, ACC)
-            ks = planes(k_tokens, row, c, h, end - k0, H, BEFORE_K, ACC)
+            qs = planes(q_tokens, here, r, h, 1, H, BEFORE_Q)
+            ks = planes(k_tokens, row, c, h, end - k0, H, BEFORE_K)
             a = mixed(a * SCALE, qs, ks, ws, BEFORE)
             inside = (k0 + c < end) & ((place - k0 - c) % RING < WINDOW) & (h < H)
             a = tl.where(inside, a, LOWEST)
@@ -93,8 +93,8 @@ def composed_token(
             at = s + h * S + k0 + c
             there = (k0 + c < end) & (h < H)
             a = tl.load(at, mask=there, other=LOWEST)
-            qs = planes(q_after, here, r, h, 1, H, AFTER_Q, ACC)
-            ks = planes(k_after, row, c, h, end - k0, H, AFTER_K, ACC)
+            qs = planes(q_after, here, r, h, 1, H, AFTER_Q)
+            ks = planes(k_after, row, c, h, end - k0, H, AFTER_K)
             tl.store(at, mixed(normalised(a, norm, a > LOWEST), qs, ks, ws, AFTER), mask=there)
         tl.debug_barrier()
         for e in tl.range(0, E, SLICE):

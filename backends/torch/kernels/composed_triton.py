@@ -1,9 +1,11 @@
 """Attention with composed heads as Triton kernels, forward: the normalisers of all queries, then the values.
 
 A program has a block of queries of one sequence and goes over the blocks of keys that any of them sees. A tile of pairs
-is [heads, queries, keys], with all heads, for a composition mixes them. What is mixed behind the softmax must be
-normalised before, so one pass finds the logarithm of each normaliser, another computes the pairs again and their sums.
-Compositions come in as device functions of a tile, the planes of tokens on either side, and weights.
+is [heads, keys, queries], with all heads, for a composition mixes them. The tokens of a program come last: of a product
+of matrices that axis may be as small as 8, the others may not, and what is summed for each of many tokens fills the
+registers. What is mixed behind the softmax must be normalised before, so one pass finds the logarithm of each
+normaliser, another computes the pairs again and their sums. Compositions come in as device functions of a tile, the
+planes of tokens on either side, and weights.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005  (Triton knows no stars in tuples)
@@ -21,11 +23,11 @@ def add_dot(sums, a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr, ACC: tl.constexpr):
-    """All planes of the tokens r, of which `left` are there, counted from a row: [heads or 1, 1, keys] or alike.
+def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
+    """Where all planes of the tokens r lie, of which `left` are there, counted from a row: for `plane` in device.py.
 
-    tokens: [rows, planes, heads or 1] each. PLANES: three numbers of each, how many planes, heads or 1,
-    and planes of those before.
+    tokens: [rows, planes, heads or 1] each, whose planes are [heads or 1, 1, keys] or alike. PLANES: three numbers of
+    each, how many planes, heads or 1, and planes of those before.
     """
     found = ()
     for i in tl.static_range(len(tokens)):
@@ -37,9 +39,9 @@ def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr, ACC: 
                 + p * PLANES[3 * i + 1]
             )
             if PLANES[3 * i + 1] == 1:
-                found = found + (tl.load(at, mask=r < left, other=0.0).to(ACC),)
+                found = found + ((at, r < left),)
             else:
-                found = found + (tl.load(at + h, mask=(r < left) & (h < H), other=0.0).to(ACC),)
+                found = found + ((at + h, (r < left) & (h < H)),)
     return found
 
 
@@ -92,10 +94,10 @@ def columns(x, r, h, first, left, WIDTH: tl.constexpr, H: tl.constexpr, D: tl.co
 
 @triton.jit
 def empty_columns(HP: tl.constexpr, R: tl.constexpr, WIDTHS: tl.constexpr, ACC: tl.constexpr):
-    """Sums [heads, R, width] for each of the widths, zero."""
+    """Sums [heads, width, R] for each of the widths, zero."""
     sums = ()
     for i in tl.static_range(len(WIDTHS)):
-        sums = sums + (tl.zeros((HP, R, tl.constexpr(WIDTHS[i])), ACC),)
+        sums = sums + (tl.zeros((HP, tl.constexpr(WIDTHS[i]), R), ACC),)
     return sums
 
 
@@ -104,20 +106,23 @@ def add_columns(
     sums, pairs, x, r, h, first, left, WIDTHS: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The sums with `pairs @ x` of every head added, for the columns of x [rows, heads, D] from `first` on."""
+    """The sums with `x^T @ pairs` of every head added, for the columns of x [rows, heads, D] from `first` on.
+
+    pairs: [heads, rows, tokens of the program].
+    """
     found = ()
     for i in tl.static_range(len(WIDTHS)):
-        part = columns(x, r, h, first, left, WIDTHS[i], H, D)
-        found = found + (add_dot(sums[i], pairs, part, DOT, PRECISION),)
+        part = tl.trans(columns(x, r, h, first, left, WIDTHS[i], H, D), (0, 2, 1))
+        found = found + (add_dot(sums[i], part, pairs, DOT, PRECISION),)
         first += WIDTHS[i]
     return found
 
 
 @triton.jit
 def store_columns(y, sums, r, h, first, left, WIDTHS: tl.constexpr, H: tl.constexpr, D: tl.constexpr):
-    """Writes the sums [heads, rows, width] to the columns of y [rows, heads, D] from `first` on."""
+    """Writes the sums [heads, width, rows] to the columns of y [rows, heads, D] from `first` on."""
     for i in tl.static_range(len(WIDTHS)):
-        d = first + tl.arange(0, WIDTHS[i])[None, None, :]
+        d = first + tl.arange(0, WIDTHS[i])[None, :, None]
         at = y + r * (H * D) + h * D + d
         tl.store(at, sums[i].to(y.dtype.element_ty), mask=(r < left) & (h < H) & (d < D))
         first += WIDTHS[i]
@@ -196,28 +201,28 @@ def composed_normalisers(
     """
     q0, row = query_block(T, BQ)
     h = tl.arange(0, HP)[:, None, None]
-    r = tl.arange(0, BQ)[None, :, None]
-    c = tl.arange(0, BK)[None, None, :]
+    r = tl.arange(0, BQ)[None, None, :]
+    c = tl.arange(0, BK)[None, :, None]
     left = T - q0
     place = positions(pos, row, r, left, PACKED)
     q_at = S - T + q0 + r
     end = tl.minimum(S - T + q0 + BQ, S)
     ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
-    top = tl.full((HP, BQ, 1), LOWEST, ACC)
-    total = tl.zeros((HP, BQ, 1), ACC)
+    top = tl.full((HP, 1, BQ), LOWEST, ACC)
+    total = tl.zeros((HP, 1, BQ), ACC)
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
         here = again(row, k0)
-        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
-        ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q)
+        ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K)
         rows = q + again(row, k0, KEEP_ROWS) * (H * D)
-        s = products(rows, k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+        s = products(k + k_row * (H * D), rows, S - k0, left, HP, BK, BQ, H, D, SLICE, DOT, ACC, PRECISION)
         s = mixed(s * SCALE, qs, ks, ws, BEFORE)
         inside = seen(q_at, k0 + c, place, S, WINDOW)
         s = tl.where(inside, s, LOWEST)
-        higher = tl.maximum(top, tl.max(s, 2, keep_dims=True))
+        higher = tl.maximum(top, tl.max(s, 1, keep_dims=True))
         fresh = tl.where(inside, tl.exp(s - higher), 0.0)
-        total = total * tl.exp(top - higher) + tl.sum(fresh, 2, keep_dims=True)
+        total = total * tl.exp(top - higher) + tl.sum(fresh, 1, keep_dims=True)
         top = higher
     found = tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), 0.0)
     tl.store(lse + tl.program_id(2).to(tl.int64) * H * T + q0 + h * T + r, found, mask=(r < left) & (h < H))
@@ -238,8 +243,8 @@ def composed_values(
     """
     q0, row = query_block(T, BQ)
     h = tl.arange(0, HP)[:, None, None]
-    r = tl.arange(0, BQ)[None, :, None]
-    c = tl.arange(0, BK)[None, None, :]
+    r = tl.arange(0, BQ)[None, None, :]
+    c = tl.arange(0, BK)[None, :, None]
     e = tl.program_id(1) * COLUMNS
     left = T - q0
     place = positions(pos, row, r, left, PACKED)
@@ -252,16 +257,16 @@ def composed_values(
     for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
         k_row = tl.program_id(2).to(tl.int64) * S + k0
         here = again(row, k0)
-        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q, ACC)
-        ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K, ACC)
+        qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q)
+        ks = planes(k_tokens, k_row, c, h, S - k0, H, BEFORE_K)
         rows = q + again(row, k0, KEEP_ROWS) * (H * D)
-        s = products(rows, k + k_row * (H * D), left, S - k0, HP, BQ, BK, H, D, SLICE, DOT, ACC, PRECISION)
+        s = products(k + k_row * (H * D), rows, S - k0, left, HP, BK, BQ, H, D, SLICE, DOT, ACC, PRECISION)
         s = mixed(s * SCALE, qs, ks, ws, BEFORE)
         norm = tl.load(at + (here - row), mask=(r < left) & (h < H), other=0.0)
         p = normalised(s, norm, seen(q_at, k0 + c, place, S, WINDOW) & (h < H))
-        qs = planes(q_after, here, r, h, left, H, AFTER_Q, ACC)
-        ks = planes(k_after, k_row, c, h, S - k0, H, AFTER_K, ACC)
+        qs = planes(q_after, here, r, h, left, H, AFTER_Q)
+        ks = planes(k_after, k_row, c, h, S - k0, H, AFTER_K)
         p = mixed(p, qs, ks, ws_after, AFTER)
         values = v + k_row * (H * E)
-        sums = add_columns(sums, p, values, tl.arange(0, BK)[None, :, None], h, e, S - k0, WIDTHS, H, E, DOT, PRECISION)
+        sums = add_columns(sums, p, values, c, h, e, S - k0, WIDTHS, H, E, DOT, PRECISION)
     store_columns(y + row * (H * E), sums, r, h, e, left, WIDTHS, H, E)

@@ -107,8 +107,17 @@ def power(x, n):
 
 
 @triton.jit
+def plane(place, pairs):
+    """A plane of tokens in the precision of pairs, read where it is needed: registers hold few of them at a time.
+
+    place: its addresses, and which of them are there.
+    """
+    return tl.load(place[0], mask=place[1], other=0.0).to(pairs.dtype)
+
+
+@triton.jit
 def mix_heads(a, W):
-    """`sum_h W[h, g] a[h]` of pairs a [heads, queries, keys]: [heads, queries, keys], heads being at least 16."""
+    """`sum_h W[h, g] a[h]` of pairs a [heads, rows, columns]: of the same shape, heads being at least 16."""
     pairs = a.reshape(a.shape[0], a.shape[1] * a.shape[2])
     mixed = tl.dot(tl.trans(W), pairs.to(W.dtype), input_precision="tf32x3", out_dtype=a.dtype)
     return mixed.reshape(a.shape)
@@ -124,7 +133,13 @@ def unmix_heads(d, W):
 
 @triton.jit
 def mix_heads_matrix(a, W, d):
-    """The gradient of the matrix in `mix_heads`, the sum over pairs of `a[h] d[g]`; a product for each query."""
-    left = tl.permute(a, (1, 0, 2)).to(W.dtype)
-    right = tl.permute(d, (1, 2, 0)).to(W.dtype)
+    """The gradient of the matrix in `mix_heads`, the sum over pairs of `a[h] d[g]`; a product for each row, or for each
+    column if these are fewer, for a product takes 16 at least.
+    """
+    if a.shape[1] > a.shape[2]:
+        left = tl.permute(a, (2, 0, 1)).to(W.dtype)
+        right = tl.permute(d, (2, 1, 0)).to(W.dtype)
+    else:
+        left = tl.permute(a, (1, 0, 2)).to(W.dtype)
+        right = tl.permute(d, (1, 2, 0)).to(W.dtype)
     return tl.sum(tl.dot(left, right, input_precision="tf32x3", out_dtype=a.dtype), 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from kernels.gated_tiles import SPAN
-from kernels.operators import TRITON, free_name, runs_fused
+from kernels.operators import TRITON, free_name, gradient_of_numbers, runs_fused
 from kernels.read_out import Read
 from kernels.recurrence import linear_scan
 from torch import Tensor
@@ -155,7 +155,7 @@ def _register(name: str, gates: Gates) -> Fused:
         x, w = tensors[: ctx.inputs], tensors[ctx.inputs :]
         dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
         dx, dw, leaving = gradients(x, w, ctx.numbers, pos, carries, dy, None if dlast is None else dlast.contiguous())
-        nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
+        nothing = gradient_of_numbers(ctx.numbers)
         return dx, dw, nothing, None, leaving if ctx.starts else None
 
     fused.register_autograd(back, setup_context=keep)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from kernels.operators import free_name, schema
+from kernels.operators import free_name, gradient_of_numbers, schema
 from torch import Tensor
 
 
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
     y: Tensor
     last: Tensor
-    read: Tensor
+    kept: Tensor
 
 
 class Last(NamedTuple):
@@ -76,14 +76,15 @@ def register(name: str, gates: Any, scan: Scan) -> Any:
         return scan.backward(gates, *_parted(args))
 
     def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-        given, last, read = _kept(ctx)
+        """As many as `Given` has."""
+        given, last, kept = _kept(ctx)
         dy = torch.zeros_like(given.x[0]) if dy is None else dy.contiguous()
-        found = gradients(*given, dy, last, read, None if dlast is None else dlast.contiguous())
+        found = gradients(*given, dy, last, kept, None if dlast is None else dlast.contiguous())
         dx, found = found[: len(given.x)], found[len(given.x) :]
         dw, found = found[: len(given.w)], found[len(given.w) :]
         douter, (dstart,) = found[:-1], found[-1:]
-        # a list of numbers is a leaf to autograd, an empty one is not
-        return tuple(Given(dx, dw, None if given.numbers else [], douter, None, dstart if ctx.starts else None, None))  # type: ignore[arg-type]
+        numbers = gradient_of_numbers(given.numbers)
+        return dx, dw, numbers, douter, None, dstart if ctx.starts else None, None
 
     fused.register_fake(lambda *args: tuple(scan.made(Given(*args))))
     gradients.register_fake(_empty_gradients)
@@ -108,12 +109,12 @@ def _empty_gradients(*args: Any) -> list[Tensor]:
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     given, result = Given(*inputs), Result(*output)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*given.x, *given.w, *given.outer, given.pos, given.start, result.last, result.read)
+    ctx.save_for_backward(*given.x, *given.w, *given.outer, given.pos, given.start, result.last, result.kept)
     ctx.numbers, ctx.counts, ctx.starts = given.numbers, (len(given.x), len(given.w)), given.start is not None
 
 
 def _kept(ctx: Any) -> tuple[Given, Tensor, Tensor]:
-    *arrays, pos, start, last, read = ctx.saved_tensors
+    *arrays, pos, start, last, kept = ctx.saved_tensors
     first, second = ctx.counts[0], sum(ctx.counts)
     given = Given(arrays[:first], arrays[first:second], ctx.numbers, arrays[second:], pos, start, True)
-    return given, last, read
+    return given, last, kept

@@ -41,6 +41,11 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def gradient_of_numbers(numbers: list[float]) -> Any:
+    """What an operator gives back for a list of numbers: to autograd it is a leaf, an empty one is not."""
+    return None if numbers else []
+
+
 def schema(*groups: Any, gives: str) -> str:
     """The arguments that the fields of these tuples are, one after another, as torch's own language has them."""
     fields = (f"{KINDS[kind]} {name}" for group in groups for name, kind in group.__annotations__.items())

@@ -7,7 +7,8 @@ from math import prod
 from typing import Any
 
 import torch
-from kernels.operators import TRITON, free_name
+from kernels.gated_operator import Given, Result, Scan, register
+from kernels.operators import TRITON, wants_gradient
 from kernels.read_out import Read
 from kernels.selective_groups import of_groups
 from torch import Tensor
@@ -35,7 +36,8 @@ class SelectiveGates:
 
     def __post_init__(self) -> None:
         if TRITON:
-            object.__setattr__(self, "fused", _register(self.plain.__name__.strip("_"), self))
+            scan = Scan(_made, forward, backward, _forward_flops, _backward_flops)
+            object.__setattr__(self, "fused", register(f"{self.plain.__name__.strip('_')}_selective_scan", self, scan))
 
 
 def fused_scan(
@@ -60,113 +62,27 @@ def fused_scan(
         places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(wide).contiguous()
     weights = [A.to(wide).expand(*axes, -1).contiguous(), *(of_groups(z, axes).contiguous() for z in (B, C))]
-    kept = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (*xs, *ws, *weights, start))
-    y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), *weights, places, start, kept)
+    kept = wants_gradient(*xs, *ws, *weights, start)
+    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), weights, places, start, kept))
     return y, None if state is None else last
 
 
-def _register(name: str, gates: SelectiveGates) -> Any:
-    """The scan with these gates as an operator of torch, so that autograd, torch.compile and the counters know it."""
-    from torch.utils.flop_counter import register_flop_formula  # imports Triton
-
-    @torch.library.custom_op(free_name(f"{name}_selective_scan"), mutates_args=())
-    def fused(
-        x: list[Tensor],
-        w: list[Tensor],
-        numbers: list[float],
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        pos: Tensor | None,
-        start: Tensor | None,
-        kept: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = _outputs(x, w, numbers, A, B, C, pos, start, kept)
-        forward(gates, x, w, numbers, A, B, C, pos, start, outputs)
-        return outputs
-
-    @torch.library.custom_op(free_name(f"{name}_selective_scan_backward"), mutates_args=())
-    def gradients(
-        x: list[Tensor],
-        w: list[Tensor],
-        numbers: list[float],
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        pos: Tensor | None,
-        carries: Tensor,
-        dy: Tensor,
-        dlast: Tensor | None,
-    ) -> list[Tensor]:
-        found: list[Tensor] = backward(gates, x, w, numbers, A, B, C, pos, carries, dy, dlast)
-        return found
-
-    def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-        count, saved = ctx.inputs, list(ctx.saved_tensors)
-        x, w, rest = saved[:count], saved[count:-5], saved[-5:]
-        dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
-        *shares, dA, dB, dC, dstart = gradients(
-            x, w, ctx.numbers, *rest, dy, None if dlast is None else dlast.contiguous()
-        )
-        nothing: Any = None if ctx.numbers else []  # a list of numbers is a leaf to the framework, an empty one is not
-        return shares[:count], shares[count:], nothing, dA, dB, dC, None, dstart if ctx.starts else None, None
-
-    fused.register_fake(_outputs)
-    gradients.register_fake(_gradients)
-    fused.register_autograd(back, setup_context=_keep)
-    register_flop_formula(fused._opoverload.overloadpacket)(_forward_flops)
-    register_flop_formula(gradients._opoverload.overloadpacket)(_backward_flops)
-    return fused
-
-
-def _outputs(
-    x: list[Tensor],
-    w: list[Tensor],
-    numbers: list[float],
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    pos: Tensor | None,
-    start: Tensor | None,
-    kept: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _made(given: Given) -> Result:
     """y, the last state, and the states for the backward pass, all empty."""
-    batch, time = x[0].shape[:2]
-    chunks = (time + CHUNK - 1) // CHUNK if kept else 0
+    (batch, time, *_), A = given.x[0].shape, given.outer[0]
+    chunks = (time + CHUNK - 1) // CHUNK if given.kept else 0
     carries = A.new_empty(batch, chunks, A.shape[-1], A.shape[:-1].numel())
-    return torch.empty_like(x[0]), A.new_empty(batch, *A.shape), carries
+    return Result(torch.empty_like(given.x[0]), A.new_empty(batch, *A.shape), carries)
 
 
-def _gradients(
-    x: list[Tensor],
-    w: list[Tensor],
-    numbers: list[float],
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    pos: Tensor | None,
-    carries: Tensor,
-    dy: Tensor,
-    dlast: Tensor | None,
-) -> list[Tensor]:
-    return [*(torch.empty_like(z) for z in (*x, *w, A, B, C)), A.new_empty(x[0].shape[0], *A.shape)]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, w, ctx.numbers, A, B, C, pos, start, _ = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*x, *w, A, B, C, pos, output[2])
-    ctx.inputs, ctx.starts = len(x), start is not None
-
-
-def _forward_flops(x: list[Any], w: list[Any], numbers: Any, A: Any, *_: Any, **__: Any) -> int:
+def _forward_flops(given: Any) -> int:
     """The read-out is a product."""
-    return int(2 * prod(x[0]) * A[-1])
+    return int(2 * prod(given.x[0]) * given.outer[0][-1])
 
 
-def _backward_flops(x: list[Any], w: list[Any], numbers: Any, A: Any, *_: Any, **__: Any) -> int:
+def _backward_flops(given: Any) -> int:
     """The gradients of the queries, of the keys and of the input are products."""
-    return 3 * _forward_flops(x, w, numbers, A)
+    return 3 * _forward_flops(given)
 
 
 def _identity(v: Tensor, dt: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from kernels.gated_operator import Given, Result
 from kernels.selective_back_triton import selective_backward
 from kernels.selective_groups import shared_run
 from kernels.selective_tokens_triton import identity_gates, identity_gates_grad
@@ -19,47 +20,27 @@ GROUP = 4  # states at a time in the backward pass, half of them where a program
 MANY = 1 << 16  # sequences times channels from which on 64 channels a program leave programs enough
 
 
-def forward(
-    gates: Any,
-    xs: list[Tensor],
-    ws: list[Tensor],
-    numbers: list[float],
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    pos: Tensor | None,
-    state: Tensor | None,
-    outputs: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    """Fill y like xs, the last state [B, *axes, N] and, unless it is empty, every CHUNK-th [B, T / CHUNK, N, C]."""
-    batch, time = xs[0].shape[:2]
+def forward(gates: Any, given: Given, result: Result) -> None:
+    """Fill y like x[0], the last state [B, *axes, N] and, unless it is empty, every CHUNK-th [B, T / CHUNK, N, C]."""
+    A, B, C = given.outer
+    batch, time = result.y.shape[:2]
     lanes = _lanes(batch, A, B)
-    with torch.cuda.device_of(xs[0]):
+    with torch.cuda.device_of(result.y):
         selective_forward[(lanes.programs, batch)](
-            tuple(xs), tuple(ws), A, B, C, pos, state, *outputs, time, lanes.channels, lanes.each,
-            CONTINUED=state is not None, KEEP=outputs[2].numel() > 0, **_constants(gates, numbers, xs[0], A, B, C, pos),
+            tuple(given.x), tuple(given.w), A, B, C, given.pos, given.start, *result, time, lanes.channels, lanes.each,
+            CONTINUED=given.start is not None, KEEP=result.kept.numel() > 0, **_constants(gates, given, result.y),
             WIDTH=lanes.width, SIZE=lanes.size, OUT=gates.read and gates.read.device, num_warps=1,
         )  # fmt: skip
 
 
-def backward(
-    gates: Any,
-    xs: list[Tensor],
-    ws: list[Tensor],
-    numbers: list[float],
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    pos: Tensor | None,
-    carries: Tensor,
-    dy: Tensor,
-    dlast: Tensor | None,
-) -> list[Tensor]:
-    """The gradients of xs, ws, A, B, C and of the state that came in."""
+def backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> list[Tensor]:
+    """The gradients of x, w, A, B, C and of the state that came in; `result.y` is that of y."""
+    A, B, C = given.outer
+    dy, carries = result.y, result.kept
     batch, time = dy.shape[:2]
     lanes, states = _lanes(batch, A, B, back=True), A.shape[-1]
-    constants = _constants(gates, numbers, dy, A, B, C, pos)
-    dxs, dws = [torch.empty_like(x) for x in xs], [A.new_empty(batch, *w.shape) for w in ws]
+    constants = _constants(gates, given, dy)
+    dxs, dws = [torch.empty_like(x) for x in given.x], [A.new_empty(batch, *w.shape) for w in given.w]
     dA = A.new_zeros(batch, states, lanes.channels)
     dstate = torch.zeros_like(dA)
     if dlast is not None:
@@ -69,8 +50,8 @@ def backward(
     reads = A.new_empty(lanes.programs * batch, CHUNK, lanes.size) if gates.read else None
     with torch.cuda.device_of(dy):
         selective_backward[(lanes.programs, batch)](
-            tuple(xs), tuple(ws), A.view(-1, states).t().contiguous(), B, C, pos, carries, dy, tuple(dxs), tuple(dws),
-            dA, dB, dC, dstate, notes, reads, time, lanes.channels, lanes.each, **constants,
+            tuple(given.x), tuple(given.w), A.view(-1, states).t().contiguous(), B, C, given.pos, carries, dy,
+            tuple(dxs), tuple(dws), dA, dB, dC, dstate, notes, reads, time, lanes.channels, lanes.each, **constants,
             GROUP=gcd(states, GROUP if lanes.width == lanes.size else GROUP // 2), WIDTH=lanes.width, SIZE=lanes.size,
             GATES_GRAD=gates.grad or identity_gates_grad, OUT_GRAD=gates.read and gates.read.grad, num_warps=1,
         )  # fmt: skip
@@ -127,18 +108,17 @@ def _rows(groups: torch.Size, rows: Tensor) -> tuple[int, int, int]:
     return rows.shape[2:-1].numel(), *run
 
 
-def _constants(
-    gates: Any, numbers: list[float], y: Tensor, A: Tensor, B: Tensor, C: Tensor, pos: Tensor | None
-) -> dict[str, Any]:
+def _constants(gates: Any, given: Given, y: Tensor) -> dict[str, Any]:
+    A, B, C = given.outer
     single, groups = A.dtype is torch.float32, A.shape[: B.dim() - 3]
     return {
         "GATES": gates.device or identity_gates,
-        "NUMBERS": tuple(numbers),
+        "NUMBERS": tuple(given.numbers),
         "STATES": A.shape[-1],
         "GROUPS": groups.numel(),
         "KEYS": _rows(groups, B),
         "QUERIES": _rows(groups, C),
-        "PACKED": pos is not None,
+        "PACKED": given.pos is not None,
         "CHUNK": CHUNK,
         "BLOCK": BLOCK if y.shape[1] > 1 else 1,
         "ACC": tl.float32 if single else tl.float64,

@@ -19,8 +19,6 @@ NAMES = (
     "blocks_tpu",
     "buckets",
     "chunked_gpu",
-    "chunked_key_gpu",
-    "chunked_key_tpu",
     "chunked_scan",
     "chunked_tpu",
     "chunks_gpu",

@@ -13,8 +13,9 @@ NAMES = {"head": "chunked_scan", "key": "chunked_key_scan"}
 @pytest.fixture(params=NAMES)
 def scan(request, kernels, monkeypatch):
     """One of the two functions, with small chunks on every machine."""
-    for name in ("chunked_tpu", "chunked_key_tpu", "chunked_gpu", "chunked_key_gpu"):
-        monkeypatch.setattr(getattr(kernels, name), "CHUNK", 16)
+    monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
+    for constant in ("CHUNK", "KEY_CHUNK"):
+        monkeypatch.setattr(kernels.chunked_gpu, constant, 16)
     monkeypatch.setattr(kernels.chunks_gpu, "SLICE", 4)
     monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
     return getattr(kernels.chunked_scan, NAMES[request.param])

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from archc.fuse.scans import fused_scans
+from archc.specs_index import program
 from tests.kernels.pallas.equations import DIAGONAL, mamba, mamba_grad, mamba_out, mamba_out_grad
+from tests.kernels.pallas.generated import gates_of
 from tests.kernels.pallas.mixes import LOW_RANK, RANK, STATIC
 
 CALLS = {"tpu": "@tpu_custom_call", "gpu": "@__gpu$xla.gpu.triton"}
@@ -32,6 +35,7 @@ def tpu():
     from jax.experimental import topologies
 
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it asks the network what machine this is otherwise
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is opened, so other processes of the tests may load it
     return SingleDeviceSharding(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0])
 
 
@@ -110,6 +114,29 @@ def chunked_key(kernels, size, dtype, sharding=None, impl="tpu"):
     return chunked(kernels, size, dtype, sharding, impl, per_key=True)
 
 
+def chunked_gated(kernels, size, dtype, sharding=None, impl="tpu"):
+    """Mamba-2: heads of 64 share keys of 128, or as much of that as there are channels."""
+    (batch, time, channels), key = size, 128
+    heads, dim = max(channels // 64, 1), min(channels, 64)
+    (fused,) = fused_scans(program("mamba2:tiny").graph).values()
+    gates = gates_of(kernels, fused)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def width(side):
+        return dim if side == "values" else 1
+
+    def run(x, w, k, q, S):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.chunked_scan.gated_chunked_scan(gates, x, w, k, q, pos, S, impl=impl)
+
+    x = tuple(of(dtype, batch, time, 1, heads, width(side)) for side in gates.x_sides)
+    w = tuple(of(jnp.float32, 1, heads, width(side)) for side in gates.w_sides)
+    keys, state = of(dtype, batch, time, 1, 1, key), of(jnp.float32, batch, 1, heads, key, dim)
+    return there_and_back(run, x, w, keys, keys, state)
+
+
 def composed(kernels, size, dtype, sharding=None, impl="tpu"):
     """Heads of 64, or one of what there is, composed by tokens before the softmax and by weights behind it."""
     (batch, time, channels), module = size, kernels.composed
@@ -129,6 +156,9 @@ def composed(kernels, size, dtype, sharding=None, impl="tpu"):
     return there_and_back(run, q, q, q, tokens, (of(jnp.float32, heads, heads), of(jnp.float32, heads)))
 
 
+KERNELS = [selective, convolution, chunked, chunked_key, chunked_gated, composed]
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"), [("rg_lru", "bfloat16"), ("gated_hgrn", "float32"), ("min_gru", "bfloat16")]
 )
@@ -139,17 +169,18 @@ def test_a_gated_scan_lowers(kernels, impl, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
+@pytest.mark.parametrize("traced", KERNELS)
 def test_a_kernel_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count(CALLS["tpu"]) == (3 if traced is composed else 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
+@pytest.mark.parametrize("traced", KERNELS)
 def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count(CALLS["gpu"]) == (3 if traced is composed else 2)
+    in_halves = traced in (chunked, chunked_key, chunked_gated)  # the backward pass
+    assert lowered.as_text().count(CALLS["gpu"]) == (3 if traced is composed or in_halves else 2)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("rg_lru", "bfloat16"), ("rg_lru", "float32"), ("gated_hgrn", "bfloat16")])
@@ -161,6 +192,6 @@ def test_a_gated_scan_compiles_for_a_tpu(kernels, tpu, size, name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("traced", [selective, convolution, chunked, chunked_key, composed])
+@pytest.mark.parametrize("traced", KERNELS)
 def test_a_kernel_compiles_for_a_tpu(kernels, tpu, traced, size, dtype):
     assert traced(kernels, SIZES[size], DTYPES[dtype], tpu).lower().compile().as_text()

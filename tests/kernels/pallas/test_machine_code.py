@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from tests.kernels.pallas.test_lowering import convolution, selective, single_precision  # noqa: F401
+from tests.kernels.pallas.test_lowering import chunked_gated, convolution, selective, single_precision  # noqa: F401
 
 triton = pytest.importorskip("triton")
 SIZE = (2, 1024, 640)
@@ -64,3 +64,11 @@ def test_nothing_spills(kernels, tmp_path, traced):
     configs = list(calls(lowered.compiler_ir("stablehlo").operation))
     assert len(configs) == 2
     assert [stack(config, tmp_path) for config in configs] == [0, 0]
+
+
+def test_a_chunked_scan_with_its_equations_spills_in_the_gradient_of_keys_alone(kernels, tmp_path):
+    lowered = chunked_gated(kernels, SIZE, jnp.bfloat16, impl="gpu").lower(lowering_platforms=("cuda",))
+    found = {str(config["name"]).strip('"'): config for config in calls(lowered.compiler_ir("stablehlo").operation)}
+    assert found.keys() == {"chunked_scan", "chunked_scan_gradient_of_queries", "chunked_scan_gradient"}
+    clean = [config for name, config in found.items() if name != "chunked_scan_gradient"]
+    assert [stack(config, tmp_path) for config in clean] == [0, 0]

@@ -35,12 +35,15 @@ class Case:
 
 GRIFFIN = {"width": 16, "depth": 3, "rnn": 16, "heads": 2, "gates": 2, "window": 8}
 DCFORMER = {"width": 16, "depth": 2, "heads": 2, "hidden": 16, "window": 4}
+MAMBA2 = {"width": 16, "depth": 2, "head": 16, "state": 8}
 CASES: dict[tuple[str, Machine], Case] = {
     ("griffin", "tpu"): Case(GRIFFIN, frozenset({"gated_tpu", "conv_tpu"})),
     ("griffin", "gpu"): Case(GRIFFIN, frozenset({"gated_gpu", "conv_gpu"})),
     ("mamba", "tpu"): Case({"width": 16, "depth": 2, "state": 2}, frozenset({"selective_walk_tpu", "conv_tpu"})),
     ("dcformer", "tpu"): Case(DCFORMER, frozenset({"composed_tpu", "composed_back_tpu"})),
-    ("mamba2", "tpu"): Case({"width": 16, "depth": 2, "head": 16, "state": 8}, frozenset({"chunks_tpu", "conv_tpu"})),
+    ("mamba2", "tpu"): Case(
+        {"width": 16, "depth": 2, "head": 16, "state": 8}, frozenset({"chunks_walk_tpu", "conv_tpu"})
+    ),
 }
 
 

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 from kernels.composed import Mix
-from kernels.device import mix_heads, mix_heads_matrix, unmix_heads
+from kernels.device import mix_heads, mix_heads_matrix, plane, unmix_heads
 from kernels.pairs import Rows
 from torch import Tensor
 
@@ -27,30 +27,39 @@ def dynamic(a: Tensor, tokens: list[Tensor], _: list[Tensor], rows: Rows) -> Ten
 @triton.jit
 def _low(a, x, i):
     """One rank of one side: planes i and i + 2."""
-    return tl.sum(a * x[i], 0, keep_dims=True) * x[i + 2]
+    return tl.sum(a * plane(x[i], a), 0, keep_dims=True) * plane(x[i + 2], a)
 
 
 @triton.jit
 def dynamic_device(a, qs, ks, ws):
-    return a + _low(a, qs, 0) + _low(a, qs, 1) + _low(a, ks, 0) + _low(a, ks, 1) + a * qs[4] + a * ks[4]
+    return (
+        a
+        + _low(a, qs, 0)
+        + _low(a, qs, 1)
+        + _low(a, ks, 0)
+        + _low(a, ks, 1)
+        + a * plane(qs[4], a)
+        + a * plane(ks[4], a)
+    )
 
 
 @triton.jit
 def _low_grad(a, x, d, i, AXIS: tl.constexpr):
-    z = tl.sum(a * x[i], 0, keep_dims=True)
-    dz = tl.sum(d * x[i + 2], 0, keep_dims=True)
-    return x[i] * dz, tl.sum(a * dz, AXIS, keep_dims=True), tl.sum(d * z, AXIS, keep_dims=True)
+    first = plane(x[i], a)
+    z = tl.sum(a * first, 0, keep_dims=True)
+    dz = tl.sum(d * plane(x[i + 2], a), 0, keep_dims=True)
+    return first * dz, tl.sum(a * dz, AXIS, keep_dims=True), tl.sum(d * z, AXIS, keep_dims=True)
 
 
 @triton.jit
-def dynamic_grad(a, qs, ks, ws, d):
-    da0, dq0, dq2 = _low_grad(a, qs, d, 0, 2)
-    da1, dq1, dq3 = _low_grad(a, qs, d, 1, 2)
-    da2, dk0, dk2 = _low_grad(a, ks, d, 0, 1)
-    da3, dk1, dk3 = _low_grad(a, ks, d, 1, 1)
-    da = d + da0 + da1 + da2 + da3 + d * qs[4] + d * ks[4]
-    dqs = (dq0, dq1, dq2, dq3, tl.sum(a * d, 2, keep_dims=True))
-    dks = (dk0, dk1, dk2, dk3, tl.sum(a * d, 1, keep_dims=True))
+def dynamic_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    da0, dq0, dq2 = _low_grad(a, qs, d, 0, KEYS)
+    da1, dq1, dq3 = _low_grad(a, qs, d, 1, KEYS)
+    da2, dk0, dk2 = _low_grad(a, ks, d, 0, QUERIES)
+    da3, dk1, dk3 = _low_grad(a, ks, d, 1, QUERIES)
+    da = d + da0 + da1 + da2 + da3 + d * plane(qs[4], a) + d * plane(ks[4], a)
+    dqs = (dq0, dq1, dq2, dq3, tl.sum(a * d, KEYS, keep_dims=True))
+    dks = (dk0, dk1, dk2, dk3, tl.sum(a * d, QUERIES, keep_dims=True))
     return da, dqs, dks, ()
 
 
@@ -64,13 +73,13 @@ def static(a: Tensor, tokens: list[Tensor], weights: list[Tensor], rows: Rows) -
 
 @triton.jit
 def static_device(a, qs, ks, ws):
-    return mix_heads(a, ws[0]) * (1.0 + qs[0])
+    return mix_heads(a, ws[0]) * (1.0 + plane(qs[0], a))
 
 
 @triton.jit
-def static_grad(a, qs, ks, ws, d):
-    dq = tl.sum(tl.sum(mix_heads(a, ws[0]) * d, 2, keep_dims=True), 0, keep_dims=True)
-    d = d * (1.0 + qs[0])
+def static_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    dq = tl.sum(tl.sum(mix_heads(a, ws[0]) * d, KEYS, keep_dims=True), 0, keep_dims=True)
+    d = d * (1.0 + plane(qs[0], a))
     return unmix_heads(d, ws[0]), (dq,), (), (mix_heads_matrix(a, ws[0], d),)
 
 
@@ -85,7 +94,7 @@ def shared(a: Tensor, tokens: list[Tensor], weights: list[Tensor], rows: Rows) -
 
 @triton.jit
 def shared_device(a, qs, ks, ws):
-    return tl.maximum(a, 0.0) * ws[0] + tl.sum(a, 0, keep_dims=True) * ws[1] * ks[0]
+    return tl.maximum(a, 0.0) * ws[0] + tl.sum(a, 0, keep_dims=True) * ws[1] * plane(ks[0], a)
 
 
 @triton.jit
@@ -94,12 +103,13 @@ def _total(x):
 
 
 @triton.jit
-def shared_grad(a, qs, ks, ws, d):
+def shared_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    key = plane(ks[0], a)
     positive = tl.maximum(a, 0.0)
     z = tl.sum(a, 0, keep_dims=True)
     dz = tl.sum(d * ws[1], 0, keep_dims=True)
-    da = tl.where(a > 0.0, d * ws[0], 0.0) + dz * ks[0]
-    return da, (), (tl.sum(dz * z, 1, keep_dims=True),), (_total(positive * d), _total(d * (z * ks[0])))
+    da = tl.where(a > 0.0, d * ws[0], 0.0) + dz * key
+    return da, (), (tl.sum(dz * z, QUERIES, keep_dims=True),), (_total(positive * d), _total(d * (z * key)))
 
 
 def _dynamic(heads: int) -> Mix:

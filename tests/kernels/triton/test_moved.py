@@ -255,3 +255,45 @@ def test_gates_around_a_chunked_scan_going_back_move_what_the_report_says_twice(
     assert total["DXS 2"] == 4 / counts["values"]  # a share of each slice, in single precision
     once = 2 + 2 + 2 + whole["reads"] + whole["DXS 0"] + whole["DXS 1"]
     assert once + 2 * (keys + 2 / counts["values"]) == pytest.approx(reported("mamba2").backward)
+
+
+def of_chunks(found: Launched) -> dict[str, float]:
+    """Bytes by argument per token, stores in capitals: of the loop over chunks, or of that over tokens inside of it if
+    only that has them; what both load comes from the cache there.
+    """
+    total: dict[str, float] = {}
+    for each in accesses(found.launch, 90):
+        if each.loops:
+            name = each.argument.upper() if each.stores else each.argument
+            often = 1 if len(each.loops) == 2 else 1 / found.launch.constants["Q"]
+            total[name] = max(total.get(name, 0), each.bytes * often)
+    assert total.pop("pos") == 8
+    return total
+
+
+def test_a_decay_per_key_and_its_gates_move_what_the_report_says() -> None:
+    """GLA's 256 keys run in two parts, each of which reads the values and gives a result; slices share keys."""
+    found = started("rwkv6", "chunked_key_forward")
+    c = found.launch.constants
+    got = of_chunks(found)
+    assert got == {name: 2 * c["BV"] for name in ("xs 0", "xs 1", "xs 2", "xs 3", "Y")}
+    assert sum(got.values()) / c["BV"] == reported("rwkv6").forward
+    found = started("gla", "chunked_key_forward")
+    c, sizes = found.launch.constants, fused("gla").scan.type.sizes
+    got = of_chunks(found)
+    slices = sizes["value"] // c["BV"]
+    of_values, of_keys = got.pop("xs 0") + got.pop("Y"), sum(got.values())
+    assert c["PARTS"] * (slices * of_values + of_keys) / sizes["value"] == reported("gla").forward
+
+
+def test_a_decay_per_key_and_its_gates_going_back_move_what_the_report_says_and_dq() -> None:
+    """The gradient of the queries is written by one pass, which reads what it needs for that, and read by the other."""
+    found = started("rwkv6", "chunked_key_backward_queries")
+    c = found.launch.constants
+    got = of_chunks(found)
+    assert got.pop("DQ") == 4 * c["BK"]
+    assert got == {name: 2 * c["BV"] for name in ("xs 0", "xs 2", "xs 3", "dy")}
+    got = of_chunks(started("rwkv6", "chunked_key_backward_keys"))
+    assert got.pop("dq") == 4 * c["BK"]
+    assert got.keys() == {"dy", *(f"{name} {i}" for name in ("xs", "DXS") for i in range(4))}
+    assert sum(got.values()) / c["BV"] == reported("rwkv6").backward

@@ -11,6 +11,7 @@ from kernels import (
     composed_fused,
     composed_laid_back_triton,
     composed_laid_triton,
+    composed_tiles,
     composed_triton,
 )
 from kernels.composed import Composed, Mix, composed_attention
@@ -162,6 +163,12 @@ def test_values_and_gradients_are_exact(case: Case, before: str | None, after: s
     for one, other in zip(gradients(mine, both.given), gradients(theirs, both.given), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     assert not mine[1, : max(0, 3 - case.past)].any() or not case.packed
+
+
+def test_blocks_of_eight_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of many heads on a GPU, of which a program has few tokens of its own."""
+    monkeypatch.setattr(composed_tiles, "INTERPRETED", composed_tiles.BLOCKS[32])
+    test_values_and_gradients_are_exact(Case(11, past=6, window=9), "static", "dynamic")
 
 
 LAID = [

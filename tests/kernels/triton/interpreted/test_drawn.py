@@ -9,12 +9,12 @@ import pytest
 from archc.diagnostics import ArchError
 from archc.elaborate import Program
 from archc.fuse.scans import fused_scans
-from tests.parity import in_process, random_mixers
+from tests.parity import in_process, random_mixers, random_scans
 from tests.parity.agreement import check_torch, checked
 from tests.parity.random_bodies import Writer
 
 CASE = Path(__file__).parents[3] / "parity" / "cases" / "numbers_handed_to_kernels.arch"
-WITH_KERNELS = (random_mixers.diagonal, random_mixers.selective, random_mixers.matrix, random_mixers.convolution)
+WITH_KERNELS = (random_scans.diagonal, random_scans.selective, random_scans.matrix, random_scans.convolution)
 AROUND = (random_mixers.element_wise, random_mixers.activation)
 
 

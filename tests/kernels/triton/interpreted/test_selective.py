@@ -217,4 +217,4 @@ def test_the_counter_sees_what_the_report_says() -> None:
 
 def test_the_operators_hold_what_torch_asks_of_them() -> None:
     dt, A, x, B, C = inputs(4)
-    torch.library.opcheck(IDENTITY.fused, ([x, dt], [], [], A, B, C, packed(4), before(), True))
+    torch.library.opcheck(IDENTITY.fused, ([x, dt], [], [], [A, B, C], packed(4), before(), True))

@@ -1,0 +1,22 @@
+"""The functions that are generated for the equations around a scan, as the kernels take them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from archc.backends.flax import gates as printed
+from archc.backends.flax import kernels as folder
+from archc.backends.flax.target import sides
+
+from archc.fuse.scans import FusedScan
+
+PARTS = ("gates", "gates_grad", "out", "out_grad")
+
+
+def gates_of(kernels: SimpleNamespace, fused: FusedScan) -> Any:
+    """Those of a scan of outer products, as a `Gates` of these kernels."""
+    place: dict[str, Any] = {}
+    device = (Path(folder.__path__[0]) / "device.py").read_text("utf-8")
+    exec(device + "\n\n" + printed.gate_functions("g", fused), place)
+    functions = (place.get(f"g_{part}") for part in PARTS)
+    return kernels.gated.Gates(*functions, sides(fused, fused.inputs), sides(fused, fused.weights))
