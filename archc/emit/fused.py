@@ -126,7 +126,7 @@ def _runs_whole(found: Attention) -> bool:
 
 
 def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:
-    """Whether a scan is emitted with its equations: of real numbers, over one axis if it is selective.
+    """Whether a scan is emitted with its equations: of real numbers.
 
     The kernel gives its result in the type of its inputs. What later tokens read as well keeps single precision.
     """
@@ -135,7 +135,7 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
     if any(is_placed(h.value) for h in found.inputs):  # the kernel wants a batch
         return False
     real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
-    return found.gates is not None and real and (found.kind != "selective" or len(found.tile) == 1)
+    return found.gates is not None and real
 
 
 def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> Numbers:

@@ -94,7 +94,7 @@ def _signed(body: Body, factors: list[tuple[Value, int]], target: Type) -> Code:
 
 
 def state_operands(body: Body, found: ScanClass) -> tuple[Code, Code, Code]:
-    """Rates [channels, state], keys and queries [state] of a selective scan."""
+    """Rates [channels, state], keys and queries [groups, state] of a selective scan; 1 for groups that share them."""
     split = split_decay(found)
     assert split is not None
     sizes = found.scan.type.sizes
@@ -103,9 +103,16 @@ def state_operands(body: Body, found: ScanClass) -> tuple[Code, Code, Code]:
     rates = _signed(body, split[1], Type(Kind.WEIGHT, (*channels, *states)))
     if sum(sign < 0 for _, sign in (*split[0], *split[1])) % 2:
         rates = minus(rates)
-    keys = product(body, found.factors["key"], states)
-    query = found.reads[0].query
-    return rates, keys, reindex(body.render(query), query, Type(Kind.TOKEN, states), body.dialect)
+    rows = (*(Axis(n, sizes[n]) for n in found.groups), *states)
+    return rates, _rows(body, found.factors["key"], rows), _rows(body, (Factor(found.reads[0].query),), rows)
+
+
+def _rows(body: Body, factors: tuple[Factor, ...], axes: tuple[Axis, ...]) -> Code:
+    """A product as [B, T, *axes], 1 where it lacks one; weights alone are repeated."""
+    code = product(body, factors, axes)
+    if any(isinstance(f.operand, Value) and f.operand.kind is Kind.TOKEN for f in factors):
+        return code
+    return body.dialect.over_time(code, sequence(body), [body.size(a.name, a.size) for a in axes])
 
 
 def _convolution(body: Body, value: Value, found: ScanClass) -> Code:
@@ -135,18 +142,13 @@ def _selective(body: Body, value: Value, found: ScanClass) -> Code:
     x = product(body, inner, channels)
     rates, keys, query = state_operands(body, found)
     parts = [dt, rates, x, keys, query]
-    if len(channels) > 1:
-        parts = [
-            body.dialect.flatten(p, len(channels), after) for p, after in zip(parts[:3], (0, 1, 0), strict=True)
-        ] + parts[3:]
     state = body.local_state(found.scan)
     text = f"{body.kernel(SCANS['selective'])}({', '.join(p.text for p in parts)}, pos, {body.old(state)})"
     code = body.hoist(value, text, state)
-    if len(channels) > 1:
-        out = body.dialect.unflatten(code, -1, [body.size(a.name, a.size) for a in channels])
+    if value.names != found.heads:
         have = Value(-1, "param", (), Type(Kind.TOKEN, channels))
         body.lines[-1] = body.lines[-1].split("  # ")[0]
-        body.line(f"{code.text} = {reindex(out, have, value.type, body.dialect).text}", value)
+        body.line(f"{code.text} = {reindex(code, have, value.type, body.dialect).text}", value)
     return code
 
 

@@ -118,7 +118,7 @@ def _scan_state(body: Body, found: ScanClass) -> str:
     if found.kind == "long_convolution":
         return _plain(body, found.scan, _shape(body, found.scan.type.axes))
     if found.kind == "selective":
-        return _zeros(body, [_flat(body, found.heads, sizes), _flat(body, found.key, sizes)], "wide")
+        return _zeros(body, [body.size(n, sizes[n]) for n in (*found.heads, *found.key)], "wide")
     query = found.reads[0].query
     shared = [set(query.names)] + [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
     groups = tuple(n for n in found.heads if all(n in s for s in shared))

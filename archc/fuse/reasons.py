@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from archc.fuse.regions import fuses, only_moves
 from archc.ir.graph import Region, Value
 from archc.ops.table import OPS
-from archc.passes.matrix_scans import grouped, runs_fused, shares_values
+from archc.passes.matrix_scans import KERNELS, grouped, obstacle, shares_values
 from archc.passes.scans import ScanClass
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ def problem(found: ScanClass) -> str:
         return "its numbers are complex"
     if found.normalises is not None:
         return "the scan that it normalises has no kernel either"
+    if found.kind in KERNELS and (reason := obstacle(found)):
+        return reason
     match found.kind:
         case "long_convolution":
             return "the decay is the same for every token"
-        case "selective" if not runs_fused(found):
-            no_product = "its decay is no product of a factor per channel and weights"
-            return f"{no_product}, or its state is not read once, as it is"
         case "chunked" | "chunked_key":
             return _outer(found)
     return ""
@@ -38,8 +37,6 @@ def problem(found: ScanClass) -> str:
 
 def _outer(found: ScanClass) -> str:
     """The same for outer products."""
-    if not runs_fused(found):
-        return "no kernel of its class runs it"
     if found.kind == "chunked" and (found.before or found.bonus):
         return "its state is read before the update"
     if not shares_values(found):

@@ -18,24 +18,35 @@ def runs_fused(found: ScanClass) -> bool:
     """
     if found.kind == "long_convolution":
         return _convolves(found)
-    if found.kind not in KERNELS or len(found.reads) != 1 or found.normalises is not None:
-        return False
-    if found.scan.type.dtype == "complex" or not found.factors["key"] or len(found.key) != 1:
-        return False
-    if found.kind == "selective" and (found.before or found.bonus):
-        return False
+    return found.kind in KERNELS and not obstacle(found)
+
+
+def obstacle(found: ScanClass) -> str:
+    """Why the kernel of the chunked or selective form cannot run a scan, the end of a sentence; empty if it can."""
+    selective = found.kind == "selective"
+    if found.scan.type.dtype == "complex":
+        return "its numbers are complex"
+    if found.normalises is not None:
+        return "it runs with the scan that it normalises"
+    if len(found.reads) != 1:
+        return "its state is read more than once"
+    if not found.factors["key"]:
+        return "its input is no product with keys"
+    if len(found.key) != 1:
+        return "its state has several axes"
+    if selective and (found.before or found.bonus):
+        return "its state is read before the update"
     read = [found.reads[0].query, found.log_decay.operand, *(f.operand for fs in found.factors.values() for f in fs)]
     if any(isinstance(each, Value) and is_placed(each) for each in read):
-        return False  # the kernels want a batch
+        return "it reads what is the same in every sequence of a batch"
     if found.bonus and bonus_sides(found) is None:
-        return False
-    held = set(found.key) if found.kind == "selective" else {*found.key, *found.heads}
-    if not set(found.reads[0].query.names) <= held:
-        return False
+        return "what is added to its state is no product of keys and values"
     names = [set(f.operand.names) for f in found.factors["key"] if isinstance(f.operand, Value)]
-    if found.kind == "selective":
-        return split_decay(found) is not None and all(n <= set(found.key) for n in names)
-    return all(n <= set(found.key) | set(found.heads) for n in names)
+    if any(not each <= {*found.key, *found.heads} for each in (*names, set(found.reads[0].query.names))):
+        return "its keys or its read-out have axes of the values"
+    if selective and split_decay(found) is None:
+        return "its decay is no exponential of a step per channel times weights"
+    return "each of its channels has keys or a read-out of its own" if selective and found.groups == found.heads else ""
 
 
 def grouped(found: ScanClass) -> tuple[tuple[str, ...], tuple[str, ...]]:

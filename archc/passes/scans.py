@@ -39,7 +39,7 @@ class LogDecay:
 
 @dataclass(frozen=True, eq=False)
 class ScanClass:
-    """How to run a scan. Axis names are those of the scan, in its order.
+    """How to run a scan. Axis names are those of the scan, in its order, but the `groups` of heads come first.
 
     `factors`: the input, by the axes that a factor has (R: key; V: value; neither: head); `reads`: the contractions
     of the state, none for a diagonal scan; `before`: the state is read before the update; `normaliser`: the scan of the
@@ -66,6 +66,13 @@ class ScanClass:
     def bonus(self) -> tuple[Value, ...]:
         """What is added to the state before it is read, one value per read-out that has it."""
         return tuple(r.bonus for r in self.reads if r.bonus is not None)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The axes of a selective scan's channels of whose groups each has keys or a read-out of its own."""
+        sources = [*(r.query for r in self.reads), *(f.operand for f in self.factors["key"])]
+        names = {n for s in sources if isinstance(s, Value) for n in s.names}
+        return tuple(n for n in self.heads if n in names)
 
 
 def classify(graph: Graph) -> dict[Value, ScanClass]:
@@ -113,6 +120,8 @@ def _classify(scan: Value, region: Region) -> ScanClass:
         reads=reads,
         before=reads[0].before,
     )
+    if kind == "selective":
+        found = replace(found, heads=tuple(dict.fromkeys((*found.groups, *found.heads))))
     return replace(found, sentence=_sentence(found))
 
 
@@ -269,7 +278,8 @@ def _sentence(found: ScanClass) -> str:
     when += " plus a bonus for the present token" if found.bonus else ""
     match found.kind:
         case "selective":
-            return f"selective scan: channels {head}, state {key} contracted at once and never stored{when}"
+            groups = f" in groups {_axes(found.groups)}" if found.groups else ""
+            return f"selective scan: channels {head}{groups}, state {key} contracted at once and never stored{when}"
         case "long_convolution":
             return f"long convolution (the decay is the same for every token): channels {head}, state {key}{when}"
         case "chunked":

@@ -34,6 +34,8 @@ RUN_FUSED = {
     "mamba2": 1,
     "nemotron_h": 1,
     "linear_transformer": 1,
+    "mamba1_in_llama": 1,
+    "mamba1_in_zephyr": 1,
     "mamba_in_llama": 1,
     "mamba_in_zephyr": 1,
     "performer": 1,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from archc.ir.graph import Graph, Value
+from archc.passes.matrix_scans import runs_fused
 from archc.passes.scans import ScanClass, classify
 
 TABLE = [  # spec, kind, heads, key, value, decay varies, read before the update
@@ -15,6 +16,7 @@ TABLE = [  # spec, kind, heads, key, value, decay varies, read before the update
     ("rwkv4", "diagonal", "width", "", "", True, False),
     ("mamba", "selective", "inner", "state", "", True, False),
     ("falcon_mamba", "selective", "inner", "state", "", True, False),
+    ("mamba1_in_llama", "selective", "kv group part side", "state", "", True, False),
     ("s4d", "long_convolution", "width", "state", "", False, False),
     ("mamba2", "chunked", "groups heads", "state", "dim", True, False),
     ("retnet", "chunked", "heads", "dim", "value", False, False),
@@ -58,6 +60,24 @@ def test_the_table_of_the_language(
 def test_factors_are_sorted_by_their_axes(tiny: Callable[[str], Graph]) -> None:
     found = only(tiny("mamba2"))
     assert (labels(found, "head"), labels(found, "key"), labels(found, "value")) == (["dt"], ["B"], ["u"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "queries", "channels", "groups"),
+    [("state", "state", "b a", ""), ("a state", "state", "a b", "a"), ("a state", "b state", "b a", "b a")],
+)
+def test_channels_are_in_the_order_of_groups_with_keys_or_a_read_out_of_their_own(
+    mixer: Callable[[str], Graph], keys: str, queries: str, channels: str, groups: str
+) -> None:
+    found = only(
+        mixer(
+            "state = 2\na = 2\nb = 2\ndt = softplus(x @ W_t[b a])\n"
+            f"h = scan(decay = exp(-dt * exp(A[b a state])), input = dt * (x @ W_k[{keys}]))\n"
+            f"return dot(h, x @ W_q[{queries}], over = state) @ W[a b -> width]"
+        )
+    )
+    assert (found.kind, found.heads, found.groups) == ("selective", tuple(channels.split()), tuple(groups.split()))
+    assert runs_fused(found) == (found.groups != found.heads)
 
 
 def test_the_bonus_of_rwkv6_is_found(tiny: Callable[[str], Graph]) -> None:

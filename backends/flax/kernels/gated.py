@@ -74,25 +74,26 @@ def gated_selective_scan(
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = exp(dt[t] A) h[t-1] + v[t] B[t] and y[t] = sum over n of C[t] h[t], the gates being those of dt and v.
 
-    x, w, pos, numbers as for `gated_scan`; A [*axes, N]; B, C [B, T, N]; state [B, *axes, N]. Returns out(y, x, w), or
-    y, [B, T, *axes] in the dtype of x[0], and the last h unrounded (None without a state).
+    x: arrays [B, T, *axes], w: arrays [*axes], or what broadcasts to them; pos, numbers as for `gated_scan`; A, B, C,
+    state as for `selective_scan`, whose x is v. Returns out(y, x, w), or y, [B, T, *axes] in the dtype of x[0], and the
+    last h unrounded (None without a state).
     """
-    x, w = _wide(x, w)
+    x, w = _wide(x, w, A.shape[:-1])
     gates = with_numbers(gates, numbers)
     shape = x[0].shape
+    A = jnp.broadcast_to(A, (*shape[2:], A.shape[-1]))
     h0 = None if pos.ndim == 1 else state
-    kernel = fused(machine_of(gates, x, w, impl), shape[1], A.shape[-1])
+    kernel = fused(machine_of(gates, x, w, impl), shape[1], B)
     if kernel is not None:
         o, last = kernel(gates, x, w, A, B, C, pos, h0, interpret=interpret)
         return o, None if state is None else last
     acc = accumulator(*x, *w)
     first = (pos == 0).reshape((-1, shape[1]) + (1,) * (len(shape) - 2))
     exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
-    dt, v = (flat(jnp.broadcast_to(z, shape), 2) for z in gates.gates(*exact, first))
-    before = None if state is None else state.reshape(shape[0], -1, A.shape[-1])
-    y, last = selective_scan(dt, A.reshape(-1, A.shape[-1]), v, B, C, pos, before, impl="xla")
-    o = y.reshape(shape) if gates.out is None else gates.out(y.reshape(shape), *exact)
-    return o.astype(x[0].dtype), None if last is None else last.reshape(shape[0], *A.shape)
+    dt, v = gates.gates(*exact, first)
+    y, last = selective_scan(dt, A, jnp.broadcast_to(v, shape), B, C, pos, state, impl="xla")
+    o = y if gates.out is None else gates.out(y, *exact)
+    return o.astype(x[0].dtype), last
 
 
 def is_flat(x: Arrays, w: Arrays) -> bool:
@@ -102,7 +103,7 @@ def is_flat(x: Arrays, w: Arrays) -> bool:
     return any(z.shape[2:] == (channels,) for z in x) and any(len(shape) > 1 for shape in shapes)
 
 
-def _wide(x: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
-    """All inputs [B, T, *axes], all weights [*axes]."""
-    shape = jnp.broadcast_shapes(*(z.shape for z in x), *((1, 1, *jnp.shape(z)) for z in w))
+def _wide(x: Arrays, w: Arrays, axes: tuple[int, ...] = ()) -> tuple[Arrays, Arrays]:
+    """All inputs [B, T, *axes], all weights [*axes]; the axes are those that any of them has."""
+    shape = jnp.broadcast_shapes(*(z.shape for z in x), *((1, 1, *jnp.shape(z)) for z in w), axes)
     return tuple(jnp.broadcast_to(z, shape) for z in x), tuple(jnp.broadcast_to(z, shape[2:]) for z in w)

@@ -1,9 +1,10 @@
 """The selective scan of Mamba (Gu and Dao 2023, arXiv:2312.00752): a state per channel, read out at each token.
 
-The state [B, N, C] exists for the present token and at the start of every STEPS tokens; the backward pass computes the
-states in between again. Time is walked in place, with the channels innermost.
+The state [B, groups, N, C] exists for the present token and at the start of every STEPS tokens; the backward pass
+computes the states in between again. Time is walked in place, with the channels innermost.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -35,32 +36,40 @@ def selective_scan(
 ) -> tuple[jax.Array, jax.Array | None]:
     """h[t] = exp(dt[t] A) h[t-1] + x[t] B[t] and y[t] = sum over n of C[t] h[t], from h = 0 where a document starts.
 
-    dt, x [B, T, C]; A [C, N]; B, C [B, T, N]; pos [T] or [B, T]; state [B, C, N], h of the token before. Computes in at
-    least single precision; returns y [B, T, C] in the dtype of x and the last h unrounded (None without a state).
-    impl, interpret: for tests, the kernel of another machine.
+    dt, x [B, T, *axes] and A [*axes, N], or what broadcasts to these; B, C [B, T, N], or [B, T, *groups, N] with the
+    first of the axes, 1 where groups share them; pos [T] or [B, T]; state [B, *axes, N], h of the token before.
+    Computes in at least single precision; returns y [B, T, *axes] in the dtype of x and the last h unrounded (None
+    without a state). impl, interpret: for tests, the kernel of another machine.
     """
-    kernel = fused(impl, x.shape[1], A.shape[1])
+    shape, states = jnp.broadcast_shapes(dt.shape, x.shape, A.shape[:-1]), A.shape[-1]
+    dt, x, A = jnp.broadcast_to(dt, shape), jnp.broadcast_to(x, shape), jnp.broadcast_to(A, (*shape[2:], states))
+    before = None if pos.ndim == 1 else state
+    kernel = fused(impl, shape[1], B)
     if kernel is not None:
-        before = None if pos.ndim == 1 else state
         y, last = kernel(GIVEN, (x, dt), (), A, B, C, pos, before, interpret=interpret)
         return y, None if state is None else last
     acc = jnp.promote_types(jnp.result_type(dt, A, x, B, C), jnp.float32)
-    if state is None or pos.ndim == 1:
-        h = jnp.zeros((x.shape[0], A.shape[1], A.shape[0]), acc)
-    else:
-        h = state.astype(acc).swapaxes(1, 2)
-    keep = jnp.broadcast_to(pos != 0, x.shape[:2])
-    tokens = tuple(z.astype(acc) for z in (dt, x, B, C))
-    y, h = _scan(A.astype(acc).T, tokens, keep, h)
-    return y.astype(x.dtype), None if state is None else h.swapaxes(1, 2)
+    groups = shape[2 : B.ndim - 1]
+    count = math.prod(groups)
+
+    def of_groups(z: jax.Array) -> jax.Array:
+        whole = jnp.broadcast_to(z.astype(acc), (*shape[:2], *groups, states))
+        return whole.reshape(*shape[:2], count, states)
+
+    A = A.astype(acc).reshape(count, -1, states)
+    h = jnp.zeros((shape[0], *A.shape), acc) if before is None else before.astype(acc).reshape(-1, *A.shape)
+    dt, v = (z.astype(acc).reshape(*shape[:2], count, -1) for z in (dt, x))
+    keep = jnp.broadcast_to(pos != 0, shape[:2])
+    y, h = _scan(A.mT, (dt, v, of_groups(B), of_groups(C)), keep, h.mT)
+    return y.reshape(shape).astype(x.dtype), None if state is None else h.mT.reshape(shape[0], *shape[2:], states)
 
 
-def fused(impl: Machine | None, time: int, states: int) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
-    """The kernel for so many tokens and states of a channel, if there is one."""
+def fused(impl: Machine | None, time: int, B: jax.Array) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+    """The kernel for so many tokens with keys B, if there is one."""
     match machine(impl, time):
-        case "tpu":
+        case "tpu" if B.ndim == 3:  # of all channels, whose lanes are one group
             return selective_scan_tpu
-        case "gpu" if states <= MOST:
+        case "gpu" if B.shape[-1] <= MOST:
             return selective_scan_gpu
         case _:
             return None
@@ -68,20 +77,20 @@ def fused(impl: Machine | None, time: int, states: int) -> Callable[..., tuple[j
 
 @jax.custom_vjp
 def _scan(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """y and the last h; A [N, C], h [B, N, C]."""
+    """y and the last h; A [groups, N, C], h [B, groups, N, C], tokens [B, T, groups, C or N]."""
     y, h, _ = _forward(A, tokens, keep, h)
     return y, h
 
 
 def _forward(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """y, the last h, and h before every STEPS tokens [T / STEPS, B, N, C]."""
+    """y, the last h, and h before every STEPS tokens [T / STEPS, B, groups, N, C]."""
     time = keep.shape[1]
 
     def token(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         h, y = carry
         dt, x, B, C, go = _at(t, (*tokens, keep))
-        h = _decay(A, dt, go, h) + x[:, None] * B[:, :, None]
-        return h, _put(y, t, jnp.sum(h * C[:, :, None], 1))
+        h = _decay(A, dt, go, h) + x[..., None, :] * B[..., None]
+        return h, _put(y, t, jnp.sum(h * C[..., None], -2))
 
     def block(n: jax.Array, carry: Arrays) -> Arrays:
         h, y, starts = carry
@@ -119,12 +128,13 @@ def _backward(
             t = last - i
             dt, x, B, C, go, d = _at(t, (*tokens, keep, dy))
             h = jax.lax.dynamic_index_in_dim(decayed, t - first, 0, keepdims=False)
-            g = e + d[:, None] * C[:, :, None]
+            g = e + d[..., None, :] * C[..., None]
             turned = g * h  # the gradient of dt A
-            ddt, dx = jnp.sum(turned * A, 1), jnp.sum(g * B[:, :, None], 1)
-            dB, dC = jnp.sum(g * x[:, None], 2), jnp.sum((h + x[:, None] * B[:, :, None]) * d[:, None], 2)
+            ddt, dx = jnp.sum(turned * A, -2), jnp.sum(g * B[..., None], -2)
+            new = h + x[..., None, :] * B[..., None]
+            dB, dC = jnp.sum(g * x[..., None, :], -1), jnp.sum(new * d[..., None, :], -1)
             grads = tuple(_put(z, t, now) for z, now in zip(grads, (ddt, dx, dB, dC), strict=True))
-            return _decay(A, dt, go, g), dA + jnp.sum(turned * dt[:, None], 0), grads
+            return _decay(A, dt, go, g), dA + jnp.sum(turned * dt[..., None, :], 0), grads
 
         result: Sums = jax.lax.fori_loop(0, last + 1 - first, token, carry)
         return result
@@ -138,14 +148,14 @@ _scan.defvjp(_save, _backward)
 
 
 def _again(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
-    """exp(dt A) h[t-1] of the tokens first to last, [STEPS, B, N, C], from h before the first."""
+    """exp(dt A) h[t-1] of the tokens first to last, [STEPS, B, groups, N, C], from h before the first."""
 
     def token(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         h, decayed = carry
         dt, x, B, _, go = _at(t, (*tokens, keep))
         h = _decay(A, dt, go, h)
         decayed = jax.lax.dynamic_update_index_in_dim(decayed, h, t - first, 0)
-        return h + x[:, None] * B[:, :, None], decayed
+        return h + x[..., None, :] * B[..., None], decayed
 
     decayed: jax.Array = jax.lax.fori_loop(first, last + 1, token, (h, jnp.zeros((STEPS, *h.shape), h.dtype)))[1]
     return decayed
@@ -153,7 +163,7 @@ def _again(A: jax.Array, tokens: Arrays, keep: jax.Array, h: jax.Array, first: j
 
 def _decay(A: jax.Array, dt: jax.Array, keep: jax.Array, h: jax.Array) -> jax.Array:
     """exp(dt A) h, and 0 where a document starts."""
-    return jnp.exp(dt[:, None] * A) * jnp.where(keep[:, None, None], h, 0)
+    return jnp.exp(dt[..., None, :] * A) * jnp.where(keep[:, None, None, None], h, 0)
 
 
 def _at(t: jax.Array, arrays: Arrays) -> Arrays:

@@ -5,6 +5,7 @@ exist for one block only.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import jax
@@ -47,7 +48,8 @@ def selective_scan_tpu(
 
     x [B, T, *axes], w [*axes], A [*axes, N], B, C [B, T, N], pos [T] or [B, T], state [B, *axes, N].
     """
-    o, time = operands(x, w, A, B, C, state), x[0].shape[1]
+    _, time, *axes = x[0].shape
+    o = operands(x, w, A, (B, C), state, (math.prod(axes),))
     block = min(TIME, up(time, ROWS))
     lanes = up(time, LANES if time <= block else block)
 
@@ -55,7 +57,7 @@ def selective_scan_tpu(
         return jnp.pad(z.astype(o.A.dtype).swapaxes(1, 2), ((0, 0), (0, 0), (0, lanes - time)))
 
     o = o._replace(w=tuple(z[None] for z in o.w), BC=tuple(map(turned, o.BC)))
-    return scanned(SelectiveTpu(gates, interpret), first_tokens(pos, block), o, x[0].shape[2:])
+    return scanned(SelectiveTpu(gates, interpret), first_tokens(pos, block), o, tuple(axes))
 
 
 @dataclass(frozen=True)

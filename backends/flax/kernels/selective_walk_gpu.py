@@ -6,21 +6,28 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from kernels.blocks_gpu import Ref, Refs, Token, lanes_of, load, power, store, tokens_of
+from jax.experimental import pallas as pl
+from kernels.blocks_gpu import Ref, Refs, Token, load, power, store, tokens_of
 from kernels.selective import entering
 from kernels.tiles import Arrays, Gates, added
 
 BLOCK = 32  # tokens from one state in memory to the next
 STEPS = 2  # tokens whose states are in registers at once
-CHANNELS = 32  # of a program
+CHANNELS = 32  # of a program, at most
 
 
 class Sizes(NamedTuple):
-    """Of a sequence, and of the state of a channel."""
+    """Of a sequence, of a group of channels, of the part of one that a program has, and of the state of a channel."""
 
     time: int
     channels: int
+    width: int
     states: int
+
+    @property
+    def parts(self) -> int:
+        """Programs of a group."""
+        return -(-self.channels // self.width)
 
 
 class _Here(NamedTuple):
@@ -32,7 +39,9 @@ class _Here(NamedTuple):
 
 
 def _here(sizes: Sizes) -> _Here:
-    lanes = lanes_of(sizes.channels, CHANNELS)
+    program = pl.program_id(1)
+    part = jax.lax.rem(program, program * 0 + sizes.parts)
+    lanes = part * sizes.width + jnp.arange(sizes.width, dtype=jnp.int32) < sizes.channels
     rows = jnp.arange(power(sizes.states), dtype=jnp.int32) < sizes.states
     return _Here(lanes, rows, rows[:, None] & lanes[None, :])
 

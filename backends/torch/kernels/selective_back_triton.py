@@ -12,12 +12,14 @@ import triton.language as tl
 from kernels.selective_tokens_triton import (
     LOG2E,
     advance,
+    channels_of,
     gates_of,
     inside_of,
     place_of,
     read_states,
     row_of,
     rows_of,
+    shared_row,
     tiles_at,
     weights_of,
     zeros_of,
@@ -40,13 +42,14 @@ def _tiles(pointer, COUNT: tl.constexpr, stride, mask):
 
 @triton.jit
 def _replay(
-    xs, w, A, keys, queries, pos, notes, reads, base, first, time, channels, c, here,
-    STATES: tl.constexpr, GROUP: tl.constexpr, GATES: tl.constexpr, READ: tl.constexpr, PACKED: tl.constexpr,
-    SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr, FAST: tl.constexpr,
+    xs, w, A, keys, queries, pos, notes, reads, base, first, time, channels, c, end, here,
+    STATES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr, GATES: tl.constexpr,
+    READ: tl.constexpr, PACKED: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    ACC: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Write the state after every block of a chunk to notes [blocks + 1, N, SIZE], and y to reads [CHUNK, SIZE]."""
     for start in range(first, tl.minimum(first + CHUNK, time), BLOCK):
-        dts, vs, resets = gates_of(xs, w, pos, base, start, time, channels, c, here, GATES, PACKED, BLOCK, ACC)
+        dts, vs, resets = gates_of(xs, w, pos, base, start, time, channels, c, end, here, GATES, PACKED, BLOCK, ACC)
         ys = zeros_of(BLOCK, SIZE, ACC)
         tl.debug_barrier()
         for n in range(0, STATES, GROUP):
@@ -54,11 +57,12 @@ def _replay(
             hs = _tiles(note, GROUP, SIZE, here)
             rates = _tiles(A + n * channels + c, GROUP, channels, here)
             for i in tl.static_range(GROUP):
-                keys_n = rows_of(keys, base, start, time, n + i, STATES, BLOCK, ACC)
+                keys_n = rows_of(keys, base, start, time, n + i, KEYS[0] * STATES, BLOCK, ACC)
                 states, _ = advance(hs[i], rates[i] * LOG2E, dts, vs, resets, keys_n, PACKED, BLOCK, FAST)
                 tl.store(note + (STATES + i) * SIZE, states[BLOCK - 1])
                 if READ:
-                    ys = read_states(ys, states, rows_of(queries, base, start, time, n + i, STATES, BLOCK, ACC), BLOCK)
+                    queries_n = rows_of(queries, base, start, time, n + i, QUERIES[0] * STATES, BLOCK, ACC)
+                    ys = read_states(ys, states, queries_n, BLOCK)
         if READ:
             for k in tl.static_range(BLOCK):
                 tl.store(reads + (start - first + k) * SIZE, ys[k])
@@ -67,13 +71,13 @@ def _replay(
 
 @triton.jit
 def _incoming(
-    xs, w, dy, reads, base, start, first, time, channels, c, here,
+    xs, w, dy, reads, base, start, first, time, channels, c, end, here,
     OUT_GRAD: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the y of a block."""
     out = ()
     for k in tl.static_range(BLOCK):
-        inside = inside_of(c, start + k, time, channels)
+        inside = inside_of(c, start + k, time, end)
         row = row_of(base, start + k, time) * channels + c
         d = tl.load(dy + row, mask=inside, other=0.0).to(ACC)
         if OUT_GRAD is not None:
@@ -86,7 +90,7 @@ def _incoming(
 @triton.jit
 def _back(
     h, e, rate, dts, vs, resets, dys, d_dts, d_vs, keys, queries,
-    PACKED: tl.constexpr, BLOCK: tl.constexpr, FAST: tl.constexpr,
+    PACKED: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """One state back through a block that begins from h, with the adjoint `e[t] = a[t] g[t]` that enters at its end.
 
@@ -97,8 +101,8 @@ def _back(
     new_dts, new_vs, d_keys, d_queries, d_rate = (), (), (), (), 0.0 * h
     for k in tl.static_range(BLOCK - 1, -1, -1):
         g = e + dys[k] * queries[k]
-        d_queries = (tl.sum(dys[k] * states[k], 0),) + d_queries
-        d_keys = (tl.sum(vs[k] * g, 0),) + d_keys
+        d_queries = (_over_groups(dys[k] * states[k], WIDTH, SIZE),) + d_queries
+        d_keys = (_over_groups(vs[k] * g, WIDTH, SIZE),) + d_keys
         new_vs = (d_vs[k] + g * keys[k],) + new_vs
         e = decays[k] * g
         if k > 0:
@@ -111,20 +115,29 @@ def _back(
 
 
 @triton.jit
-def _store_rows(pointer, row, start, time, n, values, STATES: tl.constexpr, BLOCK: tl.constexpr):
+def _over_groups(x, WIDTH: tl.constexpr, SIZE: tl.constexpr):
+    """The sum over the channels of a program, or of each of its groups."""
+    if WIDTH == SIZE:
+        return tl.sum(x, 0)
+    else:
+        return tl.sum(x.reshape(SIZE // WIDTH, WIDTH), 1)
+
+
+@triton.jit
+def _store_rows(pointer, row, start, time, n, values, ROW: tl.constexpr, BLOCK: tl.constexpr):
     for k in tl.static_range(BLOCK):
-        tl.store(pointer + (row + start + k) * STATES + n, values[k], mask=start + k < time)
+        tl.store(pointer + (row + start + k) * ROW + n, values[k], mask=start + k < time)
 
 
 @triton.jit
 def _outgoing(
-    xs, w, dxs, dws, pos, dy, reads, d_dts, d_vs, base, start, first, time, channels, c, here,
+    xs, w, dxs, dws, pos, dy, reads, d_dts, d_vs, base, start, first, time, channels, c, end, here,
     GATES_GRAD: tl.constexpr, OUT_GRAD: tl.constexpr, PACKED: tl.constexpr, SIZE: tl.constexpr,
     BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Store the gradients of the tokens of a block; returns those of the weights, grown by its share."""
     for k in tl.static_range(BLOCK):
-        inside = inside_of(c, start + k, time, channels)
+        inside = inside_of(c, start + k, time, end)
         row = row_of(base, start + k, time) * channels + c
         x = tiles_at(xs, row, here, ACC)
         dx, dw = GATES_GRAD(x, w, place_of(pos, base, start + k, time, PACKED) + 0 * c == 0, d_dts[k], d_vs[k])
@@ -151,23 +164,36 @@ def _sum(left, right):
 @triton.jit
 def selective_backward(
     xs, ws, A, keys, queries, pos, carries, dy, dxs, dws, dA, dkeys, dqueries, dstate, notes, reads, time, channels,
-    STATES: tl.constexpr, GROUP: tl.constexpr, GATES: tl.constexpr, GATES_GRAD: tl.constexpr,
-    OUT_GRAD: tl.constexpr, NUMBERS: tl.constexpr, PACKED: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr, ACC: tl.constexpr, FAST: tl.constexpr,
+    each, STATES: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr,
+    GATES: tl.constexpr, GATES_GRAD: tl.constexpr, OUT_GRAD: tl.constexpr, NUMBERS: tl.constexpr,
+    PACKED: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    ACC: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """The grid and the shapes of `selective_forward`, but A: [N, C]. dws: [B, C]. dA, dstate: [B, N, C].
 
     dstate holds the gradient of the last state and in the end that of the first; dA begins at zero. dkeys, dqueries:
-    [channels / SIZE, B, T, N]. Scratch: notes [programs, CHUNK / BLOCK + 1, N, SIZE], and reads [programs, CHUNK, SIZE]
-    where there is a read-out. GROUP divides N: so many states at a time, what lasts of the others is in memory.
+    [programs of a group, B, T, GROUPS, N]. Scratch: notes [programs, CHUNK / BLOCK + 1, N, SIZE], and reads
+    [programs, CHUNK, SIZE] where there is a read-out. GROUP divides N: so many states at a time, what lasts of the
+    others is in memory.
     """
     lane = tl.arange(0, SIZE)
-    c = tl.program_id(0) * SIZE + lane
-    here = c < channels
+    c, end, group = channels_of(tl.program_id(0), channels, each, GROUPS, WIDTH, SIZE)
+    here = c < end
+    keys += shared_row(group, KEYS, GROUPS) * STATES
+    queries += shared_row(group, QUERIES, GROUPS) * STATES
     batch = tl.program_id(1).to(tl.int64)
     base = batch * time
     own = batch * STATES * channels + c
     program = tl.program_id(0) * tl.num_programs(1).to(tl.int64) + batch
+    share, until = program * time, time
+    if GROUPS > 1:
+        part = tl.program_id(0) % tl.cdiv(each, WIDTH)  # zero if a program has several groups
+        share = (part * tl.num_programs(1).to(tl.int64) + batch) * time
+        if WIDTH < SIZE:
+            group = tl.program_id(0) * (SIZE // WIDTH) + tl.arange(0, SIZE // WIDTH)
+            until = tl.where(group < GROUPS, time, 0)
+        dkeys += group * STATES
+        dqueries += group * STATES
     notes += program * (CHUNK // BLOCK + 1) * STATES * SIZE + lane
     if OUT_GRAD is not None:
         reads += program * CHUNK * SIZE + lane
@@ -181,15 +207,19 @@ def selective_backward(
             carry = carries + ((batch * chunks + chunk) * STATES + n) * channels + c
             tl.store(notes + n * SIZE, tl.load(carry, mask=here, other=0.0))
         _replay(
-            xs, w, A, keys, queries, pos, notes, reads, base, first, time, channels, c, here,
-            STATES, GROUP, GATES, OUT_GRAD is not None, PACKED, SIZE, CHUNK, BLOCK, ACC, FAST,
+            xs, w, A, keys, queries, pos, notes, reads, base, first, time, channels, c, end, here,
+            STATES, GROUP, KEYS, QUERIES, GATES, OUT_GRAD is not None, PACKED, SIZE, CHUNK, BLOCK, ACC, FAST,
         )  # fmt: skip
         blocks = (tl.minimum(time - first, CHUNK) + BLOCK - 1) // BLOCK
         for gone in range(blocks):
             block = blocks - 1 - gone
             start = first + block * BLOCK
-            dts, vs, resets = gates_of(xs, w, pos, base, start, time, channels, c, here, GATES, PACKED, BLOCK, ACC)
-            dys = _incoming(xs, w, dy, reads, base, start, first, time, channels, c, here, OUT_GRAD, SIZE, BLOCK, ACC)
+            dts, vs, resets = gates_of(
+                xs, w, pos, base, start, time, channels, c, end, here, GATES, PACKED, BLOCK, ACC
+            )  # fmt: skip
+            dys = _incoming(
+                xs, w, dy, reads, base, start, first, time, channels, c, end, here, OUT_GRAD, SIZE, BLOCK, ACC
+            )  # fmt: skip
             d_dts, d_vs = zeros_of(BLOCK, SIZE, ACC), zeros_of(BLOCK, SIZE, ACC)
             for n in range(0, STATES, GROUP):
                 hs = _tiles(notes + (block * STATES + n) * SIZE, GROUP, SIZE, here)
@@ -197,18 +227,18 @@ def selective_backward(
                 d_rates = _tiles(dA + own + n * channels, GROUP, channels, here)
                 rates = _tiles(A + n * channels + c, GROUP, channels, here)
                 for i in tl.static_range(GROUP):
-                    keys_n = rows_of(keys, base, start, time, n + i, STATES, BLOCK, ACC)
-                    queries_n = rows_of(queries, base, start, time, n + i, STATES, BLOCK, ACC)
+                    keys_n = rows_of(keys, base, start, time, n + i, KEYS[0] * STATES, BLOCK, ACC)
+                    queries_n = rows_of(queries, base, start, time, n + i, QUERIES[0] * STATES, BLOCK, ACC)
                     e, d_rate, d_dts, d_vs, d_keys, d_queries = _back(
                         hs[i], es[i], rates[i], dts, vs, resets, dys, d_dts, d_vs, keys_n, queries_n,
-                        PACKED, BLOCK, FAST,
+                        PACKED, WIDTH, SIZE, BLOCK, FAST,
                     )  # fmt: skip
                     tl.store(dstate + own + (n + i) * channels, e, mask=here)
                     tl.store(dA + own + (n + i) * channels, d_rates[i] + d_rate, mask=here)
-                    _store_rows(dkeys, program * time, start, time, n + i, d_keys, STATES, BLOCK)
-                    _store_rows(dqueries, program * time, start, time, n + i, d_queries, STATES, BLOCK)
+                    _store_rows(dkeys, share, start, until, n + i, d_keys, GROUPS * STATES, BLOCK)
+                    _store_rows(dqueries, share, start, until, n + i, d_queries, GROUPS * STATES, BLOCK)
             d_w = _outgoing(
-                xs, w, dxs, d_w, pos, dy, reads, d_dts, d_vs, base, start, first, time, channels, c, here,
+                xs, w, dxs, d_w, pos, dy, reads, d_dts, d_vs, base, start, first, time, channels, c, end, here,
                 GATES_GRAD, OUT_GRAD, PACKED, SIZE, BLOCK, ACC,
             )  # fmt: skip
             tl.debug_barrier()

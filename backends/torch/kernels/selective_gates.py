@@ -3,12 +3,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from kernels.gated_operator import Given, Result, Scan, register
 from kernels.operators import TRITON, wants_gradient
 from kernels.read_out import Read
+from kernels.selective_groups import of_groups
 from torch import Tensor
 
 if TRITON:
@@ -21,9 +23,9 @@ CHUNK = 32  # selective_launch.py: tokens between the states kept for the backwa
 class SelectiveGates:
     """Gates `dt, v = plain(*x, *w, *numbers, first)` in front of a selective scan, and perhaps a read-out behind it.
 
-    plain works on whole tensors x [B, T, C], w [C]; first: where a document starts, booleans with B and T or broadcast.
-    The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) -> (dx, dw)`,
-    with the numbers behind the weights; None for tokens (v, dt) as they are, and where there is no Triton.
+    plain works on whole tensors x [B, T, *axes], w [*axes]; first: where a document starts, booleans with B and T or
+    broadcast. The device functions work on tiles: device `(x, w, first) -> (dt, v)`, grad `(x, w, first, d_dt, d_v) ->
+    (dx, dw)`, with the numbers behind the weights; None for tokens (v, dt) as they are, and where there is no Triton.
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]
@@ -51,13 +53,15 @@ def fused_scan(
 ) -> tuple[Tensor, Tensor | None]:
     """See `gated_selective_scan`."""
     wide = torch.promote_types(x[0].dtype, torch.float32)
-    xs = [z.expand_as(x[0]).contiguous() for z in x]
-    ws = [z.to(wide).expand(A.shape[0]).contiguous() for z in w]
+    shape = torch.broadcast_shapes(*(z.shape for z in (*x, *w)), A.shape[:-1])
+    axes = shape[2:]
+    xs = [z.expand(shape).contiguous() for z in x]
+    ws = [z.to(wide).expand(axes).contiguous() for z in w]
     places = start = None
     if pos.dim() == 2:
-        places = pos.expand(x[0].shape[:2]).contiguous()
+        places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(wide).contiguous()
-    weights = [A.to(wide).contiguous(), B.contiguous(), C.contiguous()]
+    weights = [A.to(wide).expand(*axes, -1).contiguous(), *(of_groups(z, axes).contiguous() for z in (B, C))]
     kept = wants_gradient(*xs, *ws, *weights, start)
     y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), weights, places, start, kept))
     return y, None if state is None else last
@@ -65,16 +69,15 @@ def fused_scan(
 
 def _made(given: Given) -> Result:
     """y, the last state, and the states for the backward pass, all empty."""
-    (batch, time, channels), A = given.x[0].shape, given.outer[0]
+    (batch, time, *_), A = given.x[0].shape, given.outer[0]
     chunks = (time + CHUNK - 1) // CHUNK if given.kept else 0
-    carries = A.new_empty(batch, chunks, A.shape[1], channels)
+    carries = A.new_empty(batch, chunks, A.shape[-1], A.shape[:-1].numel())
     return Result(torch.empty_like(given.x[0]), A.new_empty(batch, *A.shape), carries)
 
 
 def _forward_flops(given: Any) -> int:
     """The read-out is a product."""
-    batch, time, channels = given.x[0]
-    return int(2 * batch * time * channels * given.outer[0][1])
+    return int(2 * prod(given.x[0]) * given.outer[0][-1])
 
 
 def _backward_flops(given: Any) -> int:

@@ -56,9 +56,33 @@ def row_of(base, t, time):
 
 
 @triton.jit
-def inside_of(c, t, time, channels):
+def channels_of(program, channels, each, GROUPS: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr):
+    """The channels of a program, where those of their groups end, and the groups: one if WIDTH is SIZE, otherwise
+    SIZE / WIDTH, and for each channel its own. each: channels of a group.
+    """
+    lane = tl.arange(0, SIZE)
+    if GROUPS == 1:
+        return program * SIZE + lane, channels, 0
+    elif WIDTH == SIZE:
+        group = program // tl.cdiv(each, SIZE)
+        return group * each + program % tl.cdiv(each, SIZE) * SIZE + lane, group * each + each, group
+    else:
+        group = program * (SIZE // WIDTH) + lane // WIDTH
+        inner = lane % WIDTH
+        return group * each + inner, tl.where((inner < each) & (group < GROUPS), channels, 0), group
+
+
+@triton.jit
+def shared_row(group, KEYS: tl.constexpr, GROUPS: tl.constexpr):
+    """The place among KEYS = (count, shared, inner) rows: each is of `shared` groups that are `inner` apart."""
+    group = tl.minimum(group, GROUPS - 1)
+    return group // (KEYS[1] * KEYS[2]) * KEYS[2] + group % KEYS[2]
+
+
+@triton.jit
+def inside_of(c, t, time, end):
     """Which channels are there, and none of them past the end of time."""
-    return c < tl.where(t < time, channels, 0)
+    return c < tl.where(t < time, end, 0)
 
 
 @triton.jit
@@ -72,7 +96,7 @@ def place_of(pos, base, t, time, PACKED: tl.constexpr):
 
 @triton.jit
 def gates_of(
-    xs, w, pos, base, start, time, channels, c, here,
+    xs, w, pos, base, start, time, channels, c, end, here,
     GATES: tl.constexpr, PACKED: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dt, v and what a start adds to the log decay, of the tokens of a block; past the end nothing moves."""
@@ -81,7 +105,7 @@ def gates_of(
         x = tiles_at(xs, row_of(base, start + k, time) * channels + c, here, ACC)
         place = place_of(pos, base, start + k, time, PACKED)
         dt, v = GATES(x, w, place + 0 * c == 0)
-        inside = inside_of(c, start + k, time, channels)
+        inside = inside_of(c, start + k, time, end)
         dts = dts + (tl.where(inside, dt, 0.0),)
         vs = vs + (tl.where(inside, v, 0.0),)
         resets = resets + (tl.where((place == 0) & (start + k < time), float("-inf"), 0.0).to(ACC),)
@@ -113,11 +137,11 @@ def read_states(ys, states, queries, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def rows_of(pointer, base, start, time, n, STATES: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    """Keys or queries of a block, of one state."""
+def rows_of(pointer, base, start, time, n, ROW: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """Keys or queries of a block, of one state; a token has ROW of them."""
     values = ()
     for k in tl.static_range(BLOCK):
-        values = values + (tl.load(pointer + row_of(base, start + k, time) * STATES + n).to(ACC),)
+        values = values + (tl.load(pointer + row_of(base, start + k, time) * ROW + n).to(ACC),)
     return values
 
 

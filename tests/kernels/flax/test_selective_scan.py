@@ -30,6 +30,34 @@ def test_the_selective_scan_is_the_loop(kernels, monkeypatch, agree, arrays, pos
     agree(lambda *x: op(*x[:5], at, x[5]), lambda *x: selective_loop(*x, pos), arrays)
 
 
+def grouped_loop(dt, A, x, B, C, h, pos):
+    """Every channel by itself, with the row of B and C that its group reads."""
+    pos, axes, y = np.broadcast_to(pos, x.shape[:2]), x.shape[2:], np.zeros_like(x)
+    h = h.copy()
+    for b, t, *c in np.ndindex(x.shape):
+        row = tuple(min(i, n - 1) for i, n in zip(c, B.shape[2:-1], strict=False))
+        column = tuple(min(i, n - 1) for i, n in zip(c, C.shape[2:-1], strict=False))
+        at = (b, *c)
+        before = h[at] * (pos[b, t] != 0)
+        h[at] = np.exp(dt[(b, t, *c)] * A[tuple(c)]) * before + x[(b, t, *c)] * B[(b, t, *row)]
+        y[(b, t, *c)] = h[at] @ C[(b, t, *column)]
+    assert axes == A.shape[:-1]
+    return y, h
+
+
+@pytest.mark.parametrize(
+    ("axes", "keys", "queries"),
+    [((2, 2, 2, 3), (1, 2, 1), (2, 1, 2)), ((3, 2, 2), (1,), (3,))],
+)
+def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, agree, rng, mixed, axes, keys, queries):
+    time = mixed.shape[1]
+    dt, A = np.exp(rng.normal(size=(2, time, *axes))), -np.exp(rng.normal(size=(*axes, 4)))
+    x, h = rng.normal(size=(2, time, *axes)), rng.normal(size=(2, *axes, 4))
+    B, C = (rng.normal(size=(2, time, *groups, 4)) for groups in (keys, queries))
+    op, at = kernels.selective_scan.selective_scan, jnp.asarray(mixed)
+    agree(lambda *z: op(*z[:5], at, z[5]), lambda *z: grouped_loop(*z, mixed), (dt, A, x, B, C, h))
+
+
 def test_pieces_are_the_whole(kernels, pieces, arrays, mixed):
     dt, A, x, B, C, h = arrays
     op = lambda dt, x, B, C, pos, h: kernels.selective_scan.selective_scan(dt, A, x, B, C, pos, h)  # noqa: E731

@@ -64,8 +64,9 @@ def diagonal(kernels, name, impl, size, dtype, sharding=None):
     return there_and_back(run, tuple(x), tuple(w), of(jnp.float32, batch, channels))
 
 
-def selective(kernels, size, dtype, sharding=None, impl="tpu"):
-    (batch, time, channels), states = size, 16
+def selective(kernels, size, dtype, sharding=None, impl="tpu", *, keys=(), queries=()):
+    """size: batch, time, and the axes of channels, of which keys and queries may have the first."""
+    (batch, time, *axes), states = size, 16
 
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
@@ -75,9 +76,9 @@ def selective(kernels, size, dtype, sharding=None, impl="tpu"):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
         return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, pos, h, impl=impl)
 
-    x, w, A = (of(dtype, *size),) * 3, (of(jnp.float32, channels),) * 2, of(jnp.float32, channels, states)
-    read = of(dtype, batch, time, states)
-    return there_and_back(run, x, w, A, read, read, of(jnp.float32, batch, channels, states))
+    x, w, A = (of(dtype, *size),) * 3, (of(jnp.float32, *axes),) * 2, of(jnp.float32, *axes, states)
+    rows = (of(dtype, batch, time, *groups, states) for groups in (keys, queries))
+    return there_and_back(run, x, w, A, *rows, of(jnp.float32, batch, *axes, states))
 
 
 def convolution(kernels, size, dtype, sharding=None, impl="tpu"):

@@ -54,7 +54,11 @@ def stack(config: Any, folder: Path) -> int:
     return max(map(int, re.findall(r"STACK:(\d+)", usage)))
 
 
-@pytest.mark.parametrize("traced", [selective, convolution])
+def in_groups(kernels, size, dtype, impl):
+    return selective(kernels, (*size[:2], 10, 4, 16), dtype, impl=impl, keys=(10, 1), queries=(10, 4))
+
+
+@pytest.mark.parametrize("traced", [selective, in_groups, convolution])
 def test_nothing_spills(kernels, tmp_path, traced):
     lowered = traced(kernels, SIZE, jnp.bfloat16, impl="gpu").lower(lowering_platforms=("cuda",))
     configs = list(calls(lowered.compiler_ir("stablehlo").operation))

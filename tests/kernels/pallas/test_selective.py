@@ -40,6 +40,26 @@ def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels, impl
     close(pulled(op(impl), *arrays), wanted, 1e-9, 1e-11)
 
 
+@pytest.mark.parametrize(
+    ("axes", "keys", "queries"),
+    [((2, 2, 2, 3), (1, 2, 1), (1, 2, 2)), ((2, 40), (1,), (2,))],
+)
+def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, rng, axes, keys, queries):
+    gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
+    x, w, A, *_ = drawn(rng, 2, 11, int(np.prod(axes)), 3)
+    x, w, A = tuple(z.reshape(2, 11, *axes) for z in x), tuple(z.reshape(axes) for z in w), A.reshape(*axes, 3)
+    rows = (jnp.asarray(rng.normal(size=(2, 11, *groups, 3))) for groups in (keys, queries))
+    arrays, at = (x, w, A, *rows, jnp.asarray(rng.normal(size=(2, *axes, 3)))), jnp.asarray(positions(2, 11))
+
+    def op(impl):
+        def run(x, w, A, B, C, h):
+            return kernels.gated.gated_selective_scan(gates, x, w, A, B, C, at, h, impl=impl, interpret=True)
+
+        return run
+
+    close(pulled(op("gpu"), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)
+
+
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 def test_whole_documents_without_gates(kernels, pulled, rng, impl):
     """pos [T]: the state is not read, and nothing stands around the scan."""

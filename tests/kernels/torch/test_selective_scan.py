@@ -69,6 +69,63 @@ def test_without_a_state(time: int) -> None:
             assert_same((y, last), slow(*operands, pos, zeros))
 
 
+def slow_in_groups(
+    dt: Tensor, A: Tensor, x: Tensor, B: Tensor, C: Tensor, pos: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Every channel with the row of B and C that its group reads."""
+    axes, states = x.shape[2:], A.shape[-1]
+    B, C = (z.reshape(*z.shape[:-1], *[1] * (x.dim() + 1 - z.dim()), states) for z in (B, C))
+    ys = []
+    for t in range(x.shape[1]):
+        kept = (pos.expand(x.shape[:2])[:, t] != 0).to(h.dtype).reshape(-1, *[1] * (len(axes) + 1))
+        h = kept * torch.exp(dt[:, t, ..., None] * A) * h + x[:, t, ..., None] * B[:, t]
+        ys.append((h * C[:, t]).sum(-1))
+    return torch.stack(ys, 1), h
+
+
+GROUPED = [  # axes of channels, of keys, of queries; of steps and rates
+    ((2, 2, 3), (2, 1), (2, 2), (2, 2, 3), (2, 2, 3)),
+    ((2, 2, 2, 3), (1, 2, 1), (2, 1, 2), (2, 2, 2, 3), (2, 2, 2, 3)),
+    ((3, 2, 2), (1,), (3,), (3, 1, 1), (2,)),
+    ((2, 3), (), (), (1, 3), (1, 1)),
+]
+
+
+@pytest.mark.usefixtures("_held")
+@pytest.mark.parametrize(("axes", "keys", "queries", "steps", "rates"), GROUPED)
+@pytest.mark.parametrize("time", [1, 13])
+def test_groups_of_channels_have_keys_and_queries_of_their_own(
+    time: int,
+    axes: tuple[int, ...],
+    keys: tuple[int, ...],
+    queries: tuple[int, ...],
+    steps: tuple[int, ...],
+    rates: tuple[int, ...],
+) -> None:
+    torch.manual_seed(time)
+    shapes = [(2, time, *steps), (*rates, 3), (2, time, *axes), (2, time, *keys, 3), (2, time, *queries, 3)]
+    drawn = [torch.randn(shape, dtype=torch.float64) for shape in (*shapes, (2, *axes, 3))]
+    drawn[:2] = [drawn[0].exp(), -drawn[1].exp()]
+    wanted, pos = [z.requires_grad_() for z in drawn], packed(time)
+    mine = selective_scan(*wanted[:-1], pos, wanted[-1])
+    theirs = slow_in_groups(*wanted[:-1], pos, wanted[-1])
+    assert_same(mine, theirs)  # type: ignore[arg-type]
+    weights = [torch.randn(z.shape, dtype=torch.float64) for z in theirs]
+    assert_same(torch.autograd.grad(mine, wanted, weights), torch.autograd.grad(theirs, wanted, weights))
+
+
+def test_a_token_goes_on_from_the_state_of_a_sequence_with_groups() -> None:
+    torch.manual_seed(0)
+    dt, x = (torch.rand(2, 9, 2, 2, 3, dtype=torch.float64) for _ in range(2))
+    A, B, C = (torch.randn(shape, dtype=torch.float64) for shape in [(2, 2, 3, 3), (2, 9, 2, 1, 3), (2, 9, 2, 2, 3)])
+    pos, state, pieces = packed(9), torch.zeros(2, 2, 2, 3, 3, dtype=torch.float64), []
+    for *parts, places in zip(*(z.split([6, 1, 1, 1], 1) for z in (dt, x, B, C, pos)), strict=True):
+        y, state = selective_scan(parts[0], A, *parts[1:], places, state)
+        pieces.append(y)
+    whole = slow_in_groups(dt, A, x, B, C, pos, torch.zeros_like(state))
+    assert_same((torch.cat(pieces, 1), state), whole)
+
+
 @pytest.mark.usefixtures("_held")
 def test_the_selective_scan_passes_gradcheck() -> None:
     operands, state = inputs(18), torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)

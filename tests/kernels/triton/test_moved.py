@@ -13,6 +13,7 @@ stores. Where there are more of them than the report has, the tests say which, a
 """
 
 from collections import Counter
+from math import prod
 
 import pytest
 from archc.backends.torch.kernels.chunk_sizes import key_parts
@@ -114,6 +115,25 @@ def test_a_selective_scan_going_back_reads_inputs_for_each_of_its_three_walks() 
     scan = fused("mamba")
     shared = 2 * 2 * 2 * states / scan.scan.type.sizes[scan.tile[0]]
     assert 2 * 3 + 2 + sum(got.values()) == pytest.approx(reported("mamba").backward - shared)
+
+
+def test_a_selective_scan_in_groups_moves_what_the_report_says_and_each_channel_loads_the_row_of_its_group() -> None:
+    """Going back, the gradients of queries, which no groups share, leave as they are; those of keys are added up."""
+    found, scan = started("mamba1_in_llama", "selective_forward"), fused("mamba1_in_llama")
+    c, sizes = found.launch.constants, scan.scan.type.sizes
+    states, channels = c["STATES"], prod(sizes[n] for n in scan.tile)
+    rows = [v.type.elements for v in (scan.found.reads[0].query, *(f.operand for f in scan.found.factors["key"]))]
+    assert rows == [c["QUERIES"][0] * states, c["KEYS"][0] * states]
+    got = moved(found, "SIZE", (1 / c["CHUNK"], 1 / c["BLOCK"]))
+    assert (got.pop("CARRIES"), got.pop("pos")) == (4 * states / c["CHUNK"], 8 / c["SIZE"])
+    assert (got.pop("keys"), got.pop("queries")) == (2 * states, 2 * states)
+    assert got.pop("xs 0") == 2 * (2 - 1 / c["BLOCK"])  # again for the read-out, but for the last token of a block
+    assert 2 + sum(got.values()) == pytest.approx(reported("mamba1_in_llama").forward - 2 * sum(rows) / channels)
+    found = started("mamba1_in_llama", "selective_backward")
+    c = found.launch.constants
+    groups = states / c["GROUP"] / c["BLOCK"]
+    got = moved(found, "SIZE", (1 / c["CHUNK"], states / c["CHUNK"], 1 / c["BLOCK"], groups, 1 / c["BLOCK"], groups))
+    assert (got["DKEYS"], got["DQUERIES"]) == (4 * states / c["WIDTH"], 2 * states / c["WIDTH"])
 
 
 def test_a_convolution_loads_the_tokens_before_a_segment_again() -> None:

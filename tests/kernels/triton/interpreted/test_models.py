@@ -42,6 +42,11 @@ CASES = {
         frozenset({"selective_ssm_h_selective_scan", "causal_conv"}),
         frozenset({"selective_ssm_h_selective_scan", "causal_conv_token"}),
     ),
+    "mamba1_in_llama": Case(
+        {"width": 16, "depth": 2, "heads": 4, "kv": 2, "state": 2, "hidden": 16, "replaced": 1},
+        frozenset({"selective_attention_h_selective_scan", "causal_conv"}),
+        frozenset({"selective_attention_h_selective_scan", "causal_conv_token"}),
+    ),
     "mamba2": Case(
         {"width": 16, "depth": 2, "head": 16, "state": 8},
         frozenset({"ssd_h_chunked_scan", "causal_conv"}),

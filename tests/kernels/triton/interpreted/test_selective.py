@@ -73,6 +73,39 @@ def assert_same(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+def in_groups(time: int, axes: tuple[int, ...], keys: tuple[int, ...], queries: tuple[int, ...]) -> list[Tensor]:
+    """u, raw, z, bias, D, A, B, C of channels [*axes], with B [*keys] and C [*queries] of groups."""
+    torch.manual_seed(time)
+    shapes = (
+        *[(2, time, *axes)] * 3,
+        axes,
+        axes,
+        (*axes, STATES),
+        (2, time, *keys, STATES),
+        (2, time, *queries, STATES),
+    )
+    drawn = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    drawn[5] = -drawn[5].exp()
+    return [z.requires_grad_() for z in drawn]
+
+
+def slow_in_groups(operands: list[Tensor], axes: tuple[int, ...], pos: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence with a row of B and C for each channel, as a model of one channel each."""
+    *tokens, bias, D, A, B, C = operands
+    B, C = (z.reshape(*z.shape[:-1], *(1,) * (len(axes) + 3 - z.dim()), STATES) for z in (B, C))
+    B, C = (z.expand(*z.shape[:2], *axes, STATES).flatten(2, -2) for z in (B, C))
+    u, raw, z = (t.flatten(2) for t in tokens)
+    dt = torch.log1p(torch.exp(raw + bias.flatten()))
+    x = dt * u * (1 + (pos.expand(u.shape[:2]) == 0).to(u.dtype)[..., None])
+    h, ys = h.reshape(2, -1, STATES), []
+    for t in range(u.shape[1]):
+        kept = (pos.expand(u.shape[:2])[:, t] != 0).to(h.dtype)[:, None, None]
+        h = kept * torch.exp(dt[:, t, :, None] * A.reshape(-1, STATES)) * h + x[:, t, :, None] * B[:, t]
+        ys.append((h * C[:, t]).sum(-1))
+    y = (torch.stack(ys, 1) + D.flatten() * u) * z * torch.sigmoid(z)
+    return y.reshape(tokens[0].shape), h.reshape(2, *axes, STATES)
+
+
 def distance(mine: Tensor, theirs: Tensor) -> float:
     return float((mine.detach().double() - theirs.detach()).norm() / theirs.detach().norm())
 
@@ -92,6 +125,28 @@ def test_gates_and_read_out_are_part_of_the_kernel(time: int) -> None:
     x, w, rest = operands[:3], operands[3:5], operands[5:]
     mine = gated_selective_scan(MAMBA, x, w, *rest, pos, state)
     theirs = slow_mamba(*operands, pos, state)
+    assert_same(mine, theirs)
+    assert_same(gradients(mine, [*operands, state]), gradients(theirs, [*operands, state]))
+
+
+GROUPED = {
+    "one token": (1, (2, 2, 5), (2, 1), (2, 2)),
+    "several groups a program, keys shared by inner ones": (5, (1, 3, 2, 5), (1, 1, 2), (1, 3, 2)),
+    "several programs a group, queries shared by outer ones": (3, (1, 2, 33), (1, 2), (1, 1)),
+    "keys shared in two places": (3, (2, 2, 2, 3), (1, 2, 1), (2, 2, 2)),
+    "two axes within a group": (3, (3, 2, 2), (3,), (1,)),
+    "channels of two axes without groups": (3, (2, 3), (), ()),
+}
+
+
+@pytest.mark.parametrize(("time", "axes", "keys", "queries"), GROUPED.values(), ids=GROUPED)
+def test_groups_of_channels_have_keys_and_queries_of_their_own(
+    time: int, axes: tuple[int, ...], keys: tuple[int, ...], queries: tuple[int, ...]
+) -> None:
+    operands, pos = in_groups(time, axes, keys, queries), packed(time)
+    state = torch.randn(2, *axes, STATES, dtype=torch.float64, requires_grad=True)
+    mine = gated_selective_scan(MAMBA, operands[:3], operands[3:5], *operands[5:], pos, state)
+    theirs = slow_in_groups(operands, axes, pos, state)
     assert_same(mine, theirs)
     assert_same(gradients(mine, [*operands, state]), gradients(theirs, [*operands, state]))
 
