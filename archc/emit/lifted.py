@@ -12,6 +12,7 @@ from archc.emit.placed import whole
 from archc.emit.units import own_values
 from archc.fuse.composed import SUMS
 from archc.ir.graph import Kind, Value
+from archc.passes.readout import leaves
 
 
 def pairs_below(call: Call, ends: Iterable[Value]) -> list[Value]:
@@ -116,5 +117,6 @@ def _token_name(body: Body, token: Value, pairs: Sequence[Value]) -> str:
     region = body.fused.regions[body.call]
     lifts = [u for u in region.users.get(token, ()) if u.op == "keys"]
     elsewhere = len(lifts) < len(region.users.get(token, ())) or any(v not in pairs for v in lifts)
+    elsewhere |= leaves(token, region)
     several = len(program_ends(body)) > 1
     return f"{name}_keys" if elsewhere or several or token not in body.names else name
