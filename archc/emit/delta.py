@@ -48,6 +48,8 @@ def _named(body: Body, operand: Operand, inner: Region) -> None:
     """A line for what the body of the loop names."""
     if isinstance(operand, Value) and operand.label and operand in inner.values and operand not in body.names:
         name = python_name(operand.label)
+        if name in body.names.values():
+            return  # the text has called something else so since the loop
         body.line(f"{name} = {body.render(operand).text}", operand)
         body.bind(operand, name)
 

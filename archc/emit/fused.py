@@ -74,8 +74,12 @@ def find(program: Program, units: Units) -> Fused:
     reads: dict[Value, ScanClass] = {}
     absorbed: set[Value] = set()
     users = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
-    for each in classify(graph).values():
-        if runs_fused(each):
+    regions: dict[Call, Region] = {}
+    _regions(program.root, program.root.region, regions)
+    classes = classify(graph)
+    powers = [a for _, a in _alike(classes, units, regions) if len({classes[v].log_decay.times for v in a}) > 1]
+    for each in classes.values():
+        if runs_fused(each) and not any(each.scan in alike for alike in powers):
             both = [each, *([] if each.normaliser is None else [each.normaliser])]
             reads |= {c.reads[0].value: c for c in both}
             within = {v for c in both for v in inside(c) if v.kind is not Kind.WEIGHT}
@@ -83,8 +87,6 @@ def find(program: Program, units: Units) -> Fused:
             absorbed |= _decay_chain(each, users) if each.kind != "long_convolution" else set()
     for found in attention.values():
         absorbed |= _between(found)
-    regions: dict[Call, Region] = {}
-    _regions(program.root, program.root.region, regions)
     for rule in _delta_scans(graph, units, regions).values():
         reads[rule.reads[0].value] = rule
         absorbed |= inside_rule(rule, users)
@@ -220,11 +222,17 @@ def _buckets(
 def _delta_scans(graph: Graph, units: Units, regions: Mapping[Call, Region]) -> dict[Value, DeltaScan]:
     """The loops that run in chunks, in all calls of a unit."""
     kept = delta_scans(graph)
-    loops = {v: v for region, _ in graph.regions() for v in region.values if v.op == "loop"}
-    for _, alike in _alike(loops, units, regions):
-        if len({kept[v].signature if v in kept else None for v in alike}) > 1:
-            kept = {v: rule for v, rule in kept.items() if v not in alike}
+    for unit in units.order:
+        for alike in zip(*(_loops(c, regions[c]) for c in unit.calls), strict=False):
+            if len({kept[v].signature if v in kept else None for v in alike}) > 1:
+                kept = {v: rule for v, rule in kept.items() if v not in alike}
     return kept
+
+
+def _loops(call: Call, region: Region) -> list[Value]:
+    """The loops of this very call: statements, which made none of its own values."""
+    own = {v.origin.calls for v in own_values(call)}
+    return [v for v in region.values if v.op == "loop" and v.origin.calls in own]
 
 
 def _in_reach(found: Composition, call: Call) -> bool:

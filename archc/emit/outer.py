@@ -149,7 +149,8 @@ def log_decay(body: Body, found: ScanClass) -> Code:
     """The logarithm of the decay, in single precision."""
     log = found.log_decay
     if not isinstance(log.operand, Value):
-        return Code("0.0") if log.operand == 1 else call("math.log", Code(repr(log.operand)))
+        number = Code(repr(log.operand)) if found.kind == "delta" else body.operand(found.scan, 0)
+        return Code("0.0") if number.text in ("1", "1.0") else call("math.log", number)
     code = body.render(log.operand)
     if not log.operand.type.wide:
         body.kernel("fp32")

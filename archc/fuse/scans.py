@@ -104,7 +104,7 @@ class FusedScan:
 
     @property
     def gates_grad(self) -> Equations | None:
-        """The derivatives of `gates` by x and then w; `given` are the two incoming derivatives."""
+        """The derivatives of `gates` by x and then w; `given` are the derivatives of what it gives."""
         return None if self.gates is None else self._gradient(self.gates, tuple(f"d{n}" for n in self.outputs))
 
     @property

@@ -43,7 +43,8 @@ class DeltaScan(ScanClass):
         """What decides about the text of the call: loops that agree in it are called alike."""
         sides = (self.factors["key"], self.factors["value"], self.correction)
         numbers = tuple(f.operand for side in sides for f in side if not isinstance(f.operand, Value))
-        return (self.heads, self.key, self.value, self.decayed, self.varies, tuple(map(len, sides)), numbers)
+        decay = self.varies or self.log_decay.operand
+        return (self.heads, self.key, self.value, self.decayed, decay, tuple(map(len, sides)), numbers)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,15 @@ def _fits(rule: DeltaScan) -> bool:
     operands = [f.operand for side in sides for f in side] + [decay]
     values = [v for v in operands if isinstance(v, Value)]
     tokens = all(any(isinstance(f.operand, Value) and f.operand.kind is Kind.TOKEN for f in side) for side in sides)
-    return tokens and all(v.type.dtype == "real" and not is_placed(v) for v in values)
+    return tokens and _positive(rule) and all(v.type.dtype == "real" and not is_placed(v) for v in values)
+
+
+def _positive(rule: DeltaScan) -> bool:
+    """Whether the decay has a logarithm whatever the tokens are: loops may turn the sign of a state, or forget it."""
+    log = rule.log_decay
+    if isinstance(log.operand, Value):
+        return log.form != "log"
+    return log.operand > 0
 
 
 def _terms(value: Operand, known: Mapping[Value, bool]) -> list[_Term] | None:

@@ -215,6 +215,9 @@ def _sums_keys(found: ScanClass, whole: ScanClass) -> bool:
         return False
     mine, theirs = found.reads[0], whole.reads[0]
     same = mine.over == theirs.over and _bare(mine.query) is _bare(theirs.query)
+    parts = [theirs.query, *(f.operand for f in whole.factors["key"])]
+    if mine.value.type.wide != any(isinstance(p, Value) and p.type.wide for p in parts):
+        return False  # the kernel gives the normaliser in the type of these
     keys = Counter((_bare(f.operand), f.power) for f in whole.factors["key"])
     entering = Counter((_bare(f.operand), f.power) for fs in found.factors.values() for f in fs)
     sums = keys in (Counter({(_bare(found.scan.args[1]), 1): 1}), entering)

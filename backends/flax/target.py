@@ -62,8 +62,9 @@ class FlaxTarget:
         used = device_names(text)
         kinds = {"normalised" if fused.normaliser is not None else fused.kind for fused in scans.values()}
         on = "of whole arrays or of tiles" if scans else "of tiles"
+        derivatives = " and their derivatives" if mixes or any(map(has_derivatives, scans.values())) else ""
         lines = [
-            f'"""{subject(module)} and their derivatives, {on}."""',
+            f'"""{subject(module)}{derivatives}, {on}."""',
             "",
             *(["import jax"] if search(r"\bjax\.", text) else []),
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),

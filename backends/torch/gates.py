@@ -30,7 +30,8 @@ RESERVED = ("torch", "F", "fp32", "map", "inv_softplus", "triton", "tl", "xs", "
 
 def plain_functions(name: str, fused: FusedScan) -> str:
     """The equations on whole tensors, under autograd: `name(*x, *w, *n, first) -> (a, u)`; a selective scan has
-    `(dt, v)`, one of outer products `(log_a, v)`; n are numbers.
+    `(dt, v)`, one of outer products `(log_a, v)`, with a decay per key `(log_a, k, v, q)` and the keys of a bonus; n
+    are numbers.
 
     If something is fused behind the read-out, also `name_out(read, *x, *w, *n) -> o`. Tensors are [B, T, *axes] and
     [*axes], or what broadcasts to that; everything is computed in at least single precision, as in the kernel. The

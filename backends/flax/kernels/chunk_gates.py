@@ -1,7 +1,7 @@
 """One chunk of a scan of outer products with the equations around it, and back, on any machine.
 
-The equations are computed where their values are needed, and again in the backward pass: no log decay, no value that
-they make and nothing that is read out is ever in memory.
+The equations are computed where their values are needed, and again in the backward pass: no log decay and no value that
+they make is ever in memory, nor, but for the gradient on a GPU, what is read out.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.chunk import Documents, Rule
+from kernels.chunk_sizes import LOWEST
 from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, once
-
-LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 
 
 def given(per_key: bool) -> Gates:

@@ -6,6 +6,7 @@ ON_GPU_PER_KEY = 32  # with one decay per key
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
 LONGEST = 128  # tokens of a chunk of array code
 KEYED = 4  # tokens of the shortest one with a decay per key
+LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
 
 

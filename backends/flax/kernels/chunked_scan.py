@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
-from kernels.chunk_gates import LOWEST, given
-from kernels.chunk_sizes import SPAN, chunk_length, key_chunk_length
+from kernels.chunk_gates import given
+from kernels.chunk_sizes import LOWEST, SPAN, chunk_length, key_chunk_length
 from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
 from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
 from kernels.chunks_gpu import MOST

@@ -8,10 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from kernels.chunk_sizes import chunk_length
+from kernels.chunk_sizes import LOWEST, chunk_length
 from kernels.tiles import accumulator
-
-LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 
 
 def delta_scan(

@@ -102,21 +102,22 @@ def _weight(z: Tensor, heads: torch.Size, of: str) -> Tensor:
 def _made(gates: ChunkedKeyGates, given: Given) -> Result:
     """y, the last state, and what is read from the state if it is kept; all empty."""
     v = given.x[0]
-    keys = _keys(gates, given)[-1]
+    keys = _keys(gates, given)
     last = v.new_empty(v.shape[0], v.shape[2], keys, v.shape[3], dtype=torch.promote_types(v.dtype, torch.float32))
     keeps = given.kept and gates.read is not None and gates.read.needs_y
     return Result(torch.empty_like(v), last, torch.empty_like(v) if keeps else v.new_empty(0))
 
 
-def _keys(gates: ChunkedKeyGates, given: Given) -> Any:
-    """The shape of keys [B, T, heads, K]."""
-    return next(getattr(z, "shape", z) for z, of in zip(given.x, gates.x_of, strict=True) if of == "key")
+def _keys(gates: ChunkedKeyGates, given: Given) -> int:
+    """How many keys a head has: of tokens [B, T, heads, K], or of weights [heads, K]; of these or of their shapes."""
+    both = zip((*given.x, *given.w), (*gates.x_of, *gates.w_of), strict=True)
+    return int(next(getattr(z, "shape", z)[-1] for z, of in both if of == "key"))
 
 
 def _shapes(gates: ChunkedKeyGates, given: Given) -> Shapes:
     """Of arguments that are shapes; parts of the keys are heads of their own."""
     batch, time, heads, values = given.x[0]
-    parts, keys = key_parts(_keys(gates, given)[3])
+    parts, keys = key_parts(_keys(gates, given))
     k = (batch, time, parts * heads, keys)
     return Shapes(k, (*k[:3], values), k)
 

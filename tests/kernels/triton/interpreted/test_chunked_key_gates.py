@@ -5,6 +5,7 @@ What they are held against is the recurrence written out, of the same equations 
 
 import sys
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,11 +19,14 @@ from archc.loading import import_project
 
 SIZES = {"value": 5, "key": 3, "head": 1}
 GROUPS, HEADS = 1, 2
+CASES = Path(__file__).parents[3] / "parity" / "cases"
+OF_WEIGHTS = "keys_that_only_weights_have.arch"
 
 
 @cache
 def project(spec: str) -> dict[str, ModuleType]:
-    return import_project(api.compile(f"{spec}:tiny", backend="torch"), "model")
+    found = CASES / spec if spec.endswith(".arch") else f"{spec}:tiny"
+    return import_project(api.compile(str(found), backend="torch"), "model")
 
 
 @pytest.fixture
@@ -51,6 +55,7 @@ def inputs(gates: Any, time: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
 def slow(gates: Any, x: list[Tensor], w: list[Tensor], pos: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     starts = (pos == 0).expand(x[0].shape[:2])
     log_a, k, v, q, *bonus = gates.plain(*x, *w, starts[..., None, None, None])
+    log_a, k, q, *bonus = (z.expand(*x[0].shape[:4], S.shape[3]) for z in (log_a, k, q, *bonus))
     ys = []
     for t in range(x[0].shape[1]):
         S = torch.where(starts[:, t, None, None, None, None], 0.0, S)
@@ -80,7 +85,9 @@ def gradients(outputs: tuple[Tensor, ...], wanted: list[Tensor]) -> tuple[Tensor
     return torch.autograd.grad(outputs, wanted, weights)
 
 
-@pytest.mark.parametrize(("spec", "time"), [("gla", 1), ("gla", 3), ("hgrn2", 5), ("rwkv6", 1), ("rwkv6", 19)])
+@pytest.mark.parametrize(
+    ("spec", "time"), [("gla", 1), ("gla", 3), ("hgrn2", 5), ("rwkv6", 1), ("rwkv6", 19), (OF_WEIGHTS, 5)]
+)
 def test_values_and_all_gradients_are_exact_with_restarts_and_states(parts: tuple[Any, Any], time: int) -> None:
     gates, scan = parts
     x, w, state = inputs(gates, time)
