@@ -115,18 +115,16 @@ def _rule(loop: Value, kept: _Term, held: _Term, added: _Term, read: ReadOut) ->
     decay = kept.factors
     after = _without(of_held, decay)
     gain = _number(-1, (*(of_held if after is None else after), *held.query))
-    heads = {n for f in (*decay, *both, *gain) for n in _names(f)} | set(read.query.names)
+    heads = {n for f in (*decay, *both, *gain) for n in f.names} | set(read.query.names)
     heads = (heads & set(state.names)) - key
     value = {n for n in state.names if n not in key and n not in heads}
     if len(decay) > 1 or any(f.power != 1 for f in decay) or not value or read.over != key or read.before:
         return None
     if read.bonus is not None or not set(read.query.names) <= heads | key:
         return None
-    if any(_names(f) & key for f in (*decay, *of_held, *of_added)):
+    if any(f.names & key for f in (*decay, *of_held, *of_added)):
         return None
-    if any(not _names(f) <= heads | key for f in (*both, *gain)) or any(
-        not _names(f) <= heads | value for f in of_added
-    ):
+    if any(not f.names <= heads | key for f in (*both, *gain)) or any(not f.names <= heads | value for f in of_added):
         return None
     decaying: Operand = decay[0].operand if decay else 1
     in_heads, in_key, in_value = (tuple(n for n in state.names if n in part) for part in (heads, key, value))
@@ -214,7 +212,7 @@ def _summed(terms: list[_Term] | None, over: Sequence[str]) -> list[_Term] | Non
     """A product with the state, summed over some of its axes: a read-out."""
     if terms is None or len(terms) != 1 or terms[0].of != "state" or not over:
         return None
-    query = tuple(f for f in terms[0].factors if _names(f) & set(over))
+    query = tuple(f for f in terms[0].factors if f.names & set(over))
     factors = tuple(f for f in terms[0].factors if f not in query)
     return [_Term("read", factors, query, frozenset(over))]
 
@@ -268,10 +266,6 @@ def _number(number: float, factors: Factors) -> Factors:
         if not isinstance(factor.operand, Value):
             number = number * factor.operand**factor.power
     return values if number == 1 else (Factor(number), *values)
-
-
-def _names(factor: Factor) -> set[str]:
-    return set(factor.operand.names) if isinstance(factor.operand, Value) else set()
 
 
 def _sentence(rule: DeltaScan) -> str:

@@ -27,6 +27,11 @@ class Factor:
     operand: Operand
     power: int = 1
 
+    @property
+    def names(self) -> set[str]:
+        """The axes that it has."""
+        return set(self.operand.names) if isinstance(self.operand, Value) else set()
+
 
 @dataclass(frozen=True)
 class LogDecay:
@@ -98,8 +103,8 @@ def _classify(scan: Value, region: Region) -> ScanClass:
         sentence = _diagonal(plain) if not problem else _too_large(scan, problem)
         return replace(plain, fits=not problem, sentence=sentence)
     over = reads[0].over
-    with_key = [f for f in factors if _names(f) & over]
-    heads = {n for n in scan.names if n not in over and (n in decays or any(n in _names(f) for f in with_key))}
+    with_key = [f for f in factors if f.names & over]
+    heads = {n for n in scan.names if n not in over and (n in decays or any(n in f.names for f in with_key))}
     value = {n for n in scan.names if n not in over and n not in heads}
     kind: ScanKind
     if not value:
@@ -113,9 +118,9 @@ def _classify(scan: Value, region: Region) -> ScanClass:
         key=tuple(n for n in scan.names if n in over),
         value=tuple(n for n in scan.names if n in value),
         factors={
-            "head": tuple(f for f in factors if f not in with_key and not _names(f) & value),
+            "head": tuple(f for f in factors if f not in with_key and not f.names & value),
             "key": tuple(with_key),
-            "value": tuple(f for f in factors if _names(f) & value),
+            "value": tuple(f for f in factors if f.names & value),
         },
         reads=reads,
         before=reads[0].before,
@@ -134,10 +139,6 @@ def _problem(reads: tuple[ReadOut, ...] | None) -> str:
     if len({r.before for r in reads}) > 1:
         return "it is read both before and after the update"
     return ""
-
-
-def _names(factor: Factor) -> set[str]:
-    return set(factor.operand.names) if isinstance(factor.operand, Value) else set()
 
 
 def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Factor]:
