@@ -34,7 +34,7 @@ KERNELS = {
     "bidirectional_attention": "attention.py",
     "composed_attention": "composed.py",
     "loop": "loop.py",
-    "affine": "numerics.py",
+    "affine": "affine.py",
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
     "softmax_over": "numerics.py",

@@ -3,17 +3,7 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-
-def affine(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
-    """`x @ W + b` in one operation: x [*, in], W [in, out], b [out].
-
-    By itself the sum is one kernel more and a pass over the whole result. `F.linear` wants its matrix as [out, in] and
-    turns it back: neither moves a number.
-    """
-    return F.linear(x, W.T, b)
 
 
 def fp32(x: Tensor) -> Tensor:
