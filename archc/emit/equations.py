@@ -34,13 +34,17 @@ LONG = 88
 
 @dataclass(frozen=True)
 class Statements:
-    """Lines `name = expression`, expressions of the outputs, and the names of x, w and n (`_` for one not needed)."""
+    """Lines `name = expression`, expressions of the outputs, and the names of x, w and n (`_` for one not needed).
+
+    parameters: all of these for a function to take, the one not needed as `_name`.
+    """
 
     lines: tuple[str, ...]
     outputs: tuple[str, ...]
     x: tuple[str, ...]
     w: tuple[str, ...]
     n: tuple[str, ...]
+    parameters: tuple[str, ...]
 
     def result(self, gradient: bool = False) -> str:
         """The outputs as they are returned; those of a gradient end in a tuple for x and one for w."""
@@ -136,7 +140,9 @@ class _Writer:
         varying = depends(self.equations.outputs, tokens) if spread else {*self.equations.outputs}
         outputs = tuple(self.codes[o].text if o in varying else self.spread(o).text for o in self.equations.outputs)
         leaves = self.equations.x, self.equations.w, self.equations.n
-        return Statements(tuple(self.lines), outputs, *(tuple(map(self.called, each)) for each in leaves))
+        parameters = (name if leaf in self.read else self.free(f"_{name}") for leaf, name in self.names.items())
+        x, w, n = (tuple(map(self.called, each)) for each in leaves)
+        return Statements(tuple(self.lines), outputs, x, w, n, tuple(parameters))
 
     def called(self, leaf: Node) -> str:
         """The name of a leaf where it is needed."""

@@ -95,8 +95,7 @@ def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
     before = ["read"] if doc == "out" else []
     read = [n for n in (*before, *said.x, *said.w) if n != "_"]
     wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
-    handed = [f"_{i}" if n == "_" else n for i, n in enumerate((*said.x, *said.w, *said.n))]
-    params = [*before, *handed, *(["first"] if doc == "gates" else [])]
+    params = [*before, *said.parameters, *(["first"] if doc == "gates" else [])]
     return function(name, params, described(fused, doc), [wide, *said.lines], said.result())
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_gpu import Ref, Refs
-from kernels.composed_blocks_gpu import ORDER, Part, Problem, Specs, part_of
+from kernels.composed_blocks_gpu import ORDER, Part, Problem, Specs, over_parts, part_of
 from kernels.composed_memory_gpu import (
     add_planes,
     add_products,
@@ -119,44 +119,39 @@ def _queries_kernel(
         part = part_of(problem, x, t0, 0, i, 0)
         part.set_of_queries(delta, jnp.zeros_like(part.of_queries(lse)))
 
-    def compare(block: jax.Array, _: None) -> None:
-        s0 = block * problem.block
+    def lay_out(s0: jax.Array) -> None:
         pairs_of(problem.block, scores, q, t0, k, s0)
         pairs_of(problem.block, slopes, dy, t0, v, s0)
         problem.wait()
 
-        def some(i: jax.Array, _: None) -> None:
-            def more(j: jax.Array, _: None) -> None:
-                part = part_of(problem, x, t0, s0, i, j)
-                p, d = _found(problem, part, lse, part.scores(problem, scores), part.get(slopes))
-                part.set_of_queries(delta, part.of_queries(delta) + jnp.sum(p * d.pairs, 2, keepdims=True))
-                add_planes(after, d.queries, part.t, part.h)
-                problem.wait()
+    def compare(block: jax.Array, _: None) -> None:
+        s0 = block * problem.block
+        lay_out(s0)
 
-            jax.lax.fori_loop(0, columns, more, None)
+        def one(i: jax.Array, j: jax.Array) -> None:
+            part = part_of(problem, x, t0, s0, i, j)
+            p, d = _found(problem, part, lse, part.scores(problem, scores), part.get(slopes))
+            part.set_of_queries(delta, part.of_queries(delta) + jnp.sum(p * d.pairs, 2, keepdims=True))
+            add_planes(after, d.queries, part.t, part.h)
+            problem.wait()
 
-        jax.lax.fori_loop(0, rows, some, None)
+        over_parts(rows, columns, one)
 
     def hand_back(block: jax.Array, _: None) -> None:
         s0 = block * problem.block
-        pairs_of(problem.block, scores, q, t0, k, s0)
-        pairs_of(problem.block, slopes, dy, t0, v, s0)
-        problem.wait()
+        lay_out(s0)
 
-        def some(i: jax.Array, _: None) -> None:
-            def more(j: jax.Array, _: None) -> None:
-                part = part_of(problem, x, t0, s0, i, j)
-                a = part.scores(problem, scores)
-                p, behind = _found(problem, part, lse, a, part.get(slopes))
-                d = p * (behind.pairs - part.of_queries(delta))
-                found = mixed_back(problem.composed.before, a, part.before, d)
-                part.set(scores, problem.scale * found.pairs)
-                add_planes(before, found.queries, part.t, part.h)
-                problem.wait()
+        def one(i: jax.Array, j: jax.Array) -> None:
+            part = part_of(problem, x, t0, s0, i, j)
+            a = part.scores(problem, scores)
+            p, behind = _found(problem, part, lse, a, part.get(slopes))
+            d = p * (behind.pairs - part.of_queries(delta))
+            found = mixed_back(problem.composed.before, a, part.before, d)
+            part.set(scores, problem.scale * found.pairs)
+            add_planes(before, found.queries, part.t, part.h)
+            problem.wait()
 
-            jax.lax.fori_loop(0, columns, more, None)
-
-        jax.lax.fori_loop(0, rows, some, None)
+        over_parts(rows, columns, one)
         add_products(problem.block, dq, t0, scores, 1, k, s0)
         problem.wait()
 
@@ -203,23 +198,20 @@ def _keys_kernel(
         pairs_of(problem.block, slopes, dy, t0, v, s0)
         problem.wait()
 
-        def some(j: jax.Array, _: None) -> None:
-            def more(i: jax.Array, _: None) -> None:
-                part = part_of(problem, x, t0, s0, i, j)
-                a = part.scores(problem, scores)
-                p, after = _found(problem, part, lse, a, part.get(slopes))
-                d = p * (after.pairs - part.of_queries(delta))
-                before = mixed_back(problem.composed.before, a, part.before, d)
-                part.set(scores, problem.scale * before.pairs)
-                part.set(slopes, mixed(problem.composed.after, p, part.after))
-                for (mix, (_, keys, own)), found in zip(both, (before, after), strict=True):
-                    add_planes(keys, found.keys, part.s, part.h)
-                    add_weights(mix, own, found.weights, part.h)
-                problem.wait()
+        def one(j: jax.Array, i: jax.Array) -> None:
+            part = part_of(problem, x, t0, s0, i, j)
+            a = part.scores(problem, scores)
+            p, after = _found(problem, part, lse, a, part.get(slopes))
+            d = p * (after.pairs - part.of_queries(delta))
+            before = mixed_back(problem.composed.before, a, part.before, d)
+            part.set(scores, problem.scale * before.pairs)
+            part.set(slopes, mixed(problem.composed.after, p, part.after))
+            for (mix, (_, keys, own)), found in zip(both, (before, after), strict=True):
+                add_planes(keys, found.keys, part.s, part.h)
+                add_weights(mix, own, found.weights, part.h)
+            problem.wait()
 
-            jax.lax.fori_loop(0, rows, more, None)
-
-        jax.lax.fori_loop(0, columns, some, None)
+        over_parts(columns, rows, one)
         add_products(problem.block, dk, s0, scores, 0, q, t0)
         add_products(problem.block, dv, s0, slopes, 0, dy, t0)
         problem.wait()

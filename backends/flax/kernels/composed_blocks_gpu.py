@@ -6,6 +6,7 @@ goes over them in parts small enough for its registers with all heads together. 
 others read, after a barrier. Tokens are [T or S, planes, H or 1]; queries, keys, values [T or S, H, dim].
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -128,6 +129,15 @@ def part_of(problem: Problem, x: Operands, t0: jax.Array, s0: jax.Array, i: jax.
         for mix, (qs, ks, ws) in split(problem.composed, x.qs, x.ks, x.ws)
     )
     return Part(t, s, h, (h, row, column), h < heads, seen, before, after)
+
+
+def over_parts(outer: int, inner: int, visit: Callable[[jax.Array, jax.Array], None]) -> None:
+    """Visits all parts of a block, so many along one axis and, one after another, along the other."""
+
+    def some(i: jax.Array, _: None) -> None:
+        jax.lax.fori_loop(0, inner, lambda j, _: visit(i, j), None)
+
+    jax.lax.fori_loop(0, outer, some, None)
 
 
 def _blocks(count: jax.Array, size: int) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_gpu import MISSING, Ref, Refs, operations
 from kernels.composed_back_gpu import backward
-from kernels.composed_blocks_gpu import LOWEST, ORDER, Problem, Specs, part_of
+from kernels.composed_blocks_gpu import LOWEST, ORDER, Problem, Specs, over_parts, part_of
 from kernels.composed_memory_gpu import add_products, clear, pairs_of, rows_of_block
 from kernels.composed_tiles import (
     Composed,
@@ -155,15 +155,12 @@ def _forward_kernel(
         pairs_of(problem.block, pairs, q, t0, k, s0)
         problem.wait()
 
-        def some(i: jax.Array, _: None) -> None:
-            def more(j: jax.Array, _: None) -> None:
-                part = part_of(problem, x, t0, s0, i, j)
-                p = part.weights(problem, part.scores(problem, pairs), part.of_queries(lse))
-                part.set(pairs, mixed(problem.composed.after, p, part.after))
+        def one(i: jax.Array, j: jax.Array) -> None:
+            part = part_of(problem, x, t0, s0, i, j)
+            p = part.weights(problem, part.scores(problem, pairs), part.of_queries(lse))
+            part.set(pairs, mixed(problem.composed.after, p, part.after))
 
-            jax.lax.fori_loop(0, columns, more, None)
-
-        jax.lax.fori_loop(0, rows, some, None)
+        over_parts(rows, columns, one)
         problem.wait()
         add_products(problem.block, y, t0, pairs, 1, v, s0)
         problem.wait()

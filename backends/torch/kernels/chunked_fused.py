@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from kernels.chunk_sizes import key_parts
 from kernels.chunked_gates import NORMALISED, PLAIN, fused_gated_scan, fused_normalised_scan
+from kernels.chunked_key_gates import PER_HEAD_BEFORE, PLAIN_BEFORE, fused_key_scan
 from kernels.chunked_key_gates import PLAIN as PLAIN_KEYS
-from kernels.chunked_key_gates import PLAIN_BEFORE, fused_key_scan
+from kernels.operators import wants_gradient
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -18,12 +19,18 @@ States = tuple[Tensor | None, ...]
 def fused_chunked_scan(
     log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None, *, before: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """See `chunked_scan` and `chunked_key_scan`: they differ in the axes of log_a. before: only per key."""
-    if log_a.dim() == 5:
-        x = v, log_a.to(torch.promote_types(v.dtype, torch.float32)), k, q
-        return fused_key_scan(PLAIN_BEFORE if before else PLAIN_KEYS, x, (), pos, state)
+    """See `chunked_scan`; before: best for a single token, for its kernel has short chunks."""
+    if before:
+        return fused_key_scan(PER_HEAD_BEFORE, (*_tokens(v, log_a), k, q), (), pos, state)
     (y,), (last,) = _in_parts(_plain, log_a, k, v, q, pos, (state,))
     return y, last
+
+
+def fused_chunked_key_scan(
+    log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None, *, before: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """See `chunked_key_scan`."""
+    return fused_key_scan(PLAIN_BEFORE if before else PLAIN_KEYS, (v, _wide(v, log_a), k, q), (), pos, state)
 
 
 def fused_normalised_chunked_scan(
@@ -44,7 +51,11 @@ def _normalised(log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, sta
 
 
 def _tokens(v: Tensor, log_a: Tensor) -> tuple[Tensor, Tensor]:
-    return v, log_a.to(torch.promote_types(v.dtype, torch.float32))[..., None]
+    return v, _wide(v, log_a)[..., None]
+
+
+def _wide(v: Tensor, log_a: Tensor) -> Tensor:
+    return log_a.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def _in_parts(
@@ -56,10 +67,14 @@ def _in_parts(
     pos: Tensor,
     states: States,
 ) -> tuple[Read, States]:
-    """Every key has a state of its own: parts of many keys run as more heads, whose results are added."""
+    """Every key has a state of its own: parts of many keys run as more heads, whose results are added.
+
+    The kernel of a token behind a state has room for them all.
+    """
     heads, keys = v.shape[3], k.shape[-1]
     parts, size = key_parts(keys)
-    if parts == 1:
+    behind = pos.dim() == 2 and states[0] is not None
+    if parts == 1 or (behind and v.shape[1] == 1 and not wants_gradient(log_a, k, v, q, *states)):
         return scan(log_a, k, v, q, pos, states)
     more = parts * size - keys
 

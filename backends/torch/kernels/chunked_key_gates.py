@@ -1,4 +1,4 @@
-"""Gates around a scan of outer products with a decay per key, and the operators that run scan and gates as one kernel.
+"""Gates around a scan of outer products with a decay per key, and the operator that runs scan and gates as one kernel.
 
 Without gates (`PLAIN`) the tokens are values, log decays, keys and queries themselves.
 """
@@ -12,12 +12,12 @@ import torch
 from kernels.chunk_sizes import key_parts
 from kernels.chunked_work import Shapes, backward_flops, forward_flops
 from kernels.gated_operator import Given, Result, Scan, register
-from kernels.operators import TRITON, free_name, schema, wants_gradient
+from kernels.operators import TRITON, wants_gradient
 from kernels.read_out import Read
 from torch import Tensor
 
 if TRITON:
-    from kernels.chunked_key_launch import key_backward, key_forward, key_one
+    from kernels.chunked_key_launch import key_backward, key_forward
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,16 @@ class ChunkedKeyGates:
     before: bool = False
     bonus: bool = False
     fused: Any = field(init=False, default=None)
-    token: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if TRITON:
-            name = self.plain.__name__.strip("_")
             scan = Scan(
                 lambda given: _made(self, given), key_forward, key_backward,
-                lambda given: forward_flops(_shapes(self, given), per_key=True),
-                lambda given: backward_flops(_shapes(self, given), per_key=True),
+                lambda given: forward_flops(given, _shapes(self, given), per_key=True),
+                lambda given: backward_flops(given, _shapes(self, given), per_key=True),
             )  # fmt: skip
-            object.__setattr__(self, "fused", register(f"{name}_chunked_key_scan", self, scan))
-            object.__setattr__(self, "token", _token(f"{name}_key_token", self))
+            name = f"{self.plain.__name__.strip('_')}_chunked_key_scan"
+            object.__setattr__(self, "fused", register(name, self, scan))
 
 
 def fused_key_scan(
@@ -69,16 +67,12 @@ def fused_key_scan(
     wide = torch.promote_types(x[0].dtype, torch.float32)
     xs = [_tokens(z, shape, of) for z, of in zip(x, gates.x_of, strict=True)]
     ws = [_weight(z.to(wide), shape[2:4], of) for z, of in zip(w, gates.w_of, strict=True)]
-    places = pos.expand(shape[:2]).contiguous() if pos.dim() == 2 else None
-    start = None
-    if places is not None:
+    places = start = None
+    if pos.dim() == 2:
+        places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(wide).flatten(1, 2).contiguous()
-    given = Given(xs, ws, list(map(float, numbers)), [], places, start, False)
-    wanted = wants_gradient(*xs, *ws, start)
-    if start is not None and shape[1] == 1 and not wanted:
-        y, last = gates.token(*given._replace(x=[z[:, 0] for z in xs]))
-        return y.unflatten(1, shape[2:4])[:, None], last.unflatten(1, shape[2:4])
-    y, last, _ = gates.fused(*given._replace(kept=wanted))
+    kept = wants_gradient(*xs, *ws, start)
+    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), [], places, start, kept))
     return y.unflatten(2, shape[2:4]), None if state is None else last.unflatten(1, shape[2:4])
 
 
@@ -122,35 +116,10 @@ def _shapes(gates: ChunkedKeyGates, given: Given) -> Shapes:
     return Shapes(k, (*k[:3], values), k)
 
 
-def _token(name: str, gates: ChunkedKeyGates) -> Any:
-    """The operator `(*Given) -> (y, last)` of one token, x [B, heads, axis]."""
-    from torch.utils.flop_counter import register_flop_formula  # imports Triton
-
-    @torch.library.custom_op(free_name(name), mutates_args=(), schema=schema(Given, gives="(Tensor, Tensor)"))
-    def token(*args: Any) -> tuple[Tensor, Tensor]:
-        given = Given(*args)
-        y, last = outputs(*args)
-        key_one(gates, given, Result(y, last, y))
-        return y, last
-
-    def outputs(*args: Any) -> tuple[Tensor, Tensor]:
-        given = Given(*args)
-        assert given.start is not None
-        return torch.empty_like(given.x[0]), torch.empty_like(given.start)
-
-    def work(*args: Any, **_: Any) -> int:
-        """The read-out is a product; so is the update, of a key and a value."""
-        batch, heads, keys, values = Given(*args[: len(Given._fields)]).start
-        return int(4 * batch * heads * keys * values)
-
-    token.register_fake(outputs)
-    register_flop_formula(token._opoverload.overloadpacket)(work)
-    return token
-
-
 def _plain(v: Tensor, log_a: Tensor, k: Tensor, q: Tensor, first: Tensor) -> tuple[Tensor, ...]:
     return log_a, k, v, q
 
 
 PLAIN = ChunkedKeyGates(_plain, ("value", "key", "key", "key"))
 PLAIN_BEFORE = ChunkedKeyGates(_plain, ("value", "key", "key", "key"), before=True)
+PER_HEAD_BEFORE = ChunkedKeyGates(_plain, ("value", "head", "key", "key"), before=True)

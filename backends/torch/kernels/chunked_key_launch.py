@@ -5,32 +5,53 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from kernels.chunk_sizes import key_parts
 from kernels.chunked_key_gates_triton import KINDS, as_they_are, as_they_are_grad
 from kernels.chunked_key_token_triton import key_token
 from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
-from kernels.chunked_launch import SMALLEST, grid_of, stages_of, tile_constants, warps_of
+from kernels.chunked_launch import (
+    SMALLEST,
+    accumulated,
+    filled,
+    grid_of,
+    stages_of,
+    tile_constants,
+    token_tile,
+    warps_of,
+)
 from kernels.gated_operator import Given, Result
 from torch import Tensor
-
-TILE = 2048  # elements of the state that a program of a single token holds, at most
 
 
 def key_forward(gates: Any, given: Given, result: Result) -> None:
     """Fill y [B, T, heads, V], the last state [B, heads, K, V] and, unless it is empty, what is read, like y."""
+    if given.one_token:
+        _token(gates, given, result)
+        return
     constants, y = _constants(gates, given, result.last), result.y
     parts = constants["PARTS"]
     assert parts == 1 or gates.read is None, "what follows needs what all keys read"
     each = y if parts == 1 else y.new_empty(parts, *y.shape)
     with torch.cuda.device_of(y):
         chunked_key_forward[_grid(y, constants)](
-            tuple(given.x), tuple(given.w), given.pos, given.start, each, result.last, _kept(result), *_sizes(result),
-            OUT=gates.read and gates.read.device, BONUS=gates.bonus, **constants,
+            tuple(given.x), tuple(given.w), given.pos, given.start, each, result.last, filled(result.kept),
+            *_sizes(result), OUT=gates.read and gates.read.device, BONUS=gates.bonus, **constants,
             num_warps=warps_of(constants), num_stages=stages_of(constants),
         )  # fmt: skip
     if parts > 1:
         y.copy_(each.sum(0, dtype=result.last.dtype))
+
+
+def _token(gates: Any, given: Given, result: Result) -> None:
+    batch, heads, keys, values = result.last.shape
+    rows, columns = token_tile(keys, values)
+    with torch.cuda.device_of(result.y):
+        key_token[(triton.cdiv(values, columns), heads, batch)](
+            tuple(given.x), tuple(given.w), given.pos, given.start, result.y, result.last, heads, keys, values,
+            OUT=gates.read and gates.read.device, BONUS=gates.bonus, **_gates(gates, given, heads),
+            RAGGED=(values % columns != 0, keys != rows), BK=rows, BV=columns,
+            ACC=accumulated(result.last.dtype), num_warps=4,
+        )  # fmt: skip
 
 
 def key_backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> list[Tensor]:
@@ -45,30 +66,16 @@ def key_backward(gates: Any, given: Given, result: Result, dlast: Tensor | None)
     inputs = tuple(given.x), tuple(given.w), given.pos
     with torch.cuda.device_of(dy):
         chunked_key_backward_queries[grid](
-            *inputs, given.start, dy, _kept(result), dq, *_sizes(result), **constants, **options
+            *inputs, given.start, dy, filled(result.kept), dq, *_sizes(result), **constants, **options
         )  # fmt: skip
         constants["CONTINUED"] = dlast is not None
         chunked_key_backward_keys[grid](
-            *inputs, last, dlast, dy, _kept(result), dq, tuple(dx), tuple(dw), dstate, *_sizes(result),
+            *inputs, last, dlast, dy, filled(result.kept), dq, tuple(dx), tuple(dw), dstate, *_sizes(result),
             GATES_GRAD=gates.grad or as_they_are_grad, BONUS=gates.bonus, **constants, **options,
         )  # fmt: skip
     found = [_over_programs(d, z) for d, z in zip(dx, given.x, strict=True)]
     found += [d.sum((0, 1)).to(z.dtype) for d, z in zip(dw, given.w, strict=True)]
     return [*found, dstate]
-
-
-def key_one(gates: Any, given: Given, result: Result) -> None:
-    """Fill y [B, heads, V] and the last state [B, heads, K, V] of a single token; x and y are without time."""
-    batch, heads, keys, values = result.last.shape
-    rows = triton.next_power_of_2(keys)
-    columns = min(triton.next_power_of_2(values), max(8, TILE // rows))
-    with torch.cuda.device_of(result.y):
-        key_token[(triton.cdiv(values, columns), heads, batch)](
-            tuple(given.x), tuple(given.w), given.pos, given.start, result.y, result.last, heads, keys, values,
-            OUT=gates.read and gates.read.device, BONUS=gates.bonus, **_gates(gates, given, heads),
-            RAGGED=(values % columns != 0, keys != rows), BK=rows, BV=columns,
-            ACC=tl.float64 if result.last.dtype is torch.float64 else tl.float32, num_warps=4,
-        )  # fmt: skip
 
 
 def _constants(gates: Any, given: Given, last: Tensor) -> dict[str, Any]:
@@ -89,19 +96,14 @@ def _grid(y: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
 
 def _gates(gates: Any, given: Given, heads: int) -> dict[str, Any]:
     """The constants that say what the gates are, and what each of their arrays is of."""
-    axis = given.x[0].dim() - 2  # of the heads
     return {
         "X": tuple(KINDS[kind] for kind in gates.x_of),
         "W": tuple(KINDS[kind] for kind in gates.w_of),
-        "SHARED": tuple(heads // z.shape[axis] for z in given.x),
+        "SHARED": tuple(heads // z.shape[2] for z in given.x),
         "NUMBERS": tuple(given.numbers),
         "GATES": gates.device or as_they_are,
         "BEFORE": gates.before,
     }
-
-
-def _kept(result: Result) -> Tensor | None:
-    return result.kept if result.kept.numel() else None
 
 
 def _sizes(result: Result) -> tuple[int, ...]:

@@ -35,11 +35,6 @@ from kernels.chunked_triton import _add_dot, _dot, _given, _incoming, _rows, _st
 
 
 @triton.jit
-def _plus(a, b):
-    return a + b
-
-
-@triton.jit
 def _place(K, PART: tl.constexpr, PARTS: tl.constexpr, RAGGED: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
     """The keys and values of a program, keys that are not there being K; and its number, that of its part of the keys
     and that of its slice of the values, which say where it leaves shares by what they are of: see `store_key_tokens`.
@@ -58,7 +53,7 @@ def _place(K, PART: tl.constexpr, PARTS: tl.constexpr, RAGGED: tl.constexpr, BK:
 def _documents(starts, PACKED: tl.constexpr):
     """How many documents have started in the chunk, by token and in all of it."""
     if PACKED:
-        return tl.associative_scan(starts, 0, _plus), tl.sum(starts, 0)
+        return tl.cumsum(starts, 0), tl.sum(starts, 0)
     else:
         return 0 * starts, tl.sum(0 * starts, 0)
 

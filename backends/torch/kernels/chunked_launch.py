@@ -6,123 +6,119 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from kernels.chunked_arguments import Outer, Result
 from kernels.chunked_back_triton import chunked_backward_keys, chunked_backward_queries
+from kernels.chunked_token_triton import outer_token
 from kernels.chunked_triton import chunked_forward
+from kernels.gated_operator import Given
 from kernels.operators import arch_of
 from torch import Tensor
 
 SMALLEST = 16  # of any side of a matrix product
+ONE_TOKEN = 2048  # elements of the state that a program of a single token holds, at most
 DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
 
 
-def forward(
-    gates: Any,
-    x: list[Tensor],
-    w: list[Tensor],
-    numbers: list[float],
-    k: Tensor,
-    q: Tensor,
-    pos: Tensor | None,
-    start: Tensor | None,
-    sums: Tensor | None,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-) -> None:
-    """Fill y [B, T, heads, V], the last state [B, heads, K, V] and, unless they are empty, what is read, like y, the
-    normaliser [B, T, heads] and the sums of the keys that it is read of [B, heads, K].
-
-    x: [B, T, heads, V] or [B, T, heads]. w: [heads, V] or [heads].
-    """
-    y, last, read, norm, last_sums = outputs
-    constants = head_constants(gates, x, numbers, k, q, pos, start)
+def forward(gates: Any, given: Given, result: Result) -> None:
+    """Fill all of the result that is not empty."""
+    if given.one_token:
+        _token(gates, given, result)
+        return
+    y, (k, q, sums) = result.y, Outer(*given.outer)
+    constants = _constants(gates, given)
     with torch.cuda.device_of(y):
         chunked_forward[grid_of(y, constants)](
-            tuple(x), tuple(w), k, q, pos, start, sums, y, last, *map(_filled, (last_sums, read, norm)),
-            *sizes_of(k, y, q), OUT=gates.read and gates.read.device, **constants,
+            tuple(given.x), tuple(given.w), k, q, given.pos, given.start, sums, y, result.last,
+            *map(filled, (result.last_sums, result.kept, result.norm)), *sizes_of(k, y, q),
+            OUT=gates.read and gates.read.device, **constants,
             num_warps=warps_of(constants), num_stages=stages_of(constants),
+        )  # fmt: skip
+
+
+def _token(gates: Any, given: Given, result: Result) -> None:
+    (k, q, sums), (batch, heads, keys, values) = Outer(*given.outer), result.last.shape
+    rows, columns = token_tile(keys, values)
+    with torch.cuda.device_of(result.y):
+        outer_token[(triton.cdiv(values, columns), heads, batch)](
+            tuple(given.x), tuple(given.w), k, q, given.pos, given.start, sums, result.y, result.last,
+            *map(filled, (result.last_sums, result.norm)), heads, k.shape[2], q.shape[2], keys, values,
+            **_equations(gates, given), OUT=gates.read and gates.read.device, RAGGED=values % columns != 0,
+            BK=rows, BV=columns, ACC=accumulated(result.last.dtype), num_warps=4,
         )  # fmt: skip
 
 
 def backward(
     gates: Any,
-    x: list[Tensor],
-    w: list[Tensor],
-    numbers: list[float],
-    k: Tensor,
-    q: Tensor,
-    pos: Tensor | None,
-    start: Tensor | None,
-    sums: Tensor | None,
-    made: tuple[Tensor, Tensor, Tensor, Tensor],
-    incoming: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
+    given: Given,
+    result: Result,
+    dlast: Tensor | None,
+    d_norm: Tensor | None,
+    d_last_sums: Tensor | None,
 ) -> list[Tensor]:
-    """The gradients of x, w, k, q and of the states that came in.
-
-    made: what `forward` did behind y. incoming: the gradients of y, the last state, the normaliser and the last sums.
-    """
-    last, read, norm, last_sums = made
-    dy, dlast, d_norm, d_last_sums = incoming
-    constants = head_constants(gates, x, numbers, k, q, pos, start, backward=True)
+    """The gradients of x, w, k, q, and of the sums and the state that came in; `result.y` holds that of y."""
+    dy, last, (k, q, sums) = result.y, result.last, Outer(*given.outer)
+    if gates.normalised and (dlast is None) != (d_last_sums is None):
+        dlast, d_last_sums = _or_zeros(dlast, last), _or_zeros(d_last_sums, result.last_sums)
+    if gates.normalised and gates.read is None:
+        d_norm = _or_zeros(d_norm, result.norm)
+    constants = _constants(gates, given, backward=True) | {"OUT_GRAD": gates.read and gates.read.grad}
     grid, options = grid_of(dy, constants), {"num_warps": 8, "num_stages": stages_of(constants)}
-    constants["OUT_GRAD"] = gates.read and gates.read.grad
-    reads, norms, slices, dstate = _filled(read), _filled(norm), grid[0], torch.empty_like(last)
-    d_sums = last_sums.new_empty(slices, *last_sums.shape)
+    slices, reads, norms, dstate = grid[0], filled(result.kept), filled(result.norm), torch.empty_like(last)
+    d_sums = last.new_empty(slices, *result.last_sums.shape)
     dk, dq = (z.new_empty(slices, *dy.shape[:3], z.shape[-1]) for z in (k, q))
     shares = last.new_empty(slices, *dy.shape[:3])
-    dx = [torch.empty_like(z) if z.dim() == 4 else torch.empty_like(shares) for z in x]
+    dx = [torch.empty_like(z) if z.dim() == 4 else torch.empty_like(shares) for z in given.x]
     programs = {True: dy.shape[:1], False: (slices, dy.shape[0])}
-    dw = [last.new_empty((*programs[z.dim() == 2], *z.shape)) for z in w]
+    dw = [last.new_empty((*programs[z.dim() == 2], *z.shape)) for z in given.w]
+    inputs, gradients = (tuple(given.x), tuple(given.w), k, q, given.pos), (dy, d_norm, reads, norms)
     with torch.cuda.device_of(dy):
         chunked_backward_queries[grid](
-            tuple(x), tuple(w), k, q, pos, start, sums, dy, d_norm, reads, norms, dq, shares, *sizes_of(k, dy, q),
-            **constants, **options,
-        )  # fmt: skip
+            *inputs, given.start, sums, *gradients, dq, shares, *sizes_of(k, dy, q), **constants, **options
+        )
         constants["CONTINUED"] = dlast is not None
         chunked_backward_keys[grid](
-            tuple(x), tuple(w), k, q, pos, last, _filled(last_sums), dlast, d_last_sums, dy, d_norm, reads, norms, dk,
-            tuple(dx), tuple(dw), dstate, _filled(d_sums), shares, *sizes_of(k, dy, q),
-            GATES_GRAD=gates.grad, **constants, **options,
+            *inputs, last, filled(result.last_sums), dlast, d_last_sums, *gradients, dk, tuple(dx), tuple(dw), dstate,
+            filled(d_sums), shares, *sizes_of(k, dy, q), GATES_GRAD=gates.grad, **constants, **options,
         )  # fmt: skip
-    found = [d if z.dim() == 4 else d.sum(0).to(z.dtype) for d, z in zip(dx, x, strict=True)]
-    found += [d.flatten(0, -z.dim() - 1).sum(0).to(z.dtype) for d, z in zip(dw, w, strict=True)]
-    return [
-        *found,
-        over_programs(dk, k),
-        over_programs(dq, q),
-        dstate,
-        d_sums.sum(0) if gates.normalised else d_sums[0],
-    ]
+    found = [d if z.dim() == 4 else d.sum(0).to(z.dtype) for d, z in zip(dx, given.x, strict=True)]
+    found += [d.flatten(0, -z.dim() - 1).sum(0).to(z.dtype) for d, z in zip(dw, given.w, strict=True)]
+    found += [over_programs(dk, k), over_programs(dq, q)]
+    return [*found, *([] if sums is None else [d_sums.sum(0)]), dstate]
 
 
-def _filled(x: Tensor) -> Tensor | None:
+def filled(x: Tensor) -> Tensor | None:
     """A tensor, if there is anything in it."""
     return x if x.numel() else None
 
 
-def head_constants(
-    gates: Any,
-    x: list[Tensor],
-    numbers: list[float],
-    k: Tensor,
-    q: Tensor,
-    pos: Tensor | None,
-    start: Tensor | None,
-    backward: bool = False,
-) -> dict[str, Any]:
-    """The constants of the kernels with a decay per head."""
-    v = x[0]
-    narrow, constants = tile_constants(k, v, q, pos, start)
+def _or_zeros(x: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if x is None else x
+
+
+def _constants(gates: Any, given: Given, backward: bool = False) -> dict[str, Any]:
+    k, q, _ = Outer(*given.outer)
+    v = given.x[0]
+    narrow, constants = tile_constants(k, v, q, given.pos, given.start)
     has_gates = gates.device is not None
     least = 64 if arch_of(v) >= 90 and not has_gates else 32
     if backward and constants["BK"] > least and (arch_of(v) < 100 or has_gates or gates.normalised):
         constants["Q"] = min(constants["Q"], 32)  # of longer chunks, or of gates beside them, some would be in memory
-    return constants | {
-        "X": gates.x_values,
-        "W": gates.w_values,
-        "NUMBERS": tuple(numbers),
-        "GATES": gates.device,
-        "NORMALISED": gates.normalised,
+    return {
+        **constants,
+        **_equations(gates, given),
         "RAGGED": v.shape[3] % constants["BV"] != 0,
         "LEAST": -746.0 if narrow is torch.float64 else -104.0,  # of which the exponential is zero
+    }
+
+
+def _equations(gates: Any, given: Given) -> dict[str, Any]:
+    """The constants that say what the gates are."""
+    return {
+        "X": gates.x_values,
+        "W": gates.w_values,
+        "NUMBERS": tuple(given.numbers),
+        "GATES": gates.device,
+        "NORMALISED": gates.normalised,
     }
 
 
@@ -157,9 +153,20 @@ def tile_constants(
         "BK": _side(k.shape[3]),
         "BV": min(_side(v.shape[3]), slice_),
         "DOT": DOTS[narrow],
-        "ACC": tl.float64 if narrow is torch.float64 else tl.float32,
+        "ACC": accumulated(narrow),
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
     }
+
+
+def token_tile(keys: int, values: int) -> tuple[int, int]:
+    """Rows and columns of the state that a program of a single token holds: all keys, and a slice of the values."""
+    rows = triton.next_power_of_2(keys)
+    return rows, min(triton.next_power_of_2(values), max(8, ONE_TOKEN // rows))
+
+
+def accumulated(dtype: torch.dtype) -> Any:
+    """The type of sums of products of a type."""
+    return tl.float64 if dtype is torch.float64 else tl.float32
 
 
 def _operands(*given: torch.dtype) -> torch.dtype:

@@ -5,19 +5,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from kernels.chunk_sizes import chunk_length
-from kernels.chunked_fused import fused_chunked_scan
+from kernels.chunked_fused import fused_chunked_key_scan, fused_chunked_scan
 from kernels.chunked_gates import ChunkedGates, fused_gated_scan
-from kernels.operators import TRITON, runs_fused, wants_gradient
+from kernels.operators import runs_fused, wants_gradient
 from kernels.scan import scan
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-if TRITON:
-    from kernels.chunked_token import fused_token
-
 # log_a, k, v, q in chunks [B, n, Q, ...], documents [B or 1, n, Q], state -> y [B, n, Q, ...], state
 Chunks = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 
 
 def chunked_scan(
@@ -37,6 +35,10 @@ def chunked_scan(
     read before the update, `y[t] = q[t] . S[t-1]`.
     Returns y like v, and S[T-1] in at least single precision. Only the inputs are kept for the backward pass.
     """
+    if before and v.shape[1] > 1:
+        return _scan_before(chunked_scan, log_a, k, v, q, pos, state)
+    if runs_fused(v):
+        return fused_chunked_scan(log_a, k, v, q, pos, state, before=before)
     return _scan(_chunks, log_a, k, v, q, pos, state, before)
 
 
@@ -51,8 +53,10 @@ def chunked_key_scan(
     before: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The same with a decay for each key: log_a [B, T, G, H, K], and S[t] = exp(log_a[t])[:, None] S[t-1] + ..."""
-    if before and runs_fused(v) and v.shape[1] > 1:  # its kernel can read the state before the update
-        return fused_chunked_scan(log_a, k, v, q, pos, state, before=True)
+    if runs_fused(v):
+        return fused_chunked_key_scan(log_a, k, v, q, pos, state, before=before)
+    if before and v.shape[1] > 1:
+        return _scan_before(chunked_key_scan, log_a, k, v, q, pos, state)
     return _scan(_key_chunks, log_a, k, v, q, pos, state, before)
 
 
@@ -81,27 +85,13 @@ def gated_chunked_scan(
     return (y if gates.read is None else gates.read.plain(y, *x, *w, *numbers)).to(x[0].dtype), last
 
 
-def _scan(
-    chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None, before: bool
-) -> tuple[Tensor, Tensor | None]:
-    if state is None or pos.dim() == 1 or v.shape[1] > 1:
-        return (_run_before if before else _run)(chunks, log_a, k, v, q, pos, state)
-    if runs_fused(v) and not wants_gradient(log_a, k, v, q, state):
-        y, last = fused_token(log_a, k, v, q, pos, state, before)
-    else:
-        wide = torch.promote_types(v.dtype, torch.float32)
-        exact = [x.to(wide) for x in (log_a, k, v, q)]
-        y, last = _one_token(exact[0], exact[1], exact[2], exact[3], pos, state.to(wide), before)
-    return y.to(v.dtype), last
-
-
-def _run_before(
-    chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
+def _scan_before(
+    scan: Scan, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """`R[t] = S[t-1]` is a scan of the same form, whose decay, keys and values are those of the token before."""
     starts = (pos == 0).expand(k.shape[:2])
     old_a, old_k, old_v = (_token_before(x.expand(k.shape[:2] + x.shape[2:]), starts) for x in (log_a, k, v))
-    y, last = _run(chunks, old_a, old_k, old_v, q, pos, state)
+    y, last = scan(old_a, old_k, old_v, q, pos, state)
     if last is None:
         return y, None
     log_a, k, v, q = (x[:, -1:].to(last.dtype) for x in (log_a, k, v, q))
@@ -114,27 +104,25 @@ def _token_before(x: Tensor, starts: Tensor) -> Tensor:
     return late.masked_fill(starts.reshape(starts.shape + (1,) * (x.dim() - 2)), 0)
 
 
-def _run(
-    chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None
+def _scan(
+    chunks: Chunks, log_a: Tensor, k: Tensor, v: Tensor, q: Tensor, pos: Tensor, state: Tensor | None, before: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if runs_fused(v):
-        y, last = fused_chunked_scan(log_a, k, v, q, pos, state)
-        return y, last
+    """before: only of a single token."""
     wide = torch.promote_types(v.dtype, torch.float32)
     dtype, (log_a, k, v, q) = v.dtype, (x.to(wide) for x in (log_a, k, v, q))
     if state is None or pos.dim() == 1:
-        before = torch.zeros(v.shape[0], *v.shape[2:4], k.shape[-1], v.shape[-1], dtype=wide, device=v.device)
+        start = torch.zeros(v.shape[0], *v.shape[2:4], k.shape[-1], v.shape[-1], dtype=wide, device=v.device)
     else:
-        before = state.to(wide)
+        start = state.to(wide)
     time = v.shape[1]
     if time == 1:
-        y, last = _one_token(log_a, k, v, q, pos, before)
+        y, last = _one_token(log_a, k, v, q, pos, start, before)
     else:
         size = chunk_length(time, k.shape[-1], v.shape[-1])
         rest = -time % size
         split = [pad(x, (0, 0) * (x.dim() - 2) + (0, rest)).unflatten(1, (-1, size)) for x in (log_a, k, v, q)]
         documents = (pad(pos, (0, rest), value=1).reshape(-1, split[0].shape[1], size) == 0).cumsum(-1)
-        y, last = checkpoint(chunks, *split, documents, before, use_reentrant=False, preserve_rng_state=False)
+        y, last = checkpoint(chunks, *split, documents, start, use_reentrant=False, preserve_rng_state=False)
         y = y.flatten(1, 2)[:, :time]
     return y.to(dtype), None if state is None else last
 

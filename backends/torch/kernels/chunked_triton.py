@@ -24,11 +24,6 @@ ONES = tl.constexpr(8)
 
 
 @triton.jit
-def _plus(a, b):
-    return a + b
-
-
-@triton.jit
 def _dot(a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
     return tl.dot(a.to(DOT), b.to(DOT), input_precision=PRECISION)
 
@@ -46,7 +41,7 @@ def _decays(log, starts, PACKED: tl.constexpr, ACC: tl.constexpr, LEAST: tl.cons
     Sums are in double precision: a difference of two single ones would lose what weak decays after strong ones leave.
     """
     log = tl.maximum(log.to(tl.float64), LEAST)
-    sums = tl.associative_scan(log, 0, _plus)
+    sums = tl.cumsum(log, 0)
     total = tl.sum(log, 0)
     high = sums.to(ACC)
     low = (sums - high.to(tl.float64)).to(ACC)
@@ -55,7 +50,7 @@ def _decays(log, starts, PACKED: tl.constexpr, ACC: tl.constexpr, LEAST: tl.cons
     leave = tl.exp((total - sums).to(ACC))
     kept = tl.exp(total.to(ACC))
     if PACKED:
-        document = tl.associative_scan(starts, 0, _plus)
+        document = tl.cumsum(starts, 0)
         last = tl.sum(starts, 0)
         enter = tl.where(document == 0, enter, 0.0)
         leave = tl.where(document == last, leave, 0.0)

@@ -62,19 +62,10 @@ def add_planes(sums, shares):
 @triton.jit
 def store_planes(tokens, sums, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
     """Writes what `planes` reads: of the tokens r, of which `left` are there."""
-    for i in tl.static_range(len(tokens)):
-        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
-            at = (
-                tokens[i]
-                + row * (PLANES[3 * i] * PLANES[3 * i + 1])
-                + r * (PLANES[3 * i] * PLANES[3 * i + 1])
-                + p * PLANES[3 * i + 1]
-            )
-            value = sums[PLANES[3 * i + 2] + p].to(tokens[i].dtype.element_ty)
-            if PLANES[3 * i + 1] == 1:
-                tl.store(at, value, mask=r < left)
-            else:
-                tl.store(at + h, value, mask=(r < left) & (h < H))
+    places = planes(tokens, row, r, h, left, H, PLANES)
+    for i in tl.static_range(len(places)):
+        at, there = places[i]
+        tl.store(at, sums[i].to(at.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -91,6 +82,19 @@ def store_constants(weights, sums, row, h, some, H: tl.constexpr, HP: tl.constex
                 tl.store(at + h * 0, sums[PLANES[3 * i + 2] + p] + h * 0, mask=(h == 0) & some)
             else:
                 tl.store(at + h, sums[PLANES[3 * i + 2] + p], mask=(h < H) & some)
+
+
+@triton.jit
+def queries_of(ends, k0, T, S, WINDOW, PACKED: tl.constexpr, BK: tl.constexpr):
+    """The first query that sees any of the keys of this program, from k0 on, and one behind the last.
+
+    ends: [B, S / BK] if PACKED, the first query whose document begins behind the keys.
+    """
+    end = tl.minimum(T, T - S + k0 + BK - 1 + tl.minimum(WINDOW, S))
+    if PACKED:
+        batch = tl.program_id(2).to(tl.int64)
+        end = tl.minimum(end, tl.load(ends + batch * tl.num_programs(0) + tl.program_id(0)))
+    return tl.maximum(T - S + k0, 0), end
 
 
 @triton.jit
@@ -210,8 +214,7 @@ def composed_back_keys(
 ):  # fmt: skip
     """dx, the gradient of the values, and that of k_after; if LAST, of the keys, and that of k_tokens.
 
-    A grid of (S / BK, columns of dx / COLUMNS, B); else see `composed_back_queries`. ends: [B, S / BK] if PACKED, the
-    first query whose document begins behind the block of keys.
+    A grid of (S / BK, columns of dx / COLUMNS, B); else see `composed_back_queries`. ends: see `queries_of`.
     """
     k0 = tl.program_id(0) * BK
     batch = tl.program_id(2).to(tl.int64)
@@ -228,10 +231,8 @@ def composed_back_keys(
         of_keys = empty_planes(HP, 1, BK, BEFORE_K, ACC)
     else:
         of_keys = empty_planes(HP, 1, BK, AFTER_K, ACC)
-    end = tl.minimum(T, T - S + k0 + BK - 1 + tl.minimum(WINDOW, S))
-    if PACKED:
-        end = tl.minimum(end, tl.load(ends + batch * tl.num_programs(0) + tl.program_id(0)))
-    for q0 in tl.range(tl.maximum(T - S + k0, 0), end, BQ, disable_licm=True):
+    start, end = queries_of(ends, k0, T, S, WINDOW, PACKED, BK)
+    for q0 in tl.range(start, end, BQ, disable_licm=True):
         row = batch * T + q0
         left = T - q0
         place = positions(pos, row, r, left, PACKED)

@@ -10,9 +10,8 @@ from kernels.composed_laid_back_triton import laid_back_keys, laid_back_queries
 from kernels.composed_laid_triton import laid_forward
 from kernels.composed_launch import Call, call_of, ends_of
 from kernels.composed_tiles import laid_tile
+from kernels.composed_triton import LOWEST
 from torch import Tensor
-
-LOWEST = -1e30  # see composed_triton.py
 
 
 def forward_laid(composed: Any, given: Given, y: Tensor, lse: Tensor) -> None:
@@ -22,7 +21,7 @@ def forward_laid(composed: Any, given: Given, y: Tensor, lse: Tensor) -> None:
     first, second = call.reads
     grid, told = _grid(call, q.shape[1])
     sums = torch.zeros_like(y, dtype=lse.dtype)
-    lse.fill_(LOWEST)
+    lse.fill_(LOWEST.value)
     with torch.cuda.device_of(q):
         laid_forward[grid](
             q, k, v, *first, *second, pos, lse, sums, _pairs(lse, grid, told), *call.numbers, **told

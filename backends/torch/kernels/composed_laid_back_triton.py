@@ -3,7 +3,7 @@
 
 import triton
 import triton.language as tl
-from kernels.composed_back_triton import add_planes, empty_planes, mixed_back, store_constants
+from kernels.composed_back_triton import add_planes, empty_planes, mixed_back, queries_of, store_constants
 from kernels.composed_laid_triton import add_laid, grow_planes, lay, normaliser, own_pairs
 from kernels.composed_triton import constants, first_key, mixed, normalised, planes, positions, query_block, seen
 
@@ -102,7 +102,7 @@ def laid_back_keys(
 ):  # fmt: skip
     """Adds to dk, dv and the gradients of tokens of keys, all zero before. A grid of (S / SIZE, 1, B).
 
-    ends: [B, S / SIZE] if PACKED, see `composed_back_keys`.
+    ends: see `queries_of`.
     """
     k0 = tl.program_id(0) * SIZE
     batch = tl.program_id(2).to(tl.int64)
@@ -114,10 +114,8 @@ def laid_back_keys(
     back = own_pairs(slopes, H, SIZE)
     ws = constants(weights, h, H, HP, BEFORE_W, DOT, ACC)
     ws_after = constants(w_after, h, H, HP, AFTER_W, DOT, ACC)
-    end = tl.minimum(T, T - S + k0 + SIZE - 1 + tl.minimum(WINDOW, S))
-    if PACKED:
-        end = tl.minimum(end, tl.load(ends + batch * tl.num_programs(0) + tl.program_id(0)))
-    for q0 in tl.range(tl.maximum(T - S + k0, 0), end, SIZE):
+    start, end = queries_of(ends, k0, T, S, WINDOW, PACKED, SIZE)
+    for q0 in tl.range(start, end, SIZE):
         row = batch * T + q0
         queries = q + row * (H * D)
         lay(out, queries, k + k_row * (H * D), T - q0, S - k0, H, D, SIZE, SLICE, DOT, ACC, PRECISION)

@@ -67,16 +67,10 @@ def add_laid(
 @triton.jit
 def grow_planes(tokens, found, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
     """Adds to what `planes` reads, of the tokens r of which `left` are there."""
-    for i in tl.static_range(len(tokens)):
-        for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
-            width = PLANES[3 * i] * PLANES[3 * i + 1]
-            at = tokens[i] + row * width + r * width + p * PLANES[3 * i + 1]
-            value = found[PLANES[3 * i + 2] + p]
-            if PLANES[3 * i + 1] == 1:
-                tl.store(at, tl.load(at, mask=r < left, other=0.0) + value, mask=r < left)
-            else:
-                there = (r < left) & (h < H)
-                tl.store(at + h, tl.load(at + h, mask=there, other=0.0) + value, mask=there)
+    places = planes(tokens, row, r, h, left, H, PLANES)
+    for i in tl.static_range(len(places)):
+        at, there = places[i]
+        tl.store(at, tl.load(at, mask=there, other=0.0) + found[i], mask=there)
 
 
 @triton.jit

@@ -12,17 +12,15 @@ from math import prod
 from typing import Any
 
 import torch
+from kernels.gated_operator import Given, Result, Scan, register
 from kernels.gated_tiles import SPAN
-from kernels.operators import TRITON, free_name, gradient_of_numbers, runs_fused
+from kernels.operators import TRITON, runs_fused
 from kernels.read_out import Read
 from kernels.recurrence import linear_scan
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 if TRITON:
     from kernels.gated_launch import backward, forward
-
-Fused = Callable[[list[Tensor], list[Tensor], list[float], Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,12 @@ class Gates:
     device: Any = None
     grad: Any = None
     read: Read | None = None
-    fused: Fused | None = field(init=False, default=None)
+    fused: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.device is not None:
-            object.__setattr__(self, "fused", _register(self.plain.__name__.strip("_"), self))
+            scan = Scan(_made, forward, backward, _forward_flops, _backward_flops)
+            object.__setattr__(self, "fused", register(f"{self.plain.__name__.strip('_')}_scan", self, scan))
 
 
 def gated_scan(
@@ -82,7 +81,7 @@ def gated_scan(
     if pos.dim() == 2:
         places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(_wide([*xs, *ws])).reshape(-1, channels).contiguous()
-    y, last, _ = gates.fused(xs, ws, list(map(float, numbers)), places, start)
+    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), [], places, start, True))
     return y.view(shape), None if state is None else last.view(shape[:1] + shape[2:])
 
 
@@ -101,74 +100,18 @@ def _wide(tensors: list[Tensor]) -> torch.dtype:
     return wide
 
 
-def _register(name: str, gates: Gates) -> Fused:
-    """The scan with these gates as an operator of torch, so that autograd, torch.compile and the counters know it."""
-
-    @torch.library.custom_op(free_name(f"{name}_scan"), mutates_args=())
-    def fused(
-        x: list[Tensor], w: list[Tensor], numbers: list[float], pos: Tensor | None, start: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return forward(gates, x, w, numbers, pos, start, _wide([*x, *w]))
-
-    @fused.register_fake
-    def _(
-        x: list[Tensor], w: list[Tensor], numbers: list[float], pos: Tensor | None, start: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, time, channels = x[0].shape
-        wide = _wide([*x, *w])
-        kept = x[0].new_empty((batch, (time + SPAN - 1) // SPAN, channels), dtype=wide)
-        return torch.empty_like(x[0]), x[0].new_empty((batch, channels), dtype=wide), kept
-
-    @torch.library.custom_op(free_name(f"{name}_scan_backward"), mutates_args=())
-    def gradients(
-        x: list[Tensor],
-        w: list[Tensor],
-        numbers: list[float],
-        pos: Tensor | None,
-        carries: Tensor,
-        dy: Tensor,
-        dlast: Tensor | None,
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        return backward(gates, x, w, numbers, pos, carries, dy, dlast)
-
-    @gradients.register_fake
-    def _(
-        x: list[Tensor],
-        w: list[Tensor],
-        numbers: list[float],
-        pos: Tensor | None,
-        carries: Tensor,
-        dy: Tensor,
-        dlast: Tensor | None,
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        leaving = carries.new_empty((carries.shape[0], carries.shape[2]))
-        return [torch.empty_like(each) for each in x], [torch.empty_like(each) for each in w], leaving
-
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, w, ctx.numbers, pos, start = inputs
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*x, *w, pos, output[2])
-        ctx.inputs, ctx.starts = len(x), start is not None
-
-    def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-        *tensors, pos, carries = ctx.saved_tensors
-        x, w = tensors[: ctx.inputs], tensors[ctx.inputs :]
-        dy = torch.zeros_like(x[0]) if dy is None else dy.contiguous()
-        dx, dw, leaving = gradients(x, w, ctx.numbers, pos, carries, dy, None if dlast is None else dlast.contiguous())
-        nothing = gradient_of_numbers(ctx.numbers)
-        return dx, dw, nothing, None, leaving if ctx.starts else None
-
-    fused.register_autograd(back, setup_context=keep)
-    register_flop_formula(fused._opoverload.overloadpacket)(_forward_flops)
-    register_flop_formula(gradients._opoverload.overloadpacket)(_backward_flops)
-    return fused
+def _made(given: Given) -> Result:
+    """The result, the last state and one in SPAN, all empty."""
+    batch, time, channels = given.x[0].shape
+    last = given.x[0].new_empty((batch, channels), dtype=_wide([*given.x, *given.w]))
+    return Result(torch.empty_like(given.x[0]), last, last.new_empty((batch, -(-time // SPAN), channels)))
 
 
-def _forward_flops(x: list[torch.Size], *_: Any, **__: Any) -> int:
+def _forward_flops(given: Any) -> int:
     """A multiply-add for each element and token; element-wise work is not counted, here as elsewhere in torch."""
-    return 2 * prod(x[0])
+    return 2 * prod(given.x[0])
 
 
-def _backward_flops(x: list[torch.Size], *_: Any, **__: Any) -> int:
+def _backward_flops(given: Any) -> int:
     """Two multiply-adds: the adjoint, and the gradient of the decay. The states computed again are not counted."""
-    return 4 * prod(x[0])
+    return 4 * prod(given.x[0])

@@ -25,6 +25,12 @@ class Given(NamedTuple):
     start: Tensor | None
     kept: bool
 
+    @property
+    def one_token(self) -> bool:
+        """Whether this is a token behind a state, of which no gradient is wanted; x may be shapes."""
+        shape: Any = getattr(self.x[0], "shape", self.x[0])
+        return self.start is not None and not self.kept and bool(shape[1] == 1)
+
 
 class Result(NamedTuple):
     """The result y, or going back its gradient; the last state; what is kept for the backward pass, perhaps nothing."""
@@ -43,29 +49,33 @@ class Last(NamedTuple):
 class Scan(NamedTuple):
     """A scan with gates: `made(given)` are its results, empty; `forward(gates, given, result)` fills them.
 
-    `backward(gates, given, result, dlast)`, where `result.y` is the gradient of y, gives those of x, w, outer and
+    `backward(gates, given, result, *last)`, where `result.y` is the gradient of y, gives those of x, w, outer and
     start, a list of tensors. `forward_flops`, `backward_flops`: matrix operations of arguments that are shapes.
+    result: what `made` gives, y first and what is kept last; last: the gradients of the results between.
     """
 
-    made: Callable[[Given], Result]
-    forward: Callable[[Any, Given, Result], None]
-    backward: Callable[[Any, Given, Result, Tensor | None], list[Tensor]]
+    made: Callable[[Given], Any]
+    forward: Callable[[Any, Given, Any], None]
+    backward: Callable[..., list[Tensor]]
     forward_flops: Callable[[Given], int]
     backward_flops: Callable[[Given], int]
+    result: Any = Result
+    last: Any = Last
 
 
-COUNT, RESULTS = len(Given._fields), len(Result._fields)
+COUNT = len(Given._fields)
 
 
 def register(name: str, gates: Any, scan: Scan) -> Any:
-    """The scan with these gates as an operator `(*Given) -> Result`, known to autograd, torch.compile and counters."""
+    """The scan with these gates as an operator `(*Given) -> result`, known to autograd, torch.compile and counters."""
     from torch.utils.flop_counter import register_flop_formula  # imports Triton
 
-    both = schema(Given, gives="(Tensor, Tensor, Tensor)")
-    back_too = schema(Given, Result, Last, gives="Tensor[]")
+    results = len(scan.result._fields)
+    both = schema(Given, gives=f"({', '.join(['Tensor'] * results)})")
+    back_too = schema(Given, scan.result, scan.last, gives="Tensor[]")
 
     @torch.library.custom_op(free_name(name), mutates_args=(), schema=both)
-    def fused(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def fused(*args: Any) -> Any:
         given = Given(*args)
         result = scan.made(given)
         scan.forward(gates, given, result)
@@ -73,13 +83,14 @@ def register(name: str, gates: Any, scan: Scan) -> Any:
 
     @torch.library.custom_op(free_name(f"{name}_backward"), mutates_args=(), schema=back_too)
     def gradients(*args: Any) -> list[Tensor]:
-        return scan.backward(gates, *_parted(args))
+        given, result, last = args[:COUNT], args[COUNT : COUNT + results], args[COUNT + results :]
+        return scan.backward(gates, Given(*given), scan.result(*result), *last)
 
-    def back(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    def back(ctx: Any, dy: Tensor | None, *behind: Tensor | None) -> tuple[Any, ...]:
         """As many as `Given` has."""
-        given, last, kept = _kept(ctx)
+        given, kept = _kept(ctx, results - 1)
         dy = torch.zeros_like(given.x[0]) if dy is None else dy.contiguous()
-        found = gradients(*given, dy, last, kept, None if dlast is None else dlast.contiguous())
+        found = gradients(*given, dy, *kept, *(None if d is None else d.contiguous() for d in behind[:-1]))
         dx, found = found[: len(given.x)], found[len(given.x) :]
         dw, found = found[: len(given.w)], found[len(given.w) :]
         douter, (dstart,) = found[:-1], found[-1:]
@@ -96,25 +107,20 @@ def register(name: str, gates: Any, scan: Scan) -> Any:
     return fused
 
 
-def _parted(args: tuple[Any, ...]) -> tuple[Given, Result, Tensor | None]:
-    given, result, (dlast,) = args[:COUNT], args[COUNT : COUNT + RESULTS], args[COUNT + RESULTS :]
-    return Given(*given), Result(*result), dlast
-
-
 def _empty_gradients(*args: Any) -> list[Tensor]:
-    given, result, _ = _parted(args)
-    return [torch.empty_like(z) for z in (*given.x, *given.w, *given.outer, result.last)]
+    given, last = Given(*args[:COUNT]), args[COUNT + 1]
+    return [torch.empty_like(z) for z in (*given.x, *given.w, *given.outer, last)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    given, result = Given(*inputs), Result(*output)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    given = Given(*inputs)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*given.x, *given.w, *given.outer, given.pos, given.start, result.last, result.kept)
+    ctx.save_for_backward(*given.x, *given.w, *given.outer, given.pos, given.start, *output[1:])
     ctx.numbers, ctx.counts, ctx.starts = given.numbers, (len(given.x), len(given.w)), given.start is not None
 
 
-def _kept(ctx: Any) -> tuple[Given, Tensor, Tensor]:
-    *arrays, pos, start, last, kept = ctx.saved_tensors
+def _kept(ctx: Any, results: int) -> tuple[Given, list[Tensor]]:
+    """The arguments, and the results behind y."""
+    (*arrays, pos, start), kept = ctx.saved_tensors[:-results], ctx.saved_tensors[-results:]
     first, second = ctx.counts[0], sum(ctx.counts)
-    given = Given(arrays[:first], arrays[first:second], ctx.numbers, arrays[second:], pos, start, True)
-    return given, last, kept
+    return Given(arrays[:first], arrays[first:second], ctx.numbers, arrays[second:], pos, start, True), kept

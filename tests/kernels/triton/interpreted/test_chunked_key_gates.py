@@ -115,7 +115,7 @@ def test_a_token_is_one_launch(parts: tuple[Any, Any]) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         found = scan(gates, x, w, pos, state)
     same(found, slow(gates, x, w, pos, state))
-    assert counter.get_flop_counts()["Global"].keys() == {gates.token._opoverload.overloadpacket}
+    assert counter.get_flop_counts()["Global"].keys() == {gates.fused._opoverload.overloadpacket}
     assert counter.get_total_flops() == 4 * state.numel()
 
 

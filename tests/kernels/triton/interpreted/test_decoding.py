@@ -35,8 +35,8 @@ class Launches(TorchDispatchMode):
     [
         ("hawk", {"causal_conv_token", "rg_lru_h_scan"}),
         ("falcon_mamba", {"causal_conv_token", "mixer_h_selective_scan"}),
-        ("mamba2", {"causal_conv_token", "ssd_h_outer_token"}),
-        ("gla", {"gated_linear_attention_s_key_token"}),
+        ("mamba2", {"causal_conv_token", "ssd_h_chunked_scan"}),
+        ("gla", {"gated_linear_attention_s_chunked_key_scan"}),
     ],
 )
 def test_a_token_takes_one_launch_between_two_products(

@@ -193,7 +193,7 @@ CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 def test_the_operator_is_one_that_torch_understands() -> None:
     (x, w), state = inputs(RG_LRU, 2, 9, 3, torch.float32), torch.randn(2, 3, requires_grad=True)
     assert RG_LRU.fused is not None
-    torch.library.opcheck(RG_LRU.fused, (list(x), list(w), [], packed(9), state), test_utils=CHECKS)
+    torch.library.opcheck(RG_LRU.fused, (list(x), list(w), [], [], packed(9), state, True), test_utils=CHECKS)
 
 
 def test_the_scan_compiles_without_a_break() -> None:

@@ -50,17 +50,17 @@ CASES = {
     "mamba2": Case(
         {"width": 16, "depth": 2, "head": 16, "state": 8},
         frozenset({"ssd_h_chunked_scan", "causal_conv"}),
-        frozenset({"ssd_h_outer_token", "causal_conv_token"}),
+        frozenset({"ssd_h_chunked_scan", "causal_conv_token"}),
     ),
     "gla": Case(
         {"width": 16, "depth": 1, "heads": 2, "key": 4, "value": 8},
         frozenset({"gated_linear_attention_s_chunked_key_scan"}),
-        frozenset({"gated_linear_attention_s_key_token"}),
+        frozenset({"gated_linear_attention_s_chunked_key_scan"}),
     ),
     "rwkv6": Case(
         {"width": 16, "depth": 1, "heads": 2, "mix_rank": 4, "decay_rank": 4},
         frozenset({"time_mix_s_chunked_key_scan"}),
-        frozenset({"time_mix_s_key_token"}),
+        frozenset({"time_mix_s_chunked_key_scan"}),
     ),
     "dcformer": Case(DCFORMER, frozenset({"dc_attention_y_attention"}), frozenset({"dc_attention_y_attention_token"})),
 }

@@ -135,14 +135,15 @@ def test_one_token_is_one_kernel_where_no_gradient_is_wanted(values: int) -> Non
         out, states = gated_normalised_scan(GATES, (v, -log_a[..., None]), (w,), k, q, pos, (S, z))
     assert_same(mine, (y, norm, *last))
     assert_same((out, *(x for x in states if x is not None)), (y / norm[..., None] - v * log_a[..., None], *last))
-    tokens = {gates.token._opoverload.overloadpacket for gates in (chunked_gates.NORMALISED, GATES)}
-    assert counter.get_flop_counts()["Global"].keys() == tokens
+    operators = {gates.fused._opoverload.overloadpacket for gates in (chunked_gates.NORMALISED, GATES)}
+    assert counter.get_flop_counts()["Global"].keys() == operators
+    assert counter.get_total_flops() == 2 * 4 * S.numel()
 
 
 def test_the_operator_holds_what_torch_asks_of_it() -> None:
     log_a, k, v, q, S, z = inputs(2, False, 4, 5)
     flat = [x.detach().flatten(2, 3).requires_grad_() for x in (k, q)]
     x = [y.detach().flatten(2, 3).requires_grad_() for y in (v, log_a)]
-    states = [y.detach().flatten(1, 2).requires_grad_() for y in (S, z)]
-    arguments = (x, [], [], *flat, packed(2), *states, True)
+    state, sums = (y.detach().flatten(1, 2).requires_grad_() for y in (S, z))
+    arguments = (x, [], [], [*flat, sums], packed(2), state, True)
     torch.library.opcheck(chunked_gates.NORMALISED.fused, arguments, test_utils=ASKED)
