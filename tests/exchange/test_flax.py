@@ -21,7 +21,7 @@ import archc
 from archc.exchange.family import families
 from tests.oracles.families import BERTS, DECODERS, LONGFORMER, VOCAB
 from tests.oracles.family import Imported
-from tests.parity.models import FAST
+from tests.xla import QUICK
 
 BOUND = 1e-4
 TIME, PROMPT = 21, 13
@@ -84,7 +84,7 @@ def at_once(imported: Imported, run: Callable[..., Any], *given: Tensor) -> Any:
     def program(weights: Any, *given: Array) -> Any:
         return run(nnx.merge(graph, weights), *given)
 
-    return jax.jit(program, compiler_options=FAST)(weights, *(jnp.asarray(each.numpy()) for each in given))
+    return jax.jit(program, compiler_options=QUICK)(weights, *(jnp.asarray(each.numpy()) for each in given))
 
 
 def assert_close(found: Array, wanted: Tensor) -> None:

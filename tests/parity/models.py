@@ -22,11 +22,11 @@ from archc.reference import Reference, random_weights
 from archc.specs_index import program
 from tests.parity.in_process import model_module
 from tests.parity.rounding import LARGEST, SINGLE, distance, perturbed, rounding_rules, sizing_rules
+from tests.xla import QUICK
 
 Weights = dict[str, NDArray[np.float64]]
 POS = np.stack([np.r_[0:9, 0:11], np.r_[0:1, 0:4, 0:15]])  # [B, T]: two and three documents
 CHUNKS = (9, 1, 1, 9)
-FAST = {"xla_backend_optimization_level": 0}
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ Run = Callable[..., Any]
 
 def run_compiled(function: Callable[..., Any], *arrays: Any) -> Any:
     """Compiled with little optimisation: every test compiles anew."""
-    return jax.jit(function, compiler_options=FAST)(*arrays)
+    return jax.jit(function, compiler_options=QUICK)(*arrays)
 
 
 def flax_step(model: nnx.Module, run: Run = run_compiled) -> Callable[..., Any]:

@@ -17,6 +17,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors.numpy import load_file, save_file
 
+from tests.xla import FLAGS
+
 HERE = Path(__file__).parent
 TEMPLATES = HERE.parents[1] / "templates"
 SHARED = (
@@ -79,6 +81,7 @@ class Project:
             "stderr": str(self.folder / "stderr"),
             "file_size": file_size,
             "cache": str(self.cache),
+            "xla": FLAGS,
         }
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([*LIBRARIES, *PRELOADED[self.backend]])

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.xla import QUICK
+
 FOLDER = Path(__file__).parents[3] / "backends" / "flax" / "kernels"
 NAMES = (
     "attention",
@@ -48,7 +50,7 @@ NAMES = (
     "selective_walk_tpu",
 )
 Tree = Any
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
+quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="session")
