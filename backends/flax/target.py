@@ -16,7 +16,7 @@ from archc.emit.mixes import Mix, Mixes
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
-from archc.fuse.scans import PER_HEAD, PER_KEY, PER_VALUE, FusedScan, Handed
+from archc.fuse.scans import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan, Handed
 
 WRITTEN = {
     "unflatten": "axes.py",
@@ -60,7 +60,7 @@ class FlaxTarget:
         functions += [mix_texts(stem, found) for stem, found in mixes.items()]
         text = "\n\n\n".join(functions)
         used = device_names(text)
-        kinds = {"normalised" if fused.normaliser is not None else fused.kind for fused in scans.values()}
+        normalised = [fused.normaliser is not None for fused in scans.values()]
         on = "of whole arrays or of tiles" if scans else "of tiles"
         derivatives = " and their derivatives" if mixes or any(map(has_derivatives, scans.values())) else ""
         lines = [
@@ -70,9 +70,8 @@ class FlaxTarget:
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            *(["from kernels.gated_key_scan import ChunkedKeyGates"] if "chunked_key" in kinds else []),
-            *(["from kernels.normalised_scan import NormalisedGates"] if "normalised" in kinds else []),
-            *(["from kernels.tiles import Gates"] if kinds - {"chunked_key", "normalised"} else []),
+            *(["from kernels.normalised_scan import NormalisedGates"] if any(normalised) else []),
+            *(["from kernels.tiles import Gates"] if not all(normalised) else []),
             "",
             "",
             text,
@@ -90,15 +89,13 @@ def _together(stem: str, fused: FusedScan) -> str:
     if has_derivatives(fused):
         parts = [part for each in parts for part in (each, f"{each}_grad")]
     given = [f"{stem}_{part}" for part in parts]
-    if fused.kind == "chunked_key":
-        given += ["before=True"] if fused.found.before else []
-        return call(f"{constant(stem)} = ChunkedKeyGates", *given).text
     if fused.normaliser is not None:
         return call(f"{constant(stem)} = NormalisedGates", *given).text
-    if fused.kind == "chunked":
+    if fused.kind in OUTER:
         named = {"x_sides": fused.inputs, "w_sides": fused.weights}
         words = {name: row([f'"{side}"' for side in sides(fused, each)]) for name, each in named.items() if each}
         given += [f"{name}={text}" for name, text in words.items()]
+        given += ["before=True"] if fused.found.before else []
     return call(f"{constant(stem)} = Gates", *given).text
 
 

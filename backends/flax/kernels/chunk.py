@@ -28,6 +28,18 @@ class Documents(NamedTuple):
     first: jax.Array
 
 
+class Keys(NamedTuple):
+    """Keys and queries [Q, K] of a chunk, operands of products in the precision `half`.
+
+    bonus: keys by which a query reads, besides, the value of its own token, if there are any.
+    """
+
+    k: jax.Array
+    q: jax.Array
+    half: jnp.dtype
+    bonus: jax.Array | None = None
+
+
 class Gradients(NamedTuple):
     """Of what a chunk was computed from, but for the queries."""
 
@@ -35,6 +47,7 @@ class Gradients(NamedTuple):
     k: jax.Array
     v: jax.Array
     S: jax.Array
+    bonus: jax.Array | None = None
 
 
 class Products(NamedTuple):
@@ -51,7 +64,7 @@ class Products(NamedTuple):
 class Rule(NamedTuple):
     """How the tokens of a chunk meet one another and the state, and what that costs.
 
-    meet(logs, documents, k, q) -> met, the decays and scores, from log decays [Q, 1] or, one for each key, [Q, K];
+    meet(logs, documents, keys) -> met, the decays and scores, from log decays [Q, 1] or, one for each key, [Q, K];
     read(met, S, v) -> y [Q, V] and carry(met, S, v) -> the state after the chunk.
     Back, from the gradients dy of y and dS of the state after: pull(met, v, dy) -> dscores [Q, Q]; back_queries(met,
     dscores, S, dy, y) -> (dq, share), the gradient of the queries and their share in that of the log decays; fade(S,
@@ -62,7 +75,7 @@ class Rule(NamedTuple):
 
     name: str
     side: Side
-    meet: Callable[[jax.Array, Documents, jax.Array, jax.Array], Any]
+    meet: Callable[[jax.Array, Documents, Keys], Any]
     read: Callable[[Any, jax.Array, jax.Array], jax.Array]
     carry: Callable[[Any, jax.Array, jax.Array], jax.Array]
     pull: Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -117,8 +130,8 @@ class _Met(NamedTuple):
     q: jax.Array
 
 
-def _meet(turns: Turns, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
-    row, until = turns.until(logs)
+def _meet(turns: Turns, logs: jax.Array, documents: Documents, keys: Keys) -> _Met:
+    (row, until), k, q = turns.until(logs), keys.k, keys.q
     whole = last_of(row)
     pairs = jnp.exp(jnp.where(documents.pairs, until - row, -jnp.inf))
     return _Met(

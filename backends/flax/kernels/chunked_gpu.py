@@ -16,50 +16,39 @@ def chunked_scan_gpu(
     gates: Gates,
     x: Arrays,
     w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
+    handed: Arrays,
     pos: jax.Array,
     S: jax.Array,
     *,
+    half: jnp.dtype,
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """What the equations make of y, in the dtype of x[0], and the last S, with one decay per head.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], k, q [B, T, G, H or 1, K], pos [B, T], S [B, G, H,
-    K, V] of the token before. There are at most MOST keys.
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed, keys and queries, [B, T, G, H, K], pos
+    [B, T], S [B, G, H, K, V] of the token before; x but for x[0] and handed may have 1 for H, or for G and H. half: the
+    precision of products. There are at most MOST keys.
     """
-    return _scan(HEADS, CHUNK, interpret, gates, x, w, k, q, pos, S)
+    return over_chunks(_passes(HEADS, CHUNK, gates, x, half, interpret), x, w, handed, pos, S)
 
 
 def chunked_key_scan_gpu(
     gates: Gates,
     x: Arrays,
     w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
+    handed: Arrays,
     pos: jax.Array,
     S: jax.Array,
     *,
+    half: jnp.dtype,
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same with one decay per key."""
-    return _scan(KEYS, KEY_CHUNK, interpret, gates, x, w, k, q, pos, S)
+    """The same with one decay per key; nothing is handed: equations make keys and queries."""
+    return over_chunks(_passes(KEYS[gates.before], KEY_CHUNK, gates, x, half, interpret), x, w, handed, pos, S)
 
 
-def _scan(
-    rule: Rule,
-    most: int,
-    interpret: bool,
-    gates: Gates,
-    x: Arrays,
-    w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
-    pos: jax.Array,
-    S: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    passes = ChunksGpu(rule, gates, interpret, min(most, power(x[0].shape[1], LEAST)))
-    return over_chunks(passes, x, w, k, q, pos, S)
+def _passes(rule: Rule, most: int, gates: Gates, x: Arrays, half: jnp.dtype, interpret: bool) -> ChunksGpu:
+    return ChunksGpu(rule, gates, half, interpret, min(most, power(x[0].shape[1], LEAST)))
 
 
 def _swap(x: jax.Array, half: int) -> jax.Array:
@@ -90,4 +79,5 @@ def _whole(x: jax.Array) -> jax.Array:
 
 
 HEADS = head_rule(Turns(_until, _onward, _whole))
-KEYS = key_rule(Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :]))
+MOVES = Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :])
+KEYS = {before: key_rule(MOVES, before=before) for before in (False, True)}

@@ -87,10 +87,14 @@ def _product(rows: jax.Array | None, lanes: jax.Array | None, shape: tuple[int, 
 
 
 class Walk(NamedTuple):
-    """The kernels for these equations; sizes: those of a sequence and a head; tile: of a chunk and a program."""
+    """The kernels for these equations; sizes: those of a sequence and a head; tile: of a chunk and a program.
+
+    half: the precision of operands of products. handed: keys and queries, unless equations make them.
+    """
 
     rule: Rule
     gates: Gates
+    half: jnp.dtype
     sizes: Sizes
     tile: Sizes
 
@@ -98,8 +102,7 @@ class Walk(NamedTuple):
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
         S0: Ref,
         o: Ref,
@@ -113,7 +116,7 @@ class Walk(NamedTuple):
         def step(n: jax.Array, S: jax.Array) -> jax.Array:
             here = begin.chunk(n)
             store(states.at[n, *here.state], S, here.of_states)
-            found, S = chunk_forward(self.rule, self.gates, self._chunk(here, x, weights, k, q, starts, S), S)
+            found, S = chunk_forward(self.rule, self.gates, self._chunk(here, x, weights, handed, starts, S), S)
             self._store_tokens(here, "values", o, found)
             return S
 
@@ -124,8 +127,7 @@ class Walk(NamedTuple):
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
         states: Ref,
         do: Ref,
@@ -138,7 +140,7 @@ class Walk(NamedTuple):
         """
         here = self._first().chunk(pl.program_id(3))
         S = load(states.at[here.state], here.of_states)
-        chunk = self._chunk(here, x, self._weights(w, here), k, q, starts, S)
+        chunk = self._chunk(here, x, self._weights(w, here), handed, starts, S)
         both = known(self.rule, self.gates, chunk, S, self._given(here, do, S), None, do.dtype if reads else S.dtype)
         found, part = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
         self._store_tokens(here, "keys", dq, found)
@@ -150,20 +152,22 @@ class Walk(NamedTuple):
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
         states: Ref,
         do: Ref,
         dlast: Ref,
         share: Ref,
+        queries: Refs,
         reads: Refs,
         dx: Refs,
         dw: Refs,
-        dk: Ref,
+        dkeys: Refs,
         dS0: Ref,
     ) -> None:
-        """The gradients of all else, chunk by chunk in reverse."""
+        """The gradients of all else, chunk by chunk in reverse; queries: those of queries that equations make, which
+        leave keys no gradient of their own.
+        """
         count, begin = states.shape[0], self._first()
         weights = self._weights(w, begin)
 
@@ -172,14 +176,16 @@ class Walk(NamedTuple):
             n = count - 1 - passed
             here = begin.chunk(n)
             fade = self.rule.fade(load(states.at[n, *here.state], here.of_states), dS)
-            chunk = self._chunk(here, x, weights, k, q, starts, dS)
+            chunk = self._chunk(here, x, weights, handed, starts, dS)
             given = self._given(here, do, dS)
             read = here.of_tokens(reads[0], "values").astype(dS.dtype) if reads else given
             both = known(self.rule, self.gates, chunk, dS, given, read, do.dtype)
             part = jnp.where(chunk.there, here.of_tokens(share, self.rule.side), 0)
-            d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, part)
-            self._store_tokens(here, "keys", dk, d.k)
-            of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
+            d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, part)
+            for ref in dkeys:
+                self._store_tokens(here, "keys", ref, d.k)
+            dq = here.of_tokens(queries[0], "keys") if queries else None
+            of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, dq)
             for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
                 self._store_tokens(here, side, ref, value)
             more = zip(self.gates.w_sides, sums, of_weights, strict=True)
@@ -207,14 +213,15 @@ class Walk(NamedTuple):
     def _weights(self, w: Refs, here: _Place) -> Arrays:
         return tuple(here.of_head(z, side) for side, z in zip(self.gates.w_sides, w, strict=True))
 
-    def _chunk(self, here: _Place, x: Refs, weights: Arrays, k: Ref, q: Ref, starts: Ref, S: jax.Array) -> Chunk:
-        inputs = zip(self.gates.x_sides, x, strict=True)
+    def _chunk(self, here: _Place, x: Refs, weights: Arrays, handed: Refs, starts: Ref, S: jax.Array) -> Chunk:
+        inputs, keys = zip(self.gates.x_sides, x, strict=True), here.some("keys")
         return Chunk(
             x=tuple(here.of_tokens(z, side).astype(S.dtype) for side, z in inputs),
             w=weights,
-            k=tile(k, here.tokens, here.keys, here.mask("keys")),
-            q=tile(q, here.tokens, here.keys, here.mask("keys")),
+            handed=tuple(tile(z, here.tokens, here.keys, here.mask("keys")) for z in handed),
+            half=self.half,
             there=jnp.ones((self.tile.tokens, 1), bool) if here.live is None else here.live[:, None],
+            some=None if keys is None else keys[None, :],
             documents=here.documents(starts),
         )
 

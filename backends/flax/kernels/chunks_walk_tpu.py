@@ -12,18 +12,21 @@ from kernels.tiles import Gates, Side
 
 
 class Walk(NamedTuple):
-    """The kernels for these equations and `time` tokens; the grid is batch, heads, chunks."""
+    """The kernels for these equations and `time` tokens; the grid is batch, heads, chunks.
+
+    half: the precision of operands of products. handed: keys and queries, unless equations make them.
+    """
 
     rule: Rule
     gates: Gates
+    half: jnp.dtype
     time: int
 
     def forward(
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
         S0: Ref,
         o: Ref,
@@ -39,7 +42,7 @@ class Walk(NamedTuple):
 
         S = carry[...]
         states[0, 0, 0] = S
-        found, S = chunk_forward(self.rule, self.gates, self._chunk(pl.program_id(2), x, w, k, q, starts, S), S)
+        found, S = chunk_forward(self.rule, self.gates, self._chunk(pl.program_id(2), x, w, handed, starts, S), S)
         o[0, 0] = found.astype(o.dtype)
         carry[...] = S
         last[0, 0] = S
@@ -48,16 +51,14 @@ class Walk(NamedTuple):
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
         states: Ref,
         do: Ref,
         dlast: Ref,
         dx: Refs,
         dw: Refs,
-        dk: Ref,
-        dq: Ref,
+        dhanded: Refs,
         dS0: Ref,
         carry: Ref,
     ) -> None:
@@ -70,14 +71,15 @@ class Walk(NamedTuple):
                 z[...] = jnp.zeros_like(z)
 
         S = states[0, 0, 0]
-        chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), x, w, k, q, starts, S)
+        chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), x, w, handed, starts, S)
         both = known(self.rule, self.gates, chunk, S, do[0, 0].astype(S.dtype), None, S.dtype)
-        of_queries, share = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
+        dq, share = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
         dS = carry[...]
         fade = self.rule.fade(S, dS)
-        d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, share)
-        dk[0, 0], dq[0, 0] = d.k.astype(dk.dtype), of_queries.astype(dq.dtype)
-        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
+        d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, share)
+        for ref, value in zip(dhanded, (d.k, dq), strict=False):
+            ref[0, 0] = value.astype(ref.dtype)
+        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, None if handed else dq)
         for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
             value = jnp.where(chunk.there, value, 0).astype(ref.dtype)
             if side == "head":
@@ -89,7 +91,7 @@ class Walk(NamedTuple):
         carry[...] = d.S
         dS0[0, 0] = d.S
 
-    def _chunk(self, n: jax.Array, x: Refs, w: Refs, k: Ref, q: Ref, starts: Ref, S: jax.Array) -> Chunk:
+    def _chunk(self, n: jax.Array, x: Refs, w: Refs, handed: Refs, starts: Ref, S: jax.Array) -> Chunk:
         size = starts.shape[3]
 
         def token(side: Side, ref: Ref) -> jax.Array:
@@ -98,9 +100,10 @@ class Walk(NamedTuple):
         return Chunk(
             x=tuple(map(token, self.gates.x_sides, x)),
             w=tuple(z[0] for z in w),
-            k=k[0, 0],
-            q=q[0, 0],
+            handed=tuple(z[0, 0] for z in handed),
+            half=self.half,
             there=jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0) < self.time - n * size,
+            some=None,
             documents=_documents(starts[0, 0]),
         )
 

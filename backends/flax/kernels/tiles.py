@@ -22,21 +22,24 @@ class Gates(NamedTuple):
     another. A kernel calls these functions on tiles in single precision; they hold no array of their own.
 
     gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters; of
-    one of outer products (log_a, v), the log decay and the values.
-    gates_grad(x, w, first, da, du) -> (dx, dw): tuples like x and w, dw not yet summed over tokens.
+    one of outer products (log_a, v), the log decay and the values, or with a decay per key (log_a, k, v, q), keys and
+    queries too, and perhaps b, keys of a bonus: by them a query reads, besides, the value of its own token.
+    gates_grad(x, w, first, da, du) -> (dx, dw), from the derivatives of all that gates give: tuples like x and w, dw
+    not yet summed over tokens.
     out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the state, or what is read out of it, if
     anything. Where calls differ in numbers, w has them behind the weights (`with_numbers`), dw has not.
     x_sides, w_sides: of a scan of outer products, along what x and w vary; x[0] has values. Tiles are [tokens, values],
     [tokens, keys] or [tokens, 1], of weights [1, values], [1, keys] or [1, 1], and so are their derivatives: what has
-    no values gets sums over them.
+    no values gets sums over them. before: of one with a decay per key, what is read is the state before the update.
     """
 
-    gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
-    gates_grad: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], tuple[Arrays, Arrays]]
+    gates: Callable[[Arrays, Arrays, jax.Array], Arrays]
+    gates_grad: Callable[..., tuple[Arrays, Arrays]]
     out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
     out_grad: Callable[[jax.Array, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays]] | None = None
     x_sides: tuple[Side, ...] = ()
     w_sides: tuple[Side, ...] = ()
+    before: bool = False
 
 
 @dataclass(frozen=True)

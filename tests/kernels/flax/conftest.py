@@ -33,6 +33,7 @@ NAMES = (
     "delta",
     "gated",
     "gated_gpu",
+    "gated_key_scan",
     "gated_tpu",
     "long_convolution",
     "loop",
