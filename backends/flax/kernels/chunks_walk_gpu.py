@@ -59,6 +59,12 @@ class _Place(NamedTuple):
             return plgpu.load(ref.at[at])[:, None]
         return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]])
 
+    def of_both(self, ref: Ref, side: Side) -> jax.Array:
+        """A gradient that the other half of the backward pass has left, shaped as an input; zero where there is none."""
+        if side == "head":
+            return load(ref.at[self.tokens], self.live)[:, None]
+        return tile(ref, self.tokens, self.across(side), self.mask(side))
+
     def of_head(self, ref: Ref, side: Side) -> jax.Array:
         """A weight [1, slice], [1, K] or [1, 1]."""
         return ref[...][None, :] if side == "head" else plgpu.load(ref.at[self._near(side)])[None, :]
@@ -180,11 +186,11 @@ class Walk(NamedTuple):
             given = self._given(here, do, dS)
             read = here.of_tokens(reads[0], "values").astype(dS.dtype) if reads else given
             both = known(self.rule, self.gates, chunk, dS, given, read, do.dtype)
-            part = jnp.where(chunk.there, here.of_tokens(share, self.rule.side), 0)
+            part = here.of_both(share, self.rule.side)
             d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, part)
             for ref in dkeys:
                 self._store_tokens(here, "keys", ref, d.k)
-            dq = here.of_tokens(queries[0], "keys") if queries else None
+            dq = here.of_both(queries[0], "keys") if queries else None
             of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, dq)
             for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
                 self._store_tokens(here, side, ref, value)

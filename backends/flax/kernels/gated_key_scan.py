@@ -19,7 +19,7 @@ def gated_chunked_key_scan(
     impl: Machine | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """`chunked_key_scan` of `log_a, k, v, q = gates(x, w)` and what the gates make of its y, in its kernel or around it.
+    """`chunked_key_scan` of `log_a, k, v, q = gates(x, w)` and what the gates make of its y; where it can, one kernel.
 
     x: arrays [B, T, G, H, V] or [B, T, G, H, K], or 1 for what a head has, w: arrays [G, H, V] and so on; both with 1
     for groups or heads that share one. x[0] is of the values, in full; operands of products are in half precision if
