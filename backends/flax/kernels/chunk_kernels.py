@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from kernels.chunk_sizes import MOST
 from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
 from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
-from kernels.chunks_gpu import MOST
 from kernels.tiles import Arrays, Gates, Machine, accumulator
 
 Kernel = Callable[..., tuple[jax.Array, jax.Array]]

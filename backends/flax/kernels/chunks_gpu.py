@@ -14,14 +14,12 @@ from jax.experimental.pallas import triton as plgpu
 from kernels.blocks_gpu import power
 from kernels.chunk import Rule, document_starts, of_sharers
 from kernels.chunk_gates import Operands, Part, Sizes, cost, reads_again
+from kernels.chunk_sizes import WIDE, values_of_program
 from kernels.chunks_walk_gpu import Walk
 from kernels.passes import run
 from kernels.tiles import Arrays, Gates, Side, array, traffic, up
 
-SLICE = 64  # values of a program, half as many if there are many keys
 LEAST = 16  # rows and columns of a product
-MOST = 256  # keys
-WIDE = 64  # keys, more than which take more warps
 
 
 @dataclass(frozen=True)
@@ -132,8 +130,7 @@ class _Specs:
 
     def __init__(self, passes: ChunksGpu, starts: jax.Array, o: Operands) -> None:
         (batch, time), (heads, key, value) = o.x[0].shape[:2], o.S.shape[1:]
-        lanes = SLICE if key <= WIDE else SLICE // 2
-        tile = Sizes(passes.size, power(key, LEAST), power(min(value, lanes), LEAST))
+        tile = Sizes(passes.size, power(key, LEAST), power(min(value, values_of_program(key)), LEAST))
         self.passes, self.given, self.sizes = passes, o, Sizes(time, key, value)
         self.walk = Walk(passes.rule, passes.gates, passes.half, self.sizes, tile)
         self.slices, self.count = up(value, tile.values) // tile.values, starts.shape[1] // passes.size

@@ -18,6 +18,7 @@ NAMES = (
     "attention",
     "blocks_tpu",
     "buckets",
+    "chunk_sizes",
     "chunked_gpu",
     "chunked_scan",
     "chunked_tpu",

@@ -16,7 +16,7 @@ def scan(request, kernels, monkeypatch):
     monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
     for constant in ("CHUNK", "KEY_CHUNK"):
         monkeypatch.setattr(kernels.chunked_gpu, constant, 16)
-    monkeypatch.setattr(kernels.chunks_gpu, "SLICE", 4)
+    monkeypatch.setattr(kernels.chunk_sizes, "SLICE", 4)
     monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
     return getattr(kernels.chunked_scan, NAMES[request.param])
 
