@@ -60,7 +60,7 @@ class _Place(NamedTuple):
         return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]])
 
     def of_both(self, ref: Ref, side: Side) -> jax.Array:
-        """A gradient that the other half of the backward pass has left, shaped as an input; zero where there is none."""
+        """A gradient that the other half of the backward pass has left, shaped as an input; zero where none is."""
         if side == "head":
             return load(ref.at[self.tokens], self.live)[:, None]
         return tile(ref, self.tokens, self.across(side), self.mask(side))

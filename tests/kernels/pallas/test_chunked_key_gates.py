@@ -41,11 +41,10 @@ def scan_of(source):
 def drawn(rng, gates, fused, time):
     """x, of which heads share what has no axis of heads, w and a state; bounds of decays are between 0 and a half."""
     width, axes = {"values": VALUES, "keys": KEYS, "head": 1}, outer_axes(fused.found)
-    groups, heads = ([a.name for a in each] for each in (axes.groups, axes.heads))
 
     def shape(handed, side):
-        own = [size if not names or names[0] in handed.axes else 1 for names, size in ((groups, GROUPS), (heads, HEADS))]
-        return (*own, width[side])
+        both = (axes.groups, GROUPS), (axes.heads, HEADS)
+        return (*(size if {a.name for a in each} <= set(handed.axes) else 1 for each, size in both), width[side])
 
     x = [(2, time, *shape(h, side)) for h, side in zip(fused.inputs, gates.x_sides, strict=True)]
     w = [shape(h, side) for h, side in zip(fused.weights, gates.w_sides, strict=True)]
