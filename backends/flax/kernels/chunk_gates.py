@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.chunk import Documents, Gradients, Keys, Rule
 from kernels.chunk_sizes import LOWEST
-from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, once
+from kernels.normalised_chunk import Read, matrix
+from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, behind, once
 
 
-def given(per_key: bool, before: bool = False) -> Gates:
+def given(per_key: bool, *, before: bool = False, normalised: bool = False) -> Gates:
     """Values and log decays, of keys also keys and queries, as they come: that is the order of x."""
-    return (_OF_KEYS if per_key else _OF_HEADS)._replace(before=before)
+    return (_OF_KEYS if per_key else _OF_HEADS)._replace(before=before, normalised=normalised)
 
 
 def _given(x: Arrays, w: Arrays, first: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -61,13 +62,13 @@ class Chunk(NamedTuple):
 
 class Operands(NamedTuple):
     """What a kernel computes from: inputs of the tokens, weights of the heads, keys and queries unless equations make
-    them, and the state before.
+    them, and the state before, a `State` with a normaliser.
     """
 
     x: Arrays
     w: Arrays
     handed: Arrays
-    S: jax.Array
+    S: Any
 
 
 class Made(NamedTuple):
@@ -85,34 +86,52 @@ class Known(NamedTuple):
 
     made: Made
     met: Any
-    read: jax.Array
-    dy: jax.Array
+    read: Any
+    dy: Any
     dx: Arrays
     dw: Arrays
     dscores: jax.Array
 
 
-def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What a chunk gives back [Q, V], and the state after it."""
+def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> tuple[Any, Any]:
+    """What a chunk gives back [Q, V], or with a normaliser that no equation takes a `Read`, and the state after it."""
     made = _made(rule, gates, chunk, S)
     met = rule.meet(jnp.maximum(made.logs, LOWEST), chunk.documents, made.keys)
-    y = rule.read(met, S, made.v)
-    return y if gates.out is None else gates.out(y, chunk.x, chunk.w), rule.carry(met, S, made.v)
+    read = rule.read(met, S, made.v)
+    found = read if gates.out is None else gates.out(*_followed(gates, chunk, read), chunk.w)
+    return found, rule.carry(met, S, made.v)
 
 
-def known(
-    rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array, do: jax.Array, read: jax.Array | None, kept: jnp.dtype
-) -> Known:
+def known(rule: Rule, gates: Gates, chunk: Chunk, S: Any, do: Any, read: Any | None, kept: jnp.dtype) -> Known:
     """From the gradient of what a chunk gives back, zero where there is no token; read: what was read out, if it is
     there already, else it is computed again, and rounded as it is `kept`: both halves go on from the same numbers.
     """
     made = _made(rule, gates, chunk, S)
     met = rule.meet(jnp.maximum(made.logs, LOWEST), chunk.documents, made.keys)
-    read = rule.read(met, S, made.v).astype(kept).astype(S.dtype) if read is None else read
-    incoming: tuple[jax.Array, Arrays, Arrays] = (do, (), ())
+    read = _rounded(rule.read(met, S, made.v), kept) if read is None else read
+    incoming: tuple[Any, Arrays, Arrays] = (do, (), ())
     if gates.out_grad is not None:
-        incoming = gates.out_grad(read, chunk.x, chunk.w, do)
+        incoming = gates.out_grad(*_followed(gates, chunk, read), chunk.w, do)
+    if gates.out_grad is not None and gates.normalised:
+        dy, (*dx, d_norm), dw = incoming
+        incoming = Read(dy, _tile(d_norm, read.norm, chunk)), tuple(dx), dw
     return Known(made, met, read, *incoming, rule.pull(met, made.v, incoming[0]))
+
+
+def _rounded(read: Any, kept: jnp.dtype) -> Any:
+    """What was read out as if it had been in memory; a normaliser is in the precision of sums there."""
+    if isinstance(read, Read):
+        return read._replace(y=_rounded(read.y, kept))
+    return read.astype(kept).astype(read.dtype)
+
+
+def _followed(gates: Gates, chunk: Chunk, read: Any) -> tuple[jax.Array, Arrays]:
+    """What is read of the state, and what equations behind it take; something is divided by the normaliser, also of
+    what is no token.
+    """
+    if isinstance(read, Read):
+        return read.y, behind(gates, chunk.x, jnp.where(chunk.there, read.norm, 1))
+    return read, chunk.x
 
 
 def gates_backward(
@@ -135,13 +154,14 @@ def _tile(value: jax.Array | float, like: jax.Array, chunk: Chunk) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(value, like.dtype), (chunk.there.shape[0], like.shape[1]))
 
 
-def _made(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> Made:
+def _made(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> Made:
     """What is no token decays by nothing and adds nothing, and nothing is read of what is no key."""
-    sizes = Sizes(chunk.there.shape[0], *S.shape)
+    like = matrix(S)
+    sizes = Sizes(chunk.there.shape[0], *like.shape)
 
     def spread(z: jax.Array, side: Side) -> jax.Array:
         there = chunk.there if side != "keys" or chunk.some is None else chunk.there & chunk.some
-        return jnp.where(there, jnp.broadcast_to(z, (sizes.tokens, sizes.across(side))).astype(S.dtype), 0)
+        return jnp.where(there, jnp.broadcast_to(z, (sizes.tokens, sizes.across(side))).astype(like.dtype), 0)
 
     found = gates.gates(chunk.x, chunk.w, chunk.documents.first)
     if chunk.handed:
@@ -175,7 +195,7 @@ def cost(rule: Rule, gates: Gates, tile: Sizes, chunks: int, moved: int, part: P
     equations = once(gates) if part == "forward" else again_and_back(gates)
     around = pl.estimate_cost(equations, *_tiles(gates, tile), array((tile.tokens, 1), jnp.bool))
     p = rule.products(*tile)
-    again = rule.side == "head" or reads_again(gates, tile)
+    again = (rule.side == "head" and not gates.normalised) or reads_again(gates, tile)
     products = {
         "forward": p.meet + p.read + p.carry,
         "backward": p.meet + again * p.read + p.pull + p.back_queries + p.back_keys,
@@ -190,9 +210,9 @@ def cost(rule: Rule, gates: Gates, tile: Sizes, chunks: int, moved: int, part: P
 
 
 def reads_again(gates: Gates, tile: Sizes) -> bool:
-    """Whether a derivative of what follows the read-out depends on what was read."""
-    if gates.out_grad is None:
-        return False
+    """Whether a derivative of what follows the read-out depends on what was read; a normaliser divides that."""
+    if gates.out_grad is None or gates.normalised:
+        return gates.out_grad is not None
     x, w = _tiles(gates, tile)
     jaxpr = jax.make_jaxpr(gates.out_grad)(x[0], x, w, x[0]).jaxpr
     return any(jaxpr.invars[0] in equation.invars for equation in jaxpr.eqns)

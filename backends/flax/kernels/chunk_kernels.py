@@ -1,15 +1,17 @@
 """Which kernel runs a chunked scan on a machine, and how its arguments are made ready for it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from kernels.chunk_sizes import MOST
 from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
 from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
+from kernels.normalised_chunk import State
 from kernels.tiles import Arrays, Gates, Machine, accumulator
 
-Kernel = Callable[..., tuple[jax.Array, jax.Array]]
+Kernel = Callable[..., tuple[Any, Any]]
 HEAD_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_scan_tpu, "gpu": chunked_scan_gpu}
 KEY_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_key_scan_tpu, "gpu": chunked_key_scan_gpu}
 
@@ -28,17 +30,21 @@ def fused(
     keys: int,
     pos: jax.Array,
     state: jax.Array | None,
+    sums: jax.Array | None = None,
     *,
     interpret: bool,
-) -> tuple[jax.Array, jax.Array | None]:
+) -> tuple[Any, Any]:
     """What a kernel gives back: y in the dtype of x[0], and the last state (None without one).
 
     x [B, T, G, H, axis], w [G, H, axis], handed [B, T, G, H, K], or what broadcasts to them, x[0] in full; pos [T] or
     [B, T]. Operands of products are in half precision if x[0] or any of what is handed is, or of x where nothing is
-    handed; sums and states are in at least single precision.
+    handed; sums and states are in at least single precision. With a normaliser, sums are those of its keys
+    [B, G, H, K], the last state is a `State`, and y, unless equations take the normaliser, a `Read`.
     """
-    shape = x[0].shape
-    S = state_before(keys, shape, accumulator(*x, *w, *handed), pos, state)
+    shape, acc = x[0].shape, accumulator(*x, *w, *handed)
+    S: Any = state_before((keys, shape[-1]), shape, acc, pos, state)
+    if gates.normalised:
+        S = State(S, state_before((keys,), shape, acc, pos, sums))
     operands = x[0], *(handed or x[1:])
     halves = [z.dtype for z in operands if z.dtype.itemsize == 2]
     half = jnp.result_type(*(halves or operands))
@@ -59,9 +65,9 @@ def _of_heads(z: jax.Array, shape: tuple[int, ...], width: int) -> jax.Array:
 
 
 def state_before(
-    keys: int, shape: tuple[int, ...], acc: jnp.dtype, pos: jax.Array, state: jax.Array | None
+    own: tuple[int, ...], shape: tuple[int, ...], acc: jnp.dtype, pos: jax.Array, state: jax.Array | None
 ) -> jax.Array:
-    """The state before the first token; shape: that of the values."""
+    """The state before the first token, of these axes for each head; shape: that of the values."""
     if state is not None and pos.ndim == 2:
         return state.astype(acc)
-    return jnp.zeros((shape[0], *shape[2:4], keys, shape[-1]), acc)
+    return jnp.zeros((shape[0], *shape[2:4], *own), acc)

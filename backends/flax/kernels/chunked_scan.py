@@ -144,7 +144,7 @@ def _over_chunks(
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs `part` over chunks of equal length; what fills up the last chunk decays by nothing and adds nothing."""
-    S = state_before(k.shape[-1], v.shape, accumulator(log_a, k, v, q), pos, state)
+    S = state_before((k.shape[-1], v.shape[-1]), v.shape, accumulator(log_a, k, v, q), pos, state)
     log_a, k, v, q, dtype = (*(x.astype(S.dtype) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     time = v.shape[1]
