@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from archc.backends.flax.kernels.chunk_sizes import ON_GPU, ON_TPU
+from archc.backends.flax.kernels.chunk_sizes import MOST, ON_GPU, ON_GPU_PER_KEY, ON_TPU, values_of_program
 from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.fused import Fused, find
@@ -91,12 +91,21 @@ def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
 
 
 def _in_flax(found: ScanClass) -> str:
-    """What is different there: where equations run, and that the state before every chunk is in memory."""
-    if found.kind == "chunked_key":
-        return "in Flax they are array code around the kernel of the scan"
-    tpu, gpu = (SINGLE * _keys(found) / tokens for tokens in (ON_TPU, ON_GPU))
-    kept = f"{tpu:.3g} bytes an element on a TPU, {gpu:.3g} on a GPU"
-    return f"Flax keeps no read-out but the state before every chunk, {kept}, each way"
+    """What is different there: the state before every chunk is in memory, and on a GPU the way back is two kernels, of
+    which the first leaves gradients of queries and log decays to the second, a share of each slice of the values.
+    """
+    keys, values = (prod(found.scan.type.sizes[n] for n in names) for names in (found.key, found.value))
+    per_key = found.kind == "chunked_key"
+    tpu, gpu = (SINGLE * keys / tokens for tokens in (ON_TPU, ON_GPU_PER_KEY if per_key else ON_GPU))
+    if keys > MOST:
+        kept = f"{tpu:.3g} bytes an element on a TPU, each way, and runs array code on a GPU"
+    else:
+        kept = f"{tpu:.3g} bytes an element on a TPU, {gpu:.3g} on a GPU, each way"
+    if per_key and keys <= MOST:
+        slices = -(-values // values_of_program(keys))
+        left = 2 * 2 * SINGLE * keys * slices / values  # written and read
+        kept += f", where going back takes {left:.3g} more, left by one kernel to the next"
+    return f"Flax keeps no read-out but the state before every chunk, {kept}"
 
 
 def _outer(found: ScanClass) -> Iterator[str]:

@@ -22,31 +22,26 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     """The equations and their derivatives on tuples of arrays.
 
     `name_gates(xs, ws, first) -> (a, u)` and `name_gates_grad(xs, ws, first, da, du) -> (dx, dw)`; for a selective scan
-    (dt, v), for one of outer products (log_a, v), and if something is fused behind the read-out
-    `name_out(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (dread, dx, dw)`. With a decay per key it
-    is (log_a, k, v, q), and there are no derivatives, nor are there with a normaliser. xs, ws, dx, dw are in the order
-    of `fused.inputs` and `fused.weights`, behind which ws has `fused.numbers`; arrays broadcast. The text needs `jax`,
+    (dt, v), for one of outer products (log_a, v), with a decay per key (log_a, k, v, q) and the keys of a bonus, and if
+    something is fused behind the read-out `name_out(read, xs, ws) -> o` and `name_out_grad(read, xs, ws, do) -> (dread,
+    dx, dw)`, where the last of xs and dx is the normaliser, if there is one. xs, ws, dx, dw are in the order of
+    `fused.inputs` and `fused.weights`, behind which ws has `fused.numbers`; arrays broadcast. The text needs `jax`,
     `jnp` and what `device_names` finds in it.
     """
     gates, gates_grad, out, out_grad = fused.gates, fused.gates_grad, fused.out, fused.out_grad
     assert gates is not None, fused.reason
     assert gates_grad is not None
     seeds = [f"d{n}" for n in fused.outputs]
-    texts = [_function(f"{name}_gates", gates, fused, ("xs", "ws", "first"), "gates")]
-    if has_derivatives(fused):
-        texts.append(_function(f"{name}_gates_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"))
+    texts = [
+        _function(f"{name}_gates", gates, fused, ("xs", "ws", "first"), "gates"),
+        _function(f"{name}_gates_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"),
+    ]
     if out is not None and out_grad is not None:
-        texts.append(_function(f"{name}_out", out, fused, ("read", "xs", "ws"), "out"))
-        if has_derivatives(fused):
-            texts.append(_function(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"))
+        texts += [
+            _function(f"{name}_out", out, fused, ("read", "xs", "ws"), "out"),
+            _function(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
+        ]
     return "\n\n".join(texts)
-
-
-def has_derivatives(fused: FusedScan) -> bool:
-    """Whether a kernel calls derivatives of the equations: with a decay per key or a normaliser they are array code
-    around it.
-    """
-    return fused.kind != "chunked_key" and fused.normaliser is None
 
 
 def mix_texts(name: str, mixes: Mixes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from re import search
 
-from archc.backends.flax.gates import device_names, gate_functions, has_derivatives, mix_texts
+from archc.backends.flax.gates import device_names, gate_functions, mix_texts
 from archc.backends.flax.shape import FlaxShape
 
 from archc.emit.code import call
@@ -16,7 +16,7 @@ from archc.emit.mixes import Mix, Mixes
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
-from archc.fuse.scans import PER_HEAD, PER_KEY, PER_VALUE, FusedScan, Handed
+from archc.fuse.scans import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan, Handed
 
 WRITTEN = {
     "unflatten": "axes.py",
@@ -60,19 +60,15 @@ class FlaxTarget:
         functions += [mix_texts(stem, found) for stem, found in mixes.items()]
         text = "\n\n\n".join(functions)
         used = device_names(text)
-        kinds = {"normalised" if fused.normaliser is not None else fused.kind for fused in scans.values()}
         on = "of whole arrays or of tiles" if scans else "of tiles"
-        derivatives = " and their derivatives" if mixes or any(map(has_derivatives, scans.values())) else ""
         lines = [
-            f'"""{subject(module)}{derivatives}, {on}."""',
+            f'"""{subject(module)} and their derivatives, {on}."""',
             "",
             *(["import jax"] if search(r"\bjax\.", text) else []),
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            *(["from kernels.gated_key_scan import ChunkedKeyGates"] if "chunked_key" in kinds else []),
-            *(["from kernels.normalised_scan import NormalisedGates"] if "normalised" in kinds else []),
-            *(["from kernels.tiles import Gates"] if kinds - {"chunked_key", "normalised"} else []),
+            *(["from kernels.tiles import Gates"] if scans else []),
             "",
             "",
             text,
@@ -87,18 +83,13 @@ class FlaxTarget:
 def _together(stem: str, fused: FusedScan) -> str:
     """All functions of a scan in one object."""
     parts = ["gates", *(["out"] if fused.out is not None else [])]
-    if has_derivatives(fused):
-        parts = [part for each in parts for part in (each, f"{each}_grad")]
-    given = [f"{stem}_{part}" for part in parts]
-    if fused.kind == "chunked_key":
-        given += ["before=True"] if fused.found.before else []
-        return call(f"{constant(stem)} = ChunkedKeyGates", *given).text
-    if fused.normaliser is not None:
-        return call(f"{constant(stem)} = NormalisedGates", *given).text
-    if fused.kind == "chunked":
+    given = [f"{stem}_{part}" for each in parts for part in (each, f"{each}_grad")]
+    if fused.kind in OUTER:
         named = {"x_sides": fused.inputs, "w_sides": fused.weights}
         words = {name: row([f'"{side}"' for side in sides(fused, each)]) for name, each in named.items() if each}
         given += [f"{name}={text}" for name, text in words.items()]
+        given += ["before=True"] if fused.found.before else []
+        given += ["normalised=True"] if fused.normaliser is not None else []
     return call(f"{constant(stem)} = Gates", *given).text
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from kernels.tiles import Arrays, Gates, Machine, array, machine
+from kernels.tiles import Arrays, Gates, Machine, array, behind, machine
 
 Ref = Any  # an array in the memory of the machine
 Refs = tuple[Ref, ...]
+Tree = Any  # of such arrays
 MISSING = frozenset({"erf", "erfc"})  # what Triton has no operation for through Pallas
 
 
@@ -24,7 +25,7 @@ def machine_of(gates: Gates, x: Arrays, w: Arrays, impl: Machine | None) -> Mach
     tokens, weights = tuple(one for _ in x), tuple(one for _ in w)
     found = set(operations(jax.make_jaxpr(gates.gates)(tokens, weights, array((1,), jnp.bool)).jaxpr))
     if gates.out is not None:
-        found |= set(operations(jax.make_jaxpr(gates.out)(one, tokens, weights).jaxpr))
+        found |= set(operations(jax.make_jaxpr(gates.out)(one, behind(gates, tokens, one), weights).jaxpr))
     return "xla" if found & MISSING else "gpu"
 
 

@@ -15,6 +15,7 @@ LANES = 128
 ORDER = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))  # time comes last, and in order
 Ref = Any  # an array in the memory of the machine
 Refs = tuple[Ref, ...]
+Tree = Any  # of such arrays
 Rows = slice | pl.Slice
 
 

@@ -28,13 +28,26 @@ class Documents(NamedTuple):
     first: jax.Array
 
 
+class Keys(NamedTuple):
+    """Keys and queries [Q, K] of a chunk, operands of products in the precision `half`.
+
+    bonus: keys by which a query reads, besides, the value of its own token, if there are any.
+    """
+
+    k: jax.Array
+    q: jax.Array
+    half: jnp.dtype
+    bonus: jax.Array | None = None
+
+
 class Gradients(NamedTuple):
     """Of what a chunk was computed from, but for the queries."""
 
     logs: jax.Array
     k: jax.Array
     v: jax.Array
-    S: jax.Array
+    S: Any
+    bonus: jax.Array | None = None
 
 
 class Products(NamedTuple):
@@ -51,24 +64,24 @@ class Products(NamedTuple):
 class Rule(NamedTuple):
     """How the tokens of a chunk meet one another and the state, and what that costs.
 
-    meet(logs, documents, k, q) -> met, the decays and scores, from log decays [Q, 1] or, one for each key, [Q, K];
+    meet(logs, documents, keys) -> met, the decays and scores, from log decays [Q, 1] or, one for each key, [Q, K];
     read(met, S, v) -> y [Q, V] and carry(met, S, v) -> the state after the chunk.
     Back, from the gradients dy of y and dS of the state after: pull(met, v, dy) -> dscores [Q, Q]; back_queries(met,
     dscores, S, dy, y) -> (dq, share), the gradient of the queries and their share in that of the log decays; fade(S,
     dS), what decays of the state hand back, [1, 1] or [1, K]; back_keys(met, dscores, fade, dS, v, dy, share) ->
-    `Gradients`.
+    `Gradients`. With a normaliser S is a `State` and y a `Read`, and so are their gradients.
     side: along what log decays vary. products(Q, K, V): multiply-adds of a chunk. exponentials(Q, K): those of `meet`.
     """
 
     name: str
     side: Side
-    meet: Callable[[jax.Array, Documents, jax.Array, jax.Array], Any]
-    read: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    carry: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    pull: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    back_queries: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-    fade: Callable[[jax.Array, jax.Array], jax.Array]
-    back_keys: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], Gradients]
+    meet: Callable[[jax.Array, Documents, Keys], Any]
+    read: Callable[[Any, Any, jax.Array], Any]
+    carry: Callable[[Any, Any, jax.Array], Any]
+    pull: Callable[[Any, jax.Array, Any], jax.Array]
+    back_queries: Callable[[Any, jax.Array, Any, Any, Any], tuple[jax.Array, jax.Array]]
+    fade: Callable[[Any, Any], jax.Array]
+    back_keys: Callable[[Any, jax.Array, jax.Array, Any, jax.Array, Any, jax.Array], Gradients]
     products: Callable[[int, int, int], Products]
     exponentials: Callable[[int, int], int]
 
@@ -91,18 +104,18 @@ def head_rule(turns: Turns) -> Rule:
         name="chunked_scan",
         side="head",
         meet=functools.partial(_meet, turns),
-        read=_read,
-        carry=_carry,
-        pull=_pull,
-        back_queries=_back_queries,
+        read=read,
+        carry=carry,
+        pull=pull,
+        back_queries=back_queries,
         fade=lambda S, dS: turns.whole(dS * S),
-        back_keys=functools.partial(_back_keys, turns),
+        back_keys=functools.partial(back_keys, turns),
         products=_products,
         exponentials=lambda Q, K: Q * (Q + 2),
     )
 
 
-class _Met(NamedTuple):
+class Met(NamedTuple):
     """Decays, zero where a document starts in between, and scores between the tokens of a chunk.
 
     pairs, scores [Q, Q]; inward, outward [Q, 1]; kept [1, 1]; keys and queries [Q, K].
@@ -117,11 +130,11 @@ class _Met(NamedTuple):
     q: jax.Array
 
 
-def _meet(turns: Turns, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
-    row, until = turns.until(logs)
+def _meet(turns: Turns, logs: jax.Array, documents: Documents, keys: Keys) -> Met:
+    (row, until), k, q = turns.until(logs), keys.k, keys.q
     whole = last_of(row)
     pairs = jnp.exp(jnp.where(documents.pairs, until - row, -jnp.inf))
-    return _Met(
+    return Met(
         pairs=pairs,
         inward=jnp.exp(jnp.where(documents.inward, until, -jnp.inf)),
         outward=jnp.exp(jnp.where(documents.outward, whole - until, -jnp.inf)),
@@ -132,52 +145,65 @@ def _meet(turns: Turns, logs: jax.Array, documents: Documents, k: jax.Array, q: 
     )
 
 
-def _read(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+def read(met: Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    """What the queries read of the values of a chunk and of the state before it."""
     half = met.k.dtype
     y = dot(met.scores.astype(half), v.astype(half), 1, 0)
     return y + met.inward * dot(met.q, S.astype(half), 1, 0)
 
 
-def _carry(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+def carry(met: Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    """The state after a chunk."""
     return met.kept * S + dot(met.k, (met.outward * v).astype(met.k.dtype), 0, 0)
 
 
-def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
+def pull(met: Met, v: jax.Array, dy: jax.Array, ones: jax.Array | None = None) -> jax.Array:
+    """The gradients of the scores before they decay; ones [Q, 1]: what is read of values that are one has these."""
     half = met.k.dtype
-    return (dot(dy.astype(half), v.astype(half), 1, 1) * met.pairs).astype(half)
+    return (_with(dot(dy.astype(half), v.astype(half), 1, 1), ones) * met.pairs).astype(half)
 
 
-def _back_queries(
-    met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
+def back_queries(
+    met: Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array, ones: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The share [Q, 1] is that in the gradient of the sum of log decays up to a token, q dq or, which is less, y dy."""
+    """dq, and its share [Q, 1] in the gradient of the sum of log decays up to a token: q dq or, which is less, y dy.
+
+    ones [Q, K]: what values that are one hand back through the state. y dy lacks that, q dq has it.
+    """
     half = met.k.dtype
-    dq = dot(dscores, met.k, 1, 0) + met.inward * dot(dy.astype(half), S.astype(half), 1, 1)
-    return dq, jnp.sum(y * dy.astype(half), 1, keepdims=True)
+    dq = dot(dscores, met.k, 1, 0) + met.inward * _with(dot(dy.astype(half), S.astype(half), 1, 1), ones)
+    share = y * dy.astype(half) if ones is None else met.q * dq
+    return dq, jnp.sum(share, 1, keepdims=True)
 
 
-def _back_keys(
+def back_keys(
     turns: Turns,
-    met: _Met,
+    met: Met,
     dscores: jax.Array,
     fade: jax.Array,
     dS: jax.Array,
     v: jax.Array,
     dy: jax.Array,
     share: jax.Array,
+    ones: jax.Array | None = None,
 ) -> Gradients:
+    """The gradients of all else; ones [1, K]: what keys have from the state of values that are one."""
     k, q, half = met.k, met.q, met.k.dtype
-    v, dy = v.astype(half), dy.astype(half)
-    dk = dot(dscores, q, 0, 0) + met.outward * dot(v, dS.astype(half), 1, 1)
-    passed = met.outward * dot(k, dS.astype(half), 1, 0)
-    dv = dot(met.scores.astype(half), dy, 0, 0) + passed
-    each = share - jnp.sum(v * dv, 1, keepdims=True)  # v dv is k dk; pairs of tokens that are both later cancel
+    v, dy, late = v.astype(half), dy.astype(half), dS.astype(half)
+    k_passed, v_passed = met.outward * _with(dot(v, late, 1, 1), ones), met.outward * dot(k, late, 1, 0)
+    dk, dv = dot(dscores, q, 0, 0) + k_passed, dot(met.scores.astype(half), dy, 0, 0) + v_passed
+    whole, passed = (v * dv, v * v_passed) if ones is None else (k * dk, k * k_passed)  # as for the share
+    each = share - jnp.sum(whole, 1, keepdims=True)  # pairs of tokens that are both later cancel
     return Gradients(
-        logs=turns.onward(each) + turns.whole(v * passed) + met.kept * fade,
+        logs=turns.onward(each) + turns.whole(passed) + met.kept * fade,
         k=dk,
         v=dv,
         S=met.kept * dS + dot((q * met.inward).astype(half), dy, 0, 0),
     )
+
+
+def _with(x: jax.Array, more: jax.Array | None) -> jax.Array:
+    return x if more is None else x + more
 
 
 def _products(Q: int, K: int, V: int) -> Products:

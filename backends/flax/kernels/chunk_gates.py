@@ -1,7 +1,7 @@
 """One chunk of a scan of outer products with the equations around it, and back, on any machine.
 
-The equations are computed where their values are needed, and again in the backward pass: no log decay and no value that
-they make is ever in memory, nor, but for the gradient on a GPU, what is read out.
+The equations are computed where their values are needed, and again in the backward pass: no log decay, value, key or
+query that they make is ever in memory, nor, but for the gradient on a GPU, what is read out.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -9,14 +9,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from kernels.chunk import Documents, Rule
+from kernels.chunk import Documents, Gradients, Keys, Rule
 from kernels.chunk_sizes import LOWEST
-from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, once
+from kernels.normalised_chunk import Read, matrix
+from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, behind, once
 
 
-def given(per_key: bool) -> Gates:
-    """Values and log decays as they come: x[0] and x[1]."""
-    return _OF_KEYS if per_key else _OF_HEADS
+def given(per_key: bool, *, before: bool = False, normalised: bool = False) -> Gates:
+    """Values and log decays, of keys also keys and queries, as they come: that is the order of x."""
+    return (_OF_KEYS if per_key else _OF_HEADS)._replace(before=before, normalised=normalised)
 
 
 def _given(x: Arrays, w: Arrays, first: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -27,77 +28,121 @@ def _given_back(x: Arrays, w: Arrays, first: jax.Array, dlog_a: jax.Array, dv: j
     return (dv, dlog_a), ()
 
 
+def _given_keys(x: Arrays, w: Arrays, first: jax.Array) -> Arrays:
+    return x[1], x[2], x[0], x[3]
+
+
+def _given_keys_back(
+    x: Arrays, w: Arrays, first: jax.Array, dlog_a: jax.Array, dk: jax.Array, dv: jax.Array, dq: jax.Array
+) -> tuple[Arrays, Arrays]:
+    return (dv, dlog_a, dk, dq), ()
+
+
 _OF_HEADS = Gates(_given, _given_back, x_sides=("values", "head"))
-_OF_KEYS = Gates(_given, _given_back, x_sides=("values", "keys"))
+_OF_KEYS = Gates(_given_keys, _given_keys_back, x_sides=("values", "keys", "keys", "keys"))
 
 
 class Chunk(NamedTuple):
-    """The tokens x of a chunk and the weights w of a head, in the precision of sums; k, q [Q, K], operands of products.
+    """The tokens x of a chunk and the weights w of a head, in the precision of sums; handed: keys and queries [Q, K],
+    operands of products, or nothing where equations make them.
 
-    there [Q, 1]: which tokens there are; tokens x that there are not are copies of others, so that no equation meets a
-    number that is none, and keys are zero.
+    half: the precision of operands. there [Q, 1]: which tokens there are, some [1, K]: which keys, None if all; x and w
+    have copies of others in the place of those that there are not, so that no equation meets a number that is none, and
+    keys and queries are zero.
     """
 
     x: Arrays
     w: Arrays
-    k: jax.Array
-    q: jax.Array
+    handed: Arrays
+    half: jnp.dtype
     there: jax.Array
+    some: jax.Array | None
     documents: Documents
 
 
 class Operands(NamedTuple):
-    """What a kernel computes from: inputs of the tokens, weights of the heads, keys, queries, and the state before."""
+    """What a kernel computes from: inputs of the tokens, weights of the heads, keys and queries unless equations make
+    them, and the state before, a `State` with a normaliser.
+    """
 
     x: Arrays
     w: Arrays
-    k: jax.Array
-    q: jax.Array
-    S: jax.Array
+    handed: Arrays
+    S: Any
 
 
-class Known(NamedTuple):
-    """What both halves of a backward pass compute with: log decays, values, what the rule makes of them, what was read
-    out, and the gradients of that, of x and w by what follows it, and of scores.
-    """
+class Made(NamedTuple):
+    """What equations make of a chunk: log decays [Q, 1 or K], values [Q, V]; and keys, which they may be handed."""
 
     logs: jax.Array
     v: jax.Array
+    keys: Keys
+
+
+class Known(NamedTuple):
+    """What both halves of a backward pass compute with: what equations make, what the rule makes of that, what was read
+    out, and the gradients of that, of x and w by what follows it, and of scores.
+    """
+
+    made: Made
     met: Any
-    read: jax.Array
-    dy: jax.Array
+    read: Any
+    dy: Any
     dx: Arrays
     dw: Arrays
     dscores: jax.Array
 
 
-def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What a chunk gives back [Q, V], and the state after it."""
-    logs, v = _values(rule, gates, chunk, S)
-    met = rule.meet(jnp.maximum(logs, LOWEST), chunk.documents, chunk.k, chunk.q)
-    y = rule.read(met, S, v)
-    return y if gates.out is None else gates.out(y, chunk.x, chunk.w), rule.carry(met, S, v)
+def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> tuple[Any, Any]:
+    """What a chunk gives back [Q, V], or with a normaliser that no equation takes a `Read`, and the state after it."""
+    made = _made(rule, gates, chunk, S)
+    met = rule.meet(jnp.maximum(made.logs, LOWEST), chunk.documents, made.keys)
+    read = rule.read(met, S, made.v)
+    found = read if gates.out is None else gates.out(*_followed(gates, chunk, read), chunk.w)
+    return found, rule.carry(met, S, made.v)
 
 
-def known(
-    rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array, do: jax.Array, read: jax.Array | None, kept: jnp.dtype
-) -> Known:
+def known(rule: Rule, gates: Gates, chunk: Chunk, S: Any, do: Any, read: Any | None, kept: jnp.dtype) -> Known:
     """From the gradient of what a chunk gives back, zero where there is no token; read: what was read out, if it is
     there already, else it is computed again, and rounded as it is `kept`: both halves go on from the same numbers.
     """
-    logs, v = _values(rule, gates, chunk, S)
-    met = rule.meet(jnp.maximum(logs, LOWEST), chunk.documents, chunk.k, chunk.q)
-    read = rule.read(met, S, v).astype(kept).astype(S.dtype) if read is None else read
-    incoming: tuple[jax.Array, Arrays, Arrays] = (do, (), ())
+    made = _made(rule, gates, chunk, S)
+    met = rule.meet(jnp.maximum(made.logs, LOWEST), chunk.documents, made.keys)
+    read = _rounded(rule.read(met, S, made.v), kept) if read is None else read
+    incoming: tuple[Any, Arrays, Arrays] = (do, (), ())
     if gates.out_grad is not None:
-        incoming = gates.out_grad(read, chunk.x, chunk.w, do)
-    return Known(logs, v, met, read, *incoming, rule.pull(met, v, incoming[0]))
+        incoming = gates.out_grad(*_followed(gates, chunk, read), chunk.w, do)
+    if gates.out_grad is not None and gates.normalised:
+        dy, (*dx, d_norm), dw = incoming
+        incoming = Read(dy, _tile(d_norm, read.norm, chunk)), tuple(dx), dw
+    return Known(made, met, read, *incoming, rule.pull(met, made.v, incoming[0]))
 
 
-def gates_backward(gates: Gates, chunk: Chunk, known: Known, dlogs: jax.Array, dv: jax.Array) -> tuple[Arrays, Arrays]:
-    """The gradients of x and, by token and zero where there is none, of w, from those of log decays and values."""
-    learned = chunk.there & ~chunk.documents.first & (known.logs > LOWEST)  # nothing decays where a document starts
-    through = jnp.where(learned, dlogs, 0), jnp.where(chunk.there, dv, 0)
+def _rounded(read: Any, kept: jnp.dtype) -> Any:
+    """What was read out as if it had been in memory; a normaliser is in the precision of sums there."""
+    if isinstance(read, Read):
+        return read._replace(y=_rounded(read.y, kept))
+    return read.astype(kept).astype(read.dtype)
+
+
+def _followed(gates: Gates, chunk: Chunk, read: Any) -> tuple[jax.Array, Arrays]:
+    """What is read of the state, and what equations behind it take; something is divided by the normaliser, also of
+    what is no token.
+    """
+    if isinstance(read, Read):
+        return read.y, behind(gates, chunk.x, jnp.where(chunk.there, read.norm, 1))
+    return read, chunk.x
+
+
+def gates_backward(
+    gates: Gates, chunk: Chunk, known: Known, d: Gradients, dq: jax.Array | None
+) -> tuple[Arrays, Arrays]:
+    """The gradients of x and, by token and zero where there is none, of w, from those of what equations make; dq: of
+    queries, if they make them.
+    """
+    learned = chunk.there & ~chunk.documents.first & (known.made.logs > LOWEST)  # no decay where a document starts
+    through = (d.v,) if dq is None else tuple(z for z in (d.k, d.v, dq, d.bonus) if z is not None)
+    through = jnp.where(learned, d.logs, 0), *(jnp.where(chunk.there, z, 0) for z in through)
     dx, dw = gates.gates_grad(chunk.x, chunk.w, chunk.documents.first, *through)
     tokens, weights = zip(added(dx, known.dx), chunk.x, strict=True), zip(added(dw, known.dw), chunk.w, strict=True)
     of_weights = tuple(jnp.where(chunk.there, _tile(z, like, chunk), 0) for z, like in weights)
@@ -106,16 +151,27 @@ def gates_backward(gates: Gates, chunk: Chunk, known: Known, dlogs: jax.Array, d
 
 def _tile(value: jax.Array | float, like: jax.Array, chunk: Chunk) -> jax.Array:
     """A gradient, which may be a number, with a row for each token."""
-    return jnp.broadcast_to(jnp.asarray(value, like.dtype), (chunk.k.shape[0], like.shape[1]))
+    return jnp.broadcast_to(jnp.asarray(value, like.dtype), (chunk.there.shape[0], like.shape[1]))
 
 
-def _values(rule: Rule, gates: Gates, chunk: Chunk, S: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log decays and values; what is no token decays by nothing and adds nothing."""
-    logs, v = gates.gates(chunk.x, chunk.w, chunk.documents.first)
-    size = chunk.k.shape[0]
-    wide = (size, chunk.k.shape[1] if rule.side == "keys" else 1)
-    logs, v = jnp.broadcast_to(logs, wide).astype(S.dtype), jnp.broadcast_to(v, (size, S.shape[1])).astype(S.dtype)
-    return jnp.where(chunk.there, logs, 0), jnp.where(chunk.there, v, 0)
+def _made(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> Made:
+    """What is no token decays by nothing and adds nothing, and nothing is read of what is no key."""
+    like = matrix(S)
+    sizes = Sizes(chunk.there.shape[0], *like.shape)
+
+    def spread(z: jax.Array, side: Side) -> jax.Array:
+        there = chunk.there if side != "keys" or chunk.some is None else chunk.there & chunk.some
+        return jnp.where(there, jnp.broadcast_to(z, (sizes.tokens, sizes.across(side))).astype(like.dtype), 0)
+
+    found = gates.gates(chunk.x, chunk.w, chunk.documents.first)
+    if chunk.handed:
+        (logs, v), (k, q) = found, chunk.handed
+        keys = Keys(k, q, chunk.half)
+    else:
+        logs, k, v, *others = found
+        k, q, *bonus = (spread(z, "keys") for z in (k, *others))
+        keys = Keys(k, q, chunk.half, *bonus)
+    return Made(spread(logs, rule.side), spread(v, "values"), keys)
 
 
 class Sizes(NamedTuple):
@@ -139,7 +195,7 @@ def cost(rule: Rule, gates: Gates, tile: Sizes, chunks: int, moved: int, part: P
     equations = once(gates) if part == "forward" else again_and_back(gates)
     around = pl.estimate_cost(equations, *_tiles(gates, tile), array((tile.tokens, 1), jnp.bool))
     p = rule.products(*tile)
-    again = rule.side == "head" or reads_again(gates, tile)
+    again = (rule.side == "head" and not gates.normalised) or reads_again(gates, tile)
     products = {
         "forward": p.meet + p.read + p.carry,
         "backward": p.meet + again * p.read + p.pull + p.back_queries + p.back_keys,
@@ -154,9 +210,9 @@ def cost(rule: Rule, gates: Gates, tile: Sizes, chunks: int, moved: int, part: P
 
 
 def reads_again(gates: Gates, tile: Sizes) -> bool:
-    """Whether a derivative of what follows the read-out depends on what was read."""
-    if gates.out_grad is None:
-        return False
+    """Whether a derivative of what follows the read-out depends on what was read; a normaliser divides that."""
+    if gates.out_grad is None or gates.normalised:
+        return gates.out_grad is not None
     x, w = _tiles(gates, tile)
     jaxpr = jax.make_jaxpr(gates.out_grad)(x[0], x, w, x[0]).jaxpr
     return any(jaxpr.invars[0] in equation.invars for equation in jaxpr.eqns)

@@ -3,11 +3,19 @@
 ON_TPU = 128  # tokens of a chunk in a kernel, a power of two
 ON_GPU = 64
 ON_GPU_PER_KEY = 32  # with one decay per key
+SLICE = 64  # values of a program of a GPU, half as many if there are many keys
+WIDE = 64  # keys of such a program, more than which take more warps
+MOST = 256  # keys of a head there; of more array code runs
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
 LONGEST = 128  # tokens of a chunk of array code
 KEYED = 4  # tokens of the shortest one with a decay per key
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
+
+
+def values_of_program(keys: int) -> int:
+    """At most so many values has a program of a GPU."""
+    return SLICE if keys <= WIDE else SLICE // 2
 
 
 def chunk_length(tokens: int, keys: int, values: int) -> int:

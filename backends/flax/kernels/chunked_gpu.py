@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from kernels.blocks_gpu import power
+from kernels.blocks_gpu import Tree, power
 from kernels.chunk import Rule, Turns, dot, head_rule, last_of, square
 from kernels.chunk_sizes import ON_GPU, ON_GPU_PER_KEY
 from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
 from kernels.key_chunk import Moves, key_rule
+from kernels.normalised_chunk import normalised_rule
 from kernels.tiles import Arrays, Gates
 
 CHUNK, KEY_CHUNK = ON_GPU, ON_GPU_PER_KEY
@@ -16,50 +17,40 @@ def chunked_scan_gpu(
     gates: Gates,
     x: Arrays,
     w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
+    handed: Arrays,
     pos: jax.Array,
-    S: jax.Array,
+    S: Tree,
     *,
+    half: jnp.dtype,
     interpret: bool,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Tree, Tree]:
     """What the equations make of y, in the dtype of x[0], and the last S, with one decay per head.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], k, q [B, T, G, H or 1, K], pos [B, T], S [B, G, H,
-    K, V] of the token before. There are at most MOST keys.
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed, keys and queries, [B, T, G, H, K], pos
+    [B, T], S [B, G, H, K, V] of the token before; x but for x[0] and handed may have 1 for H, or for G and H. half: the
+    precision of products. There are at most MOST keys. With a normaliser S and y are those of `over_chunks`.
     """
-    return _scan(HEADS, CHUNK, interpret, gates, x, w, k, q, pos, S)
+    rule = NORMALISED if gates.normalised else HEADS
+    return over_chunks(_passes(rule, CHUNK, gates, x, half, interpret), x, w, handed, pos, S)
 
 
 def chunked_key_scan_gpu(
     gates: Gates,
     x: Arrays,
     w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
+    handed: Arrays,
     pos: jax.Array,
-    S: jax.Array,
+    S: Tree,
     *,
+    half: jnp.dtype,
     interpret: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """The same with one decay per key."""
-    return _scan(KEYS, KEY_CHUNK, interpret, gates, x, w, k, q, pos, S)
+) -> tuple[Tree, Tree]:
+    """The same with one decay per key; nothing is handed: equations make keys and queries."""
+    return over_chunks(_passes(KEYS[gates.before], KEY_CHUNK, gates, x, half, interpret), x, w, handed, pos, S)
 
 
-def _scan(
-    rule: Rule,
-    most: int,
-    interpret: bool,
-    gates: Gates,
-    x: Arrays,
-    w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
-    pos: jax.Array,
-    S: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    passes = ChunksGpu(rule, gates, interpret, min(most, power(x[0].shape[1], LEAST)))
-    return over_chunks(passes, x, w, k, q, pos, S)
+def _passes(rule: Rule, most: int, gates: Gates, x: Arrays, half: jnp.dtype, interpret: bool) -> ChunksGpu:
+    return ChunksGpu(rule, gates, half, interpret, min(most, power(x[0].shape[1], LEAST)))
 
 
 def _swap(x: jax.Array, half: int) -> jax.Array:
@@ -89,5 +80,7 @@ def _whole(x: jax.Array) -> jax.Array:
     return last_of(jnp.cumsum(jnp.sum(x, 1))[None, :])
 
 
-HEADS = head_rule(Turns(_until, _onward, _whole))
-KEYS = key_rule(Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :]))
+TURNS = Turns(_until, _onward, _whole)
+HEADS, NORMALISED = head_rule(TURNS), normalised_rule(TURNS)
+MOVES = Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :])
+KEYS = {before: key_rule(MOVES, before=before) for before in (False, True)}

@@ -12,17 +12,12 @@ import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
 from kernels.chunk_gates import given
+from kernels.chunk_kernels import HEAD_KERNELS, KEY_KERNELS, fused, kernel_on, state_before
 from kernels.chunk_sizes import LOWEST, SPAN, chunk_length, key_chunk_length
-from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
-from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
-from kernels.chunks_gpu import MOST
 from kernels.tiles import Arrays, Gates, Machine, accumulator, machine, with_numbers
 
-Kernel = Callable[..., tuple[jax.Array, jax.Array]]
 Part = Callable[..., tuple[jax.Array, jax.Array]]
 Scan = Callable[..., tuple[jax.Array, jax.Array | None]]
-HEAD_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_scan_tpu, "gpu": chunked_scan_gpu}
-KEY_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_key_scan_tpu, "gpu": chunked_key_scan_gpu}
 
 
 def chunked_scan(
@@ -45,12 +40,18 @@ def chunked_scan(
     y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state). impl, interpret: for tests,
     the kernel of another machine.
     """
-    kernel = _kernel(machine(impl, v.shape[1]), HEAD_KERNELS, k.shape[-1])
-    scan = functools.partial(_over_chunks, _chunk)
-    if kernel is not None:
-        scan = functools.partial(_plain, functools.partial(kernel, interpret=interpret), False)
-    run = functools.partial(_over_chunks_before, scan) if before else scan
-    return run(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
+    kernel = kernel_on(machine(impl, v.shape[1]), HEAD_KERNELS, k.shape[-1])
+
+    def run(
+        log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array, state: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        if kernel is None:
+            return _over_chunks(_chunk, log_a, k, v, q, pos, state)
+        x = v, log_a[..., None]
+        return fused(kernel, given(per_key=False), x, (), (k, q), k.shape[-1], pos, state, interpret=interpret)
+
+    scan = functools.partial(_over_chunks_before, run) if before else run
+    return scan(jnp.broadcast_to(log_a, v.shape[:-1]), k, v, q, pos, state)
 
 
 def gated_chunked_scan(
@@ -73,9 +74,9 @@ def gated_chunked_scan(
     """
     gates = with_numbers(gates, numbers)
     shape = jnp.broadcast_shapes(*(z.shape for z in x))
-    kernel = _kernel(machine_of(gates, x, w, impl), HEAD_KERNELS, k.shape[-1])
+    kernel = kernel_on(machine_of(gates, x, w, impl), HEAD_KERNELS, k.shape[-1])
     if kernel is not None:
-        return _fused(functools.partial(kernel, gates, interpret=interpret), gates, x, w, k, q, pos, state)
+        return fused(kernel, gates, x, w, (k, q), k.shape[-1], pos, state, interpret=interpret)
     acc = accumulator(*x, *w)
     exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
     log_a, v = gates.gates(*exact, (pos == 0).reshape(-1, shape[1], 1, 1, 1))
@@ -100,17 +101,14 @@ def chunked_key_scan(
 
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
-    kernel = _kernel(machine(impl, v.shape[1]), KEY_KERNELS, k.shape[-1])
-    scan = functools.partial(_over_chunks, _key_chunk)
+    log_a = jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1]))
+    kernel = kernel_on(machine(impl, v.shape[1]), KEY_KERNELS, k.shape[-1])
     if kernel is not None:
-        scan = functools.partial(_plain, functools.partial(kernel, interpret=interpret), True)
+        gates, x = given(per_key=True, before=before), (v, log_a, k, q)
+        return fused(kernel, gates, x, (), (), k.shape[-1], pos, state, interpret=interpret)
+    scan = functools.partial(_over_chunks, _key_chunk)
     run = functools.partial(_over_chunks_before, scan) if before else scan
-    return run(jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1])), k, v, q, pos, state)
-
-
-def _kernel(on: Machine, kernels: dict[Machine, Kernel], keys: int) -> Kernel | None:
-    """That of a machine, if there is one: a GPU has none for more than MOST keys."""
-    return None if on == "gpu" and keys > MOST else kernels.get(on)
+    return run(log_a, k, v, q, pos, state)
 
 
 def _over_chunks_before(
@@ -136,52 +134,6 @@ def _over_chunks_before(
     return y, decay * S + k[:, -1, ..., None].astype(S.dtype) * v[:, -1, ..., None, :].astype(S.dtype)
 
 
-def _plain(
-    kernel: Kernel,
-    per_key: bool,
-    log_a: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q: jax.Array,
-    pos: jax.Array,
-    state: jax.Array | None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """A kernel without equations around the scan."""
-    gates = given(per_key)
-    return _fused(
-        functools.partial(kernel, gates), gates, (v, log_a if per_key else log_a[..., None]), (), k, q, pos, state
-    )
-
-
-def _fused(
-    kernel: Kernel,
-    gates: Gates,
-    x: Arrays,
-    w: Arrays,
-    k: jax.Array,
-    q: jax.Array,
-    pos: jax.Array,
-    state: jax.Array | None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """A kernel: operands of products are in half precision if any of k, q and x[0] is, sums and states in single."""
-    shape = x[0].shape
-    S = _state(k, shape, accumulator(*x, *w, k, q), pos, state)
-    halves = [z.dtype for z in (k, x[0], q) if z.dtype.itemsize == 2]
-    operands = jnp.result_type(*(halves or (k, x[0], q)))
-    width = {"values": shape[-1], "keys": k.shape[-1], "head": 1}
-    x = tuple(jnp.broadcast_to(z, (*shape[:-1], width[side])) for side, z in zip(gates.x_sides, x, strict=True))
-    w = tuple(jnp.broadcast_to(z, (*shape[2:-1], width[side])) for side, z in zip(gates.w_sides, w, strict=True))
-    y, S = kernel(x, w, k.astype(operands), q.astype(operands), jnp.broadcast_to(pos, shape[:2]), S)
-    return y, None if state is None else S
-
-
-def _state(k: jax.Array, shape: tuple[int, ...], acc: jnp.dtype, pos: jax.Array, state: jax.Array | None) -> jax.Array:
-    """The state before the first token; shape: that of the values."""
-    if state is not None and pos.ndim == 2:
-        return state.astype(acc)
-    return jnp.zeros((shape[0], *shape[2:4], k.shape[-1], shape[-1]), acc)
-
-
 def _over_chunks(
     part: Part,
     log_a: jax.Array,
@@ -192,7 +144,7 @@ def _over_chunks(
     state: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs `part` over chunks of equal length; what fills up the last chunk decays by nothing and adds nothing."""
-    S = _state(k, v.shape, accumulator(log_a, k, v, q), pos, state)
+    S = state_before((k.shape[-1], v.shape[-1]), v.shape, accumulator(log_a, k, v, q), pos, state)
     log_a, k, v, q, dtype = (*(x.astype(S.dtype) for x in (jnp.maximum(log_a, LOWEST), k, v, q)), v.dtype)
     pos = jnp.broadcast_to(pos, v.shape[:2])
     time = v.shape[1]

@@ -8,148 +8,207 @@ needs, and gradients of what slices share are summed over them.
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from kernels.blocks_gpu import power
+from kernels.blocks_gpu import Tree, power
 from kernels.chunk import Rule, document_starts, of_sharers
 from kernels.chunk_gates import Operands, Part, Sizes, cost, reads_again
+from kernels.chunk_sizes import WIDE, values_of_program
 from kernels.chunks_walk_gpu import Walk
+from kernels.normalised_chunk import Read, matrix
 from kernels.passes import run
-from kernels.tiles import Arrays, Gates, Side, array, traffic, up
+from kernels.tiles import Arrays, Gates, Side, array, array_like, traffic, up
 
-SLICE = 64  # values of a program, half as many if there are many keys
 LEAST = 16  # rows and columns of a product
-MOST = 256  # keys
-WIDE = 64  # keys, more than which take more warps
 
 
 @dataclass(frozen=True)
 class ChunksGpu:
-    """The passes over chunks of `size` tokens: operands x [B, T, heads, V or K] or [B, T, heads], w [heads, V or K] or
-    [heads], k, q [B, T, heads that share them, K], S [B, heads, K, V]; places [B, T filled up].
+    """The passes over chunks of `size` tokens: operands x [B, T, heads that share them, V or K] or [B, T, heads], w
+    [heads, V or K] or [heads], handed like x of keys, S [B, heads, K, V], and with a normaliser sums [B, heads, K];
+    places [B, T filled up]. half: the precision of products.
     """
 
     rule: Rule
     gates: Gates
+    half: jnp.dtype
     interpret: bool
     size: int
 
-    def forward(self, starts: jax.Array, o: Operands) -> tuple[Arrays, jax.Array]:
-        """What the equations make of y [B, T, heads, V], the last S; S before every chunk [B, heads, chunks, K, V]."""
+    def forward(self, starts: jax.Array, o: Operands) -> tuple[Tree, Tree]:
+        """What the equations make of y [B, T, heads, V], or y and its normaliser [B, T, heads], the last S; S before
+        every chunk [B, heads, chunks, K, V].
+        """
         specs = _Specs(self, starts, o)
-        v, states = o.x[0], array((*o.S.shape[:2], specs.count, *o.S.shape[2:]), o.S.dtype)
-        y, last, kept = pl.pallas_call(
+        found, last = specs.read(self.gates.gives_both), jax.tree.map(array_like, o.S)
+        states = jax.tree.map(lambda z: array((*z.shape[:2], specs.count, *z.shape[2:]), z.dtype), o.S)
+        moved = traffic(*o.x, *o.w, *o.handed, found, starts, o.S, o.S, states)
+        found, last, kept = pl.pallas_call(
             specs.walk.forward,
             grid=specs.grid,
             in_specs=[*specs.operands(), specs.state],
-            out_specs=[specs.token("values"), specs.state, specs.states],
-            out_shape=[array(v.shape, v.dtype), array(o.S.shape, o.S.dtype), states],
+            out_specs=[specs.read_out(self.gates.gives_both), specs.state, specs.states],
+            out_shape=[found, last, states],
             compiler_params=specs.warps,
-            cost_estimate=specs.cost(traffic(*o.x, *o.w, o.k, o.q, v, starts, o.S, o.S, states), "forward"),
+            cost_estimate=specs.cost(moved, "forward"),
             interpret=self.interpret,
             name=self.rule.name,
-        )(o.x, o.w, o.k, o.q, starts, o.S)
-        return (y, last), kept
+        )(o.x, o.w, o.handed, starts, o.S)
+        return (found, last), kept
 
-    def backward(self, starts: jax.Array, o: Operands, states: jax.Array, gradients: Arrays) -> Operands:
+    def backward(self, starts: jax.Array, o: Operands, states: Tree, gradients: Tree) -> Operands:
         """The gradients of the operands."""
-        specs, (do, dlast) = _Specs(self, starts, o), gradients
-        acc, slices, batch = dlast.dtype, specs.slices, do.shape[0]
-        inputs, weights = zip(self.gates.x_sides, o.x, strict=True), zip(self.gates.w_sides, o.w, strict=True)
-        x = tuple(array(z.shape, z.dtype) if s == "values" else array((slices, *z.shape), acc) for s, z in inputs)
+        specs, (do, dlast), normalised = _Specs(self, starts, o), gradients, self.gates.normalised
+        acc, slices, batch = specs.acc, specs.slices, specs.grid[0]
+        weights = zip(self.gates.w_sides, o.w, strict=True)
+        x = tuple(specs.gradient(side, z.dtype) for side, z in zip(self.gates.x_sides, o.x, strict=True))
         w = tuple(array((batch, *z.shape) if s == "values" else (slices, batch, *z.shape), acc) for s, z in weights)
-        dk, dq = (array((slices, *do.shape[:3], z.shape[3]), z.dtype if slices == 1 else acc) for z in (o.k, o.q))
-        dq, share, reads = self._queries(starts, o, states, do, dq)
-        moved = traffic(*o.x, *x, *o.w, *w, o.k, o.q, dk, starts, states, do, dlast, dlast, share, *reads)
-        dx, dw, dk, dS = pl.pallas_call(
+        dq, share, reads = self._queries(starts, o, states, do)
+        keys = tuple(specs.gradient("keys", z.dtype) for z in o.handed[:1])
+        again = () if keys else (dq,)
+        more = do, dlast, dlast, share, *again, *reads
+        moved = traffic(*o.x, *x, *o.w, *w, *o.handed, *keys, starts, states, *more)
+        dx, dw, dkeys, dS = pl.pallas_call(
             specs.walk.backward,
             grid=specs.grid,
             in_specs=[
                 *specs.operands(),
-                *(specs.states, specs.token("values"), specs.state, specs.token_out(self.rule.side)),
-                tuple(specs.token("values") for _ in reads),
+                *(specs.states, specs.read_out(self.gates.gives_both), specs.state, specs.token_out(self.rule.side)),
+                tuple(specs.token_out("keys") for _ in again),
+                tuple(specs.read_out(normalised) for _ in reads),
             ],
             out_specs=[
                 tuple(map(specs.token_out, self.gates.x_sides)),
                 tuple(map(specs.weight_out, self.gates.w_sides)),
-                *(specs.key_out, specs.state),
+                tuple(specs.token_out("keys") for _ in keys),
+                specs.state_out,
             ],
-            out_shape=[x, w, dk, array(dlast.shape, acc)],
+            out_shape=[x, w, keys, specs.state_gradient],
             compiler_params=specs.warps,
             cost_estimate=specs.cost(moved, "keys"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
-        )(o.x, o.w, o.k, o.q, starts, states, do, dlast, share, reads)
+        )(o.x, o.w, o.handed, starts, states, do, dlast, share, again, reads)
         return Operands(
-            x=tuple(d if d.ndim == z.ndim else d.sum(0).astype(z.dtype) for d, z in zip(dx, o.x, strict=True)),
+            x=tuple(map(_over_programs, dx, o.x)),
             w=tuple(d.sum(tuple(range(d.ndim - z.ndim))) for d, z in zip(dw, o.w, strict=True)),
-            k=of_sharers(dk.sum(0), o.k, 2),
-            q=of_sharers(dq.sum(0), o.q, 2),
-            S=dS,
+            handed=tuple(map(_over_programs, (*dkeys, dq), o.handed)),
+            S=dS._replace(sums=dS.sums.sum(0)) if normalised else dS,
         )
 
     def _queries(
-        self, starts: jax.Array, o: Operands, states: jax.Array, do: jax.Array, dq: jax.ShapeDtypeStruct
-    ) -> tuple[jax.Array, jax.Array, Arrays]:
+        self, starts: jax.Array, o: Operands, states: Tree, do: Tree
+    ) -> tuple[jax.Array, jax.Array, tuple[Tree, ...]]:
         """The gradient of the queries, their share in that of log decays, and what was read out, if that is wanted."""
-        specs, acc = _Specs(self, starts, o), states.dtype
-        share = array((dq.shape[:4] if self.rule.side == "head" else dq.shape), acc)
-        reads = tuple(array(do.shape, do.dtype) for _ in range(reads_again(self.gates, specs.walk.tile)))
-        moved = traffic(*o.x, *o.w, o.k, o.q, starts, states, do, dq, share, *reads)
-        found: tuple[jax.Array, jax.Array, Arrays] = pl.pallas_call(
+        specs, normalised = _Specs(self, starts, o), self.gates.normalised
+        acc, read_out = specs.acc, specs.read_out(normalised)
+        dq, share = specs.gradient("keys", o.handed[1].dtype if o.handed else acc), specs.gradient(self.rule.side, acc)
+        reads = tuple(specs.read(normalised) for _ in range(reads_again(self.gates, specs.walk.tile)))
+        moved = traffic(*o.x, *o.w, *o.handed, starts, states, do, dq, share, *reads)
+        found: tuple[jax.Array, jax.Array, tuple[Tree, ...]] = pl.pallas_call(
             specs.walk.queries,
             grid=(*specs.grid, specs.count),
-            in_specs=[*_in_all_chunks(specs.operands()), specs.one_state, *_in_all_chunks([specs.token("values")])],
+            in_specs=[
+                *_in_all_chunks(specs.operands()),
+                *(specs.one_state, _in_all_chunks(specs.read_out(self.gates.gives_both))),
+            ],
             out_specs=_in_all_chunks(
-                [specs.key_out, specs.token_out(self.rule.side), tuple(specs.token("values") for _ in reads)]
+                [specs.token_out("keys"), specs.token_out(self.rule.side), tuple(read_out for _ in reads)]
             ),
             out_shape=[dq, share, reads],
             compiler_params=specs.warps,
             cost_estimate=specs.cost(moved, "queries"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient_of_queries",
-        )(o.x, o.w, o.k, o.q, starts, states, do)
+        )(o.x, o.w, o.handed, starts, states, do)
         return found
+
+
+def _over_programs(d: jax.Array, z: jax.Array) -> jax.Array:
+    """The gradient of an input, over slices of the values and heads that share it."""
+    return of_sharers(d.sum(0) if d.ndim > z.ndim else d, z, 2)
 
 
 class _Specs:
     """What a program sees of the arrays of a chunked scan: all of a head. The grid is batch, heads, slices."""
 
     def __init__(self, passes: ChunksGpu, starts: jax.Array, o: Operands) -> None:
-        batch, time, heads, value = o.x[0].shape
-        key, lanes = o.k.shape[3], SLICE if o.k.shape[3] <= WIDE else SLICE // 2
-        tile = Sizes(passes.size, power(key, LEAST), power(min(value, lanes), LEAST))
-        self.passes, self.sizes = passes, Sizes(time, key, value)
-        self.walk = Walk(passes.rule, passes.gates, self.sizes, tile)
+        (batch, time), (heads, key, value) = o.x[0].shape[:2], matrix(o.S).shape[1:]
+        tile = Sizes(passes.size, power(key, LEAST), power(min(value, values_of_program(key)), LEAST))
+        self.passes, self.given, self.sizes, self.acc = passes, o, Sizes(time, key, value), matrix(o.S).dtype
+        self.walk = Walk(passes.rule, passes.gates, passes.half, self.sizes, tile)
         self.slices, self.count = up(value, tile.values) // tile.values, starts.shape[1] // passes.size
         self.grid = (batch, heads, self.slices)
-        self.key, self.query = (self._shared(heads // z.shape[2]) for z in (o.k, o.q))
-        self.key_out = pl.BlockSpec((None, None, time, None, key), lambda b, h, s: (s, b, 0, h, 0))
         self.start = pl.BlockSpec((None, starts.shape[1]), lambda b, h, s: (b, 0))
-        self.state = pl.BlockSpec((None, None, key, value), lambda b, h, s: (b, h, 0, 0))
-        self.states = pl.BlockSpec((None, None, self.count, key, value), lambda b, h, s: (b, h, 0, 0, 0))
-        self.one_state = pl.BlockSpec((None, None, None, key, value), lambda b, h, s, n: (b, h, n, 0, 0))
-        self.warps = plgpu.CompilerParams(num_warps=4 if tile.keys <= WIDE else 8, num_stages=1)
+        self.state = jax.tree.map(lambda z: self._own(*z.shape[2:]), o.S)
+        self.states = jax.tree.map(lambda z: self._own(self.count, *z.shape[2:]), o.S)
+        few = tile.keys <= WIDE and not passes.gates.normalised  # with a normaliser the registers of 4 warps are full
+        self.warps = plgpu.CompilerParams(num_warps=4 if few else 8, num_stages=1)
 
-    def _shared(self, heads: int) -> pl.BlockSpec:
-        """Of keys or queries that so many heads share."""
+    def _own(self, *axes: int) -> pl.BlockSpec:
+        """What every head has of these axes."""
+        return pl.BlockSpec((None, None, *axes), lambda b, h, s: (b, h, *(0 for _ in axes)))
 
-        def place(b: jax.Array, h: jax.Array, s: jax.Array) -> tuple[jax.Array | int, ...]:
-            return b, 0, jax.lax.div(h, jax.lax.full_like(h, heads)), 0
+    @property
+    def one_state(self) -> Tree:
+        """Of a state before a chunk."""
 
-        return pl.BlockSpec((None, self.sizes.tokens, None, self.sizes.keys), place)
+        def one(z: jax.Array) -> pl.BlockSpec:
+            own = z.shape[2:]
+            return pl.BlockSpec((None, None, None, *own), lambda b, h, s, n: (b, h, n, *(0 for _ in own)))
 
-    def token(self, side: Side) -> pl.BlockSpec:
-        """Of an input."""
+        return jax.tree.map(one, self.given.S)
+
+    @property
+    def state_out(self) -> Tree:
+        """Of the gradient of a state: slices share the sums of a normaliser."""
+        return self.state._replace(sums=self.weight_out("keys")) if self.passes.gates.normalised else self.state
+
+    @property
+    def state_gradient(self) -> Tree:
+        """Where programs leave that."""
+        S = jax.tree.map(array_like, self.given.S)
+        if not self.passes.gates.normalised:
+            return S
+        return S._replace(sums=array((self.slices, *S.sums.shape), self.acc))
+
+    def read_out(self, normalised: bool) -> Tree:
+        """Of what is read out, and perhaps its normaliser, which slices share."""
+        y = self.token_out("values")
+        return Read(y, self.token("head", 1)) if normalised else y
+
+    def read(self, normalised: bool) -> Tree:
+        """Where programs leave that."""
+        y = array_like(self.given.x[0])
+        return Read(y, array(y.shape[:3], self.acc)) if normalised else y
+
+    def token(self, side: Side, sharers: int) -> pl.BlockSpec:
+        """Of an input that so many heads share."""
+
+        def own(h: jax.Array) -> jax.Array:
+            return jax.lax.div(h, jax.lax.full_like(h, sharers))
+
         if side == "head":
-            return pl.BlockSpec((None, self.sizes.tokens, None), lambda b, h, s: (b, 0, h))
-        return pl.BlockSpec((None, self.sizes.tokens, None, self.sizes.across(side)), lambda b, h, s: (b, 0, h, 0))
+            return pl.BlockSpec((None, self.sizes.tokens, None), lambda b, h, s: (b, 0, own(h)))
+        across = self.sizes.across(side)
+        return pl.BlockSpec((None, self.sizes.tokens, None, across), lambda b, h, s: (b, 0, own(h), 0))
 
     def token_out(self, side: Side) -> pl.BlockSpec:
-        """Of the gradient of an input: slices share all that has no values."""
+        """Of what every head has of its own, a result or a gradient: slices share all that has no values."""
+        if side == "values":
+            return self.token(side, 1)
         if side == "head":
             return pl.BlockSpec((None, None, self.sizes.tokens, None), lambda b, h, s: (s, b, 0, h))
-        return self.key_out if side == "keys" else self.token(side)
+        return pl.BlockSpec((None, None, self.sizes.tokens, None, self.sizes.keys), lambda b, h, s: (s, b, 0, h, 0))
+
+    def gradient(self, side: Side, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+        """Where programs leave the gradient of an input of this type: sums of shares are in that of the state."""
+        batch, heads, slices = self.grid
+        shape = (batch, self.sizes.tokens, heads, *(() if side == "head" else (self.sizes.across(side),)))
+        if side == "values":
+            return array(shape, dtype)
+        return array((slices, *shape), dtype if slices == 1 else self.acc)
 
     def weight(self, side: Side) -> pl.BlockSpec:
         """Of a weight."""
@@ -166,10 +225,15 @@ class _Specs:
         return pl.BlockSpec((None, None, self.sizes.values), lambda b, h, s: (b, h, 0))
 
     def operands(self) -> list[object]:
-        """Of inputs, weights, keys, queries and starts."""
-        gates = self.passes.gates
-        x, w = tuple(map(self.token, gates.x_sides)), tuple(map(self.weight, gates.w_sides))
-        return [x, w, self.key, self.query, self.start]
+        """Of inputs, weights, keys and queries, and starts."""
+        gates, given, heads = self.passes.gates, self.given, self.grid[1]
+        x = zip(gates.x_sides, given.x, strict=True)
+        return [
+            tuple(self.token(side, heads // z.shape[2]) for side, z in x),
+            tuple(map(self.weight, gates.w_sides)),
+            tuple(self.token("keys", heads // z.shape[2]) for z in given.handed),
+            self.start,
+        ]
 
     def cost(self, moved: int, part: Part) -> pl.CostEstimate:
         """That of all chunks, with the bytes read and written."""
@@ -189,13 +253,13 @@ def _in_all_chunks(specs: list[object]) -> list[object]:
     return jax.tree.map(one, specs, is_leaf=lambda spec: isinstance(spec, pl.BlockSpec))
 
 
-def over_chunks(
-    passes: ChunksGpu, x: Arrays, w: Arrays, k: jax.Array, q: jax.Array, pos: jax.Array, S: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def over_chunks(passes: ChunksGpu, x: Arrays, w: Arrays, handed: Arrays, pos: jax.Array, S: Tree) -> tuple[Tree, Tree]:
     """What the equations make of y [B, T, G, H, V], in the dtype of x[0], and the last S.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], k, q [B, T, G, H or 1, K], pos [B, T], S [B, G, H,
-    K, V] of the token before. There are at most MOST keys.
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed [B, T, G, H, K], pos [B, T], S [B, G, H, K, V]
+    of the token before; x but for x[0] and handed may have 1 for H, or for G and H. There are at most MOST keys.
+    With a normaliser S is a `State` with sums [B, G, H, K], and y, where no equation takes the normaliser, a `Read`
+    with norm [B, T, G, H].
     """
     gates, shape = passes.gates, x[0].shape
 
@@ -205,10 +269,10 @@ def over_chunks(
 
     operands = Operands(
         x=tuple(map(by_head, gates.x_sides, x)),
-        w=tuple(by_head(side, z).astype(S.dtype) for side, z in zip(gates.w_sides, w, strict=True)),
-        k=k.reshape(*k.shape[:2], -1, k.shape[-1]),
-        q=q.reshape(*q.shape[:2], -1, q.shape[-1]),
-        S=S.reshape(S.shape[0], -1, *S.shape[3:]),
+        w=tuple(by_head(side, z).astype(matrix(S).dtype) for side, z in zip(gates.w_sides, w, strict=True)),
+        handed=tuple(by_head("keys", z) for z in handed),
+        S=jax.tree.map(lambda z: z.reshape(z.shape[0], -1, *z.shape[3:]), S),
     )
     y, last = run(passes, document_starts(pos, passes.size), operands)
-    return y.reshape(shape), last.reshape(S.shape)
+    y = jax.tree.map(lambda z: z.reshape(*shape[:4], *z.shape[3:]), y)
+    return y, jax.tree.map(lambda z, like: z.reshape(like.shape), last, S)

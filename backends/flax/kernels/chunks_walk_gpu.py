@@ -6,16 +6,20 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from kernels.blocks_gpu import Ref, Refs, load, store, tile
+from kernels.blocks_gpu import Ref, Refs, Tree, load, store, tile
 from kernels.chunk import Documents, Rule, square
 from kernels.chunk_gates import Chunk, Sizes, chunk_forward, gates_backward, known
+from kernels.normalised_chunk import Read, State, matrix
 from kernels.tiles import Arrays, Gates, Side
 
 
 class _Place(NamedTuple):
-    """The tokens of a chunk, the keys and values of a program, and which of them there are."""
+    """The tokens of a chunk, the keys and values of a program, and which of them there are; whether its slice of the
+    values is the first.
+    """
 
     sizes: Sizes
+    first_slice: jax.Array
     tokens: jax.Array
     keys: jax.Array
     values: jax.Array
@@ -48,6 +52,29 @@ class _Place(NamedTuple):
         """Where a state is [K, slice]."""
         return self.keys[:, None], self.values[None, :]
 
+    def load_state(self, refs: Tree, *chunk: jax.Array) -> Tree:
+        """The slice of a state [K, slice], and with a normaliser the sums of all keys [1, K]."""
+        if isinstance(refs, State):
+            sums = load(refs.sums.at[(*chunk, self.keys)], self.some("keys"))
+            return State(self.load_state(refs.S, *chunk), sums[None, :])
+        return load(refs.at[(*chunk, *self.state)], self.of_states)
+
+    def store_state(self, refs: Tree, S: Tree, *chunk: jax.Array) -> None:
+        """Slices that share the sums of the keys write the same."""
+        if isinstance(refs, State):
+            store(refs.sums.at[(*chunk, self.keys)], jnp.sum(S.sums, 0), self.some("keys"))
+        store(matrix(refs).at[(*chunk, *self.state)], matrix(S), self.of_states)
+
+    def of_one_slice(self, gradient: jax.Array) -> jax.Array:
+        """The gradient of what slices share comes in through the first, for what they give back is added up."""
+        return jnp.where(self.first_slice, gradient, 0)
+
+    def load_read(self, refs: Tree, dtype: jnp.dtype) -> Tree:
+        """What was read out, and its normaliser; copies of others where there is no token."""
+        if isinstance(refs, Read):
+            return Read(self.load_read(refs.y, dtype), self.of_tokens(refs.norm, "head"))
+        return self.of_tokens(refs, "values").astype(dtype)
+
     def across(self, side: Side) -> jax.Array:
         """The values or the keys."""
         return self.values if side == "values" else self.keys
@@ -58,6 +85,12 @@ class _Place(NamedTuple):
         if side == "head":
             return plgpu.load(ref.at[at])[:, None]
         return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]])
+
+    def of_both(self, ref: Ref, side: Side) -> jax.Array:
+        """A gradient that the other half of the backward pass has left, shaped as an input; zero where none is."""
+        if side == "head":
+            return load(ref.at[self.tokens], self.live)[:, None]
+        return tile(ref, self.tokens, self.across(side), self.mask(side))
 
     def of_head(self, ref: Ref, side: Side) -> jax.Array:
         """A weight [1, slice], [1, K] or [1, 1]."""
@@ -87,10 +120,14 @@ def _product(rows: jax.Array | None, lanes: jax.Array | None, shape: tuple[int, 
 
 
 class Walk(NamedTuple):
-    """The kernels for these equations; sizes: those of a sequence and a head; tile: of a chunk and a program."""
+    """The kernels for these equations; sizes: those of a sequence and a head; tile: of a chunk and a program.
+
+    half: the precision of operands of products. handed: keys and queries, unless equations make them.
+    """
 
     rule: Rule
     gates: Gates
+    half: jnp.dtype
     sizes: Sizes
     tile: Sizes
 
@@ -98,107 +135,117 @@ class Walk(NamedTuple):
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
-        S0: Ref,
-        o: Ref,
-        last: Ref,
-        states: Ref,
+        S0: Tree,
+        o: Tree,
+        last: Tree,
+        states: Tree,
     ) -> None:
         """What is given back of all tokens, the state before every chunk and the last."""
-        begin = self._first()
+        begin, count = self._first(), matrix(states).shape[0]
         weights = self._weights(w, begin)
 
-        def step(n: jax.Array, S: jax.Array) -> jax.Array:
+        def step(n: jax.Array, S: Tree) -> Tree:
             here = begin.chunk(n)
-            store(states.at[n, *here.state], S, here.of_states)
-            found, S = chunk_forward(self.rule, self.gates, self._chunk(here, x, weights, k, q, starts, S), S)
-            self._store_tokens(here, "values", o, found)
+            here.store_state(states, S, n)
+            found, S = chunk_forward(self.rule, self.gates, self._chunk(here, x, weights, handed, starts, S), S)
+            self._store_read(here, o, found)
             return S
 
-        S = jax.lax.fori_loop(0, states.shape[0], step, load(S0.at[begin.state], begin.of_states))
-        store(last.at[begin.state], S, begin.of_states)
+        begin.store_state(last, jax.lax.fori_loop(0, count, step, begin.load_state(S0)))
 
     def queries(
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
-        states: Ref,
-        do: Ref,
+        states: Tree,
+        do: Tree,
         dq: Ref,
         share: Ref,
-        reads: Refs,
+        reads: tuple[Tree, ...],
     ) -> None:
         """The gradient of the queries of a chunk, their share in that of log decays, and what was read out, if that is
         wanted; grid: batch, heads, slices, chunks.
         """
         here = self._first().chunk(pl.program_id(3))
-        S = load(states.at[here.state], here.of_states)
-        chunk = self._chunk(here, x, self._weights(w, here), k, q, starts, S)
-        both = known(self.rule, self.gates, chunk, S, self._given(here, do, S), None, do.dtype if reads else S.dtype)
+        S = here.load_state(states)
+        chunk = self._chunk(here, x, self._weights(w, here), handed, starts, S)
+        kept = x[0].dtype if reads else matrix(S).dtype
+        both = known(self.rule, self.gates, chunk, S, self._given(here, do, S), None, kept)
         found, part = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
         self._store_tokens(here, "keys", dq, found)
         self._store_tokens(here, self.rule.side, share, part)
-        for ref in reads:
-            self._store_tokens(here, "values", ref, both.read)
+        for refs in reads:
+            self._store_read(here, refs, both.read)
 
     def backward(
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
-        states: Ref,
-        do: Ref,
-        dlast: Ref,
+        states: Tree,
+        do: Tree,
+        dlast: Tree,
         share: Ref,
-        reads: Refs,
+        queries: Refs,
+        reads: tuple[Tree, ...],
         dx: Refs,
         dw: Refs,
-        dk: Ref,
-        dS0: Ref,
+        dkeys: Refs,
+        dS0: Tree,
     ) -> None:
-        """The gradients of all else, chunk by chunk in reverse."""
-        count, begin = states.shape[0], self._first()
+        """The gradients of all else, chunk by chunk in reverse; queries: those of queries that equations make, which
+        leave keys no gradient of their own.
+        """
+        begin, count = self._first(), matrix(states).shape[0]
         weights = self._weights(w, begin)
 
-        def step(passed: jax.Array, carried: Arrays) -> Arrays:
+        def step(passed: jax.Array, carried: tuple[Tree, ...]) -> tuple[Tree, ...]:
             dS, *sums = carried
             n = count - 1 - passed
             here = begin.chunk(n)
-            fade = self.rule.fade(load(states.at[n, *here.state], here.of_states), dS)
-            chunk = self._chunk(here, x, weights, k, q, starts, dS)
+            fade = self.rule.fade(here.load_state(states, n), dS)
+            chunk = self._chunk(here, x, weights, handed, starts, dS)
             given = self._given(here, do, dS)
-            read = here.of_tokens(reads[0], "values").astype(dS.dtype) if reads else given
-            both = known(self.rule, self.gates, chunk, dS, given, read, do.dtype)
-            part = jnp.where(chunk.there, here.of_tokens(share, self.rule.side), 0)
-            d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, part)
-            self._store_tokens(here, "keys", dk, d.k)
-            of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
+            read = here.load_read(reads[0], matrix(dS).dtype) if reads else given
+            both = known(self.rule, self.gates, chunk, dS, given, read, matrix(dS).dtype)
+            part = here.of_both(share, self.rule.side)
+            d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, part)
+            for ref in dkeys:
+                self._store_tokens(here, "keys", ref, d.k)
+            dq = here.of_both(queries[0], "keys") if queries else None
+            of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, dq)
             for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
                 self._store_tokens(here, side, ref, value)
             more = zip(self.gates.w_sides, sums, of_weights, strict=True)
             return d.S, *(old + (z if side == "head" else jnp.sum(z, 0, keepdims=True)) for side, old, z in more)
 
-        dS = load(dlast.at[begin.state], begin.of_states)
-        dS, *sums = jax.lax.fori_loop(0, count, step, (dS, *(self._nothing(side, dS) for side in self.gates.w_sides)))
-        store(dS0.at[begin.state], dS, begin.of_states)
+        dS = begin.load_state(dlast)
+        if isinstance(dS, State):
+            dS = dS._replace(sums=begin.of_one_slice(dS.sums))
+        nothing = (self._nothing(side, matrix(dS)) for side in self.gates.w_sides)
+        dS, *sums = jax.lax.fori_loop(0, count, step, (dS, *nothing))
+        begin.store_state(dS0, dS)
         for side, ref, total in zip(self.gates.w_sides, dw, sums, strict=True):
             self._store_weight(begin, side, ref, total)
 
-    def _given(self, here: _Place, do: Ref, S: jax.Array) -> jax.Array:
+    def _given(self, here: _Place, do: Tree, S: Tree) -> Tree:
         """The gradient of what a chunk gives back."""
-        return tile(do, here.tokens, here.values, here.mask("values")).astype(S.dtype)
+        if isinstance(do, Read):
+            return Read(
+                self._given(here, do.y, S), here.of_one_slice(load(do.norm.at[here.tokens], here.live)[:, None])
+            )
+        return tile(do, here.tokens, here.values, here.mask("values")).astype(matrix(S).dtype)
 
     def _first(self) -> _Place:
         """The first chunk of a program."""
         return _Place(
             self.sizes,
+            first_slice=pl.program_id(2) == 0,
             tokens=jnp.arange(self.tile.tokens, dtype=jnp.int32),
             keys=jnp.arange(self.tile.keys, dtype=jnp.int32),
             values=pl.program_id(2) * self.tile.values + jnp.arange(self.tile.values, dtype=jnp.int32),
@@ -207,14 +254,15 @@ class Walk(NamedTuple):
     def _weights(self, w: Refs, here: _Place) -> Arrays:
         return tuple(here.of_head(z, side) for side, z in zip(self.gates.w_sides, w, strict=True))
 
-    def _chunk(self, here: _Place, x: Refs, weights: Arrays, k: Ref, q: Ref, starts: Ref, S: jax.Array) -> Chunk:
-        inputs = zip(self.gates.x_sides, x, strict=True)
+    def _chunk(self, here: _Place, x: Refs, weights: Arrays, handed: Refs, starts: Ref, S: Tree) -> Chunk:
+        inputs, keys = zip(self.gates.x_sides, x, strict=True), here.some("keys")
         return Chunk(
-            x=tuple(here.of_tokens(z, side).astype(S.dtype) for side, z in inputs),
+            x=tuple(here.of_tokens(z, side).astype(matrix(S).dtype) for side, z in inputs),
             w=weights,
-            k=tile(k, here.tokens, here.keys, here.mask("keys")),
-            q=tile(q, here.tokens, here.keys, here.mask("keys")),
+            handed=tuple(tile(z, here.tokens, here.keys, here.mask("keys")) for z in handed),
+            half=self.half,
             there=jnp.ones((self.tile.tokens, 1), bool) if here.live is None else here.live[:, None],
+            some=None if keys is None else keys[None, :],
             documents=here.documents(starts),
         )
 
@@ -223,6 +271,13 @@ class Walk(NamedTuple):
             store(ref.at[here.tokens], jnp.sum(value, 1), here.live)
         else:
             store(ref.at[here.tokens[:, None], here.across(side)[None, :]], value, here.mask(side))
+
+    def _store_read(self, here: _Place, refs: Tree, found: Tree) -> None:
+        """What a chunk gives back; slices that share a normaliser write the same."""
+        if isinstance(refs, Read):
+            self._store_tokens(here, "head", refs.norm, found.norm)
+            refs, found = refs.y, found.y
+        self._store_tokens(here, "values", refs, found)
 
     def _nothing(self, side: Side, like: jax.Array) -> jax.Array:
         """A sum that grows: [1, slice], [1, K], or [Q, 1] by the place in a chunk."""

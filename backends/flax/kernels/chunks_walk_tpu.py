@@ -5,104 +5,123 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from kernels.blocks_tpu import LANES, Ref, Refs
+from kernels.blocks_tpu import LANES, Ref, Refs, Tree
 from kernels.chunk import Documents, Rule, square
 from kernels.chunk_gates import Chunk, chunk_forward, gates_backward, known
-from kernels.tiles import Gates, Side
+from kernels.normalised_chunk import matrix
+from kernels.tiles import Gates
 
 
 class Walk(NamedTuple):
-    """The kernels for these equations and `time` tokens; the grid is batch, heads, chunks."""
+    """The kernels for these equations and `time` tokens; the grid is batch, heads, chunks.
+
+    half: the precision of operands of products. handed: keys and queries, unless equations make them.
+    """
 
     rule: Rule
     gates: Gates
+    half: jnp.dtype
     time: int
 
     def forward(
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
-        S0: Ref,
-        o: Ref,
-        last: Ref,
-        states: Ref,
-        carry: Ref,
+        S0: Tree,
+        o: Tree,
+        last: Tree,
+        states: Tree,
+        carry: Tree,
     ) -> None:
         """What is given back of a chunk, the state before it and the last."""
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
-            carry[...] = S0[0, 0]
+            _write(carry, _held(S0, 0, 0))
 
-        S = carry[...]
-        states[0, 0, 0] = S
-        found, S = chunk_forward(self.rule, self.gates, self._chunk(pl.program_id(2), x, w, k, q, starts, S), S)
-        o[0, 0] = found.astype(o.dtype)
-        carry[...] = S
-        last[0, 0] = S
+        S = _held(carry)
+        _write(states, S, 0, 0, 0)
+        found, S = chunk_forward(self.rule, self.gates, self._chunk(pl.program_id(2), x, w, handed, starts, S), S)
+        jax.tree.map(_write_tokens, o, found)
+        _write(carry, S)
+        _write(last, S, 0, 0)
 
     def backward(
         self,
         x: Refs,
         w: Refs,
-        k: Ref,
-        q: Ref,
+        handed: Refs,
         starts: Ref,
-        states: Ref,
-        do: Ref,
-        dlast: Ref,
+        states: Tree,
+        do: Tree,
+        dlast: Tree,
         dx: Refs,
         dw: Refs,
-        dk: Ref,
-        dq: Ref,
-        dS0: Ref,
-        carry: Ref,
+        dhanded: Refs,
+        dS0: Tree,
+        carry: Tree,
     ) -> None:
         """The gradients of a chunk; chunks come in reverse."""
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
-            carry[...] = dlast[0, 0]
+            _write(carry, _held(dlast, 0, 0))
             for z in dw:
                 z[...] = jnp.zeros_like(z)
 
-        S = states[0, 0, 0]
-        chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), x, w, k, q, starts, S)
-        both = known(self.rule, self.gates, chunk, S, do[0, 0].astype(S.dtype), None, S.dtype)
-        of_queries, share = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
-        dS = carry[...]
+        S, dS = _held(states, 0, 0, 0), _held(carry)
+        chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), x, w, handed, starts, S)
+        exact = matrix(S).dtype
+        given = jax.tree.map(lambda ref: _tokens(ref, exact), do)
+        both = known(self.rule, self.gates, chunk, S, given, None, exact)
+        dq, share = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
         fade = self.rule.fade(S, dS)
-        d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.v, both.dy, share)
-        dk[0, 0], dq[0, 0] = d.k.astype(dk.dtype), of_queries.astype(dq.dtype)
-        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d.logs, d.v)
-        for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
-            value = jnp.where(chunk.there, value, 0).astype(ref.dtype)
-            if side == "head":
-                ref[0, 0, 0] = _row(value)
-            else:
-                ref[0, 0] = value
+        d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, share)
+        for ref, value in zip(dhanded, (d.k, dq), strict=False):
+            ref[0, 0] = value.astype(ref.dtype)
+        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, None if handed else dq)
+        for ref, value in zip(dx, of_tokens, strict=True):
+            _write_tokens(ref, jnp.where(chunk.there, value, 0))
         for ref, value in zip(dw, of_weights, strict=True):
             ref[0, 0] += jnp.sum(value, 0, keepdims=True)
-        carry[...] = d.S
-        dS0[0, 0] = d.S
+        _write(carry, d.S)
+        _write(dS0, d.S, 0, 0)
 
-    def _chunk(self, n: jax.Array, x: Refs, w: Refs, k: Ref, q: Ref, starts: Ref, S: jax.Array) -> Chunk:
+    def _chunk(self, n: jax.Array, x: Refs, w: Refs, handed: Refs, starts: Ref, S: Tree) -> Chunk:
         size = starts.shape[3]
-
-        def token(side: Side, ref: Ref) -> jax.Array:
-            return column(ref[0, 0, 0]) if side == "head" else ref[0, 0].astype(S.dtype)
-
         return Chunk(
-            x=tuple(map(token, self.gates.x_sides, x)),
+            x=tuple(_tokens(ref, matrix(S).dtype) for ref in x),
             w=tuple(z[0] for z in w),
-            k=k[0, 0],
-            q=q[0, 0],
+            handed=tuple(z[0, 0] for z in handed),
+            half=self.half,
             there=jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0) < self.time - n * size,
+            some=None,
             documents=_documents(starts[0, 0]),
         )
+
+
+def _tokens(ref: Ref, dtype: jnp.dtype) -> jax.Array:
+    """The tokens of a chunk [Q, V or K], or what heads have of them [Q, 1], which lies along lanes."""
+    return ref[0, 0].astype(dtype) if ref.ndim == 4 else column(ref[0, 0, 0])
+
+
+def _write_tokens(ref: Ref, value: jax.Array) -> None:
+    if ref.ndim == 4:
+        ref[0, 0] = value.astype(ref.dtype)
+    else:
+        ref[0, 0, 0] = _row(value.astype(ref.dtype))
+
+
+def _held(refs: Tree, *place: int) -> Tree:
+    """A state in memory, at a place of its blocks."""
+    return jax.tree.map(lambda ref: ref[(*place, ...)], refs)
+
+
+def _write(refs: Tree, state: Tree, *place: int) -> None:
+    for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(state), strict=True):
+        ref[(*place, ...)] = value
 
 
 def column(row: jax.Array) -> jax.Array:

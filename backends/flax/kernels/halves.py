@@ -20,7 +20,8 @@ Swap = Callable[[jax.Array, int], jax.Array]
 class Sums(NamedTuple):
     """Sums of log decays [Q, K]: from the border of a level to a token or from the token to it; and of whole chunks.
 
-    until: up to the token, with its own. after: of the tokens after it. whole: of all, at every token.
+    until: up to the token, with its own unless it is read `before`, here and in levels. after: of the tokens after it.
+    whole: of all, at every token.
     """
 
     levels: tuple[jax.Array, ...]
@@ -34,9 +35,13 @@ def right(shape: tuple[int, ...], half: int) -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, shape, 0) & half != 0
 
 
-def sums(log_a: jax.Array, swap: Swap) -> Sums:
-    """From log decays [Q, K], Q a power of two; swap(x, half) exchanges the halves of each block of 2 half tokens."""
-    levels, until, after, whole = [], log_a, jnp.zeros_like(log_a), log_a
+def sums(log_a: jax.Array, swap: Swap, before: bool) -> Sums:
+    """From log decays [Q, K], Q a power of two; swap(x, half) exchanges the halves of each block of 2 half tokens.
+
+    before: what is read is the state before the update, which a token's own decay is not in.
+    """
+    nothing = jnp.zeros_like(log_a)
+    levels, until, after, whole = [], nothing if before else log_a, nothing, log_a
     half = 1
     while half < log_a.shape[0]:
         late, other = right(log_a.shape, half), swap(whole, half)
@@ -46,7 +51,7 @@ def sums(log_a: jax.Array, swap: Swap) -> Sums:
     return Sums(tuple(levels), until, after, whole)
 
 
-def sums_back(d: Sums, swap: Swap) -> jax.Array:
+def sums_back(d: Sums, swap: Swap, before: bool) -> jax.Array:
     """The gradient of log decays from those of their sums."""
     until, after, whole = d.until, d.after, d.whole
     half = until.shape[0] // 2
@@ -55,7 +60,7 @@ def sums_back(d: Sums, swap: Swap) -> jax.Array:
         whole = whole + swap(whole + jnp.where(late, until, after), half)
         until, after = until + jnp.where(late, level, 0), after + jnp.where(late, 0, level)
         half //= 2
-    return until + whole
+    return whole if before else until + whole
 
 
 def apart(size: int, level: int) -> jax.Array:

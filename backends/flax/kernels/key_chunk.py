@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from kernels.chunk import Documents, Gradients, Products, Rule, dot, products, square
+from kernels.chunk import Documents, Gradients, Keys, Products, Rule, dot, products, square
 from kernels.halves import Sums, Swap, apart, sums, sums_back
 
 
@@ -25,18 +25,18 @@ class Moves(NamedTuple):
     sum_to_row: Callable[[jax.Array], jax.Array]
 
 
-def key_rule(moves: Moves) -> Rule:
-    """That of a machine."""
+def key_rule(moves: Moves, *, before: bool) -> Rule:
+    """That of a machine; before: what is read is the state before the update."""
     return Rule(
         name="chunked_key_scan",
         side="keys",
-        meet=functools.partial(_meet, moves),
+        meet=functools.partial(_meet, moves, before),
         read=_read,
         carry=functools.partial(_carry, moves),
         pull=_pull,
-        back_queries=functools.partial(_back_queries, moves),
+        back_queries=functools.partial(_back_queries, moves, before),
         fade=lambda S, dS: moves.sum_to_row(dS * S),
-        back_keys=functools.partial(_back_keys, moves),
+        back_keys=functools.partial(_back_keys, moves, before),
         products=_products,
         exponentials=lambda Q, K: Q * K * (Q.bit_length() + 1),
     )
@@ -47,7 +47,8 @@ class _Met(NamedTuple):
 
     Decays of each level [Q, K], from the state before to a token, from it to the state after [Q, K], of the state
     [1, K]; which pairs of tokens are of one document [Q, Q]; scores [Q, Q], zero where one does not see the other; keys
-    and queries [Q, K] as the decays are, and the type of operands.
+    and queries [Q, K] as the decays are, those of a bonus, what the query of a token meets of the token itself, keys
+    and bonus or nothing, and the type of operands.
     """
 
     levels: tuple[jax.Array, ...]
@@ -58,32 +59,38 @@ class _Met(NamedTuple):
     scores: jax.Array
     k: jax.Array
     q: jax.Array
+    bonus: jax.Array | None
+    own: jax.Array | None
     half: jnp.dtype
 
 
-def _meet(moves: Moves, logs: jax.Array, documents: Documents, k: jax.Array, q: jax.Array) -> _Met:
-    found, half = sums(logs, moves.swap), k.dtype
+def _meet(moves: Moves, before: bool, logs: jax.Array, documents: Documents, keys: Keys) -> _Met:
+    found, (k, q, half, bonus) = sums(logs, moves.swap, before), keys
     levels = tuple(map(jnp.exp, found.levels))
-    k, q = k.astype(logs.dtype), q.astype(logs.dtype)
+    own = bonus if before else k if bonus is None else k + bonus
     return _Met(
         levels=levels,
         inward=jnp.where(documents.inward, jnp.exp(found.until), 0),
         outward=jnp.where(documents.outward, jnp.exp(found.after), 0),
         kept=jnp.where(documents.kept, jnp.exp(jnp.sum(logs, 0, keepdims=True)), 0),
         pairs=documents.pairs,
-        scores=_scores(levels, documents.pairs, k, q, half),
+        scores=_scores(levels, documents.pairs, keys, own),
         k=k,
         q=q,
+        bonus=bonus,
+        own=own,
         half=half,
     )
 
 
-def _scores(levels: tuple[jax.Array, ...], pairs: jax.Array, k: jax.Array, q: jax.Array, half: jnp.dtype) -> jax.Array:
-    """The sums over keys of q[i] k[j] and the decay between them [Q, Q]; zero where i does not see j."""
-    size = k.shape[0]
-    found = jnp.where(_same(size), jnp.sum(q * k, 1, keepdims=True), 0)
+def _scores(levels: tuple[jax.Array, ...], pairs: jax.Array, keys: Keys, own: jax.Array | None) -> jax.Array:
+    """The sums over keys of q[i] k[j] and the decay between them [Q, Q], of q[i] own[i]; zero where i sees no j."""
+    size = pairs.shape[0]
+    found = jnp.zeros((size, size), keys.q.dtype)
+    if own is not None:
+        found = jnp.where(_same(size), jnp.sum(keys.q * own, 1, keepdims=True), 0)
     for level, decay in enumerate(levels):
-        between = dot((q * decay).astype(half), (k * decay).astype(half), 1, 1)
+        between = dot((keys.q * decay).astype(keys.half), (keys.k * decay).astype(keys.half), 1, 1)
         found = jnp.where(pairs & apart(size, level), between, found)
     return found
 
@@ -107,22 +114,25 @@ def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _back_queries(
-    moves: Moves, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
+    moves: Moves, before: bool, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The share [Q, K] is a part of the gradient of the log decays."""
     k, q, half, d_levels = met.k, met.q, met.half, []
     from_state = dot(dy.astype(half), S.astype(half), 1, 1)
-    dq = _diagonal(dscores) * k + met.inward * from_state
+    dq = met.inward * from_state
+    if met.own is not None:
+        dq = dq + _diagonal(dscores) * met.own
     for level, decay in enumerate(met.levels):
         between = dot(_between(met, dscores, level), (k * decay).astype(half), 1, 0)
         dq = dq + between * decay
         d_levels.append((q * decay).astype(half) * between)
     nothing = jnp.zeros_like(dq)
-    return dq, sums_back(Sums(tuple(d_levels), q * met.inward * from_state, nothing, nothing), moves.swap)
+    return dq, sums_back(Sums(tuple(d_levels), q * met.inward * from_state, nothing, nothing), moves.swap, before)
 
 
 def _back_keys(
     moves: Moves,
+    before: bool,
     met: _Met,
     dscores: jax.Array,
     fade: jax.Array,
@@ -134,7 +144,9 @@ def _back_keys(
     k, q, half, d_levels = met.k, met.q, met.half, []
     v, dy = v.astype(half), dy.astype(half)
     to_state = dot(v, dS.astype(half), 1, 1)
-    dk = _diagonal(dscores) * q + met.outward * to_state
+    dk, own = met.outward * to_state, _diagonal(dscores) * q
+    if not before:
+        dk = dk + own
     for level, decay in enumerate(met.levels):
         between = dot(_between(met, dscores, level), (q * decay).astype(half), 0, 0)
         dk = dk + between * decay
@@ -144,10 +156,11 @@ def _back_keys(
     whole = jnp.where(first, met.kept * fade, 0)
     nothing = jnp.zeros_like(dk)
     return Gradients(
-        logs=share + sums_back(Sums(tuple(d_levels), nothing, leaving * to_state, whole), moves.swap),
+        logs=share + sums_back(Sums(tuple(d_levels), nothing, leaving * to_state, whole), moves.swap, before),
         k=dk,
         v=dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), dS.astype(half), 1, 0),
         S=moves.column(met.kept) * dS + dot(entering.astype(half), dy, 0, 0),
+        bonus=None if met.bonus is None else own,
     )
 
 

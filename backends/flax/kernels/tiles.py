@@ -22,21 +22,31 @@ class Gates(NamedTuple):
     another. A kernel calls these functions on tiles in single precision; they hold no array of their own.
 
     gates(x, w, first) -> (a, u): the decay and what enters; of a selective scan (dt, v), the step and what enters; of
-    one of outer products (log_a, v), the log decay and the values.
-    gates_grad(x, w, first, da, du) -> (dx, dw): tuples like x and w, dw not yet summed over tokens.
+    one of outer products (log_a, v), the log decay and the values, or with a decay per key (log_a, k, v, q), keys and
+    queries too, and perhaps b, keys of a bonus: by them a query reads, besides, the value of its own token.
+    gates_grad(x, w, first, da, du) -> (dx, dw), from the derivatives of all that gates give: tuples like x and w, dw
+    not yet summed over tokens.
     out(y, x, w) -> o and out_grad(y, x, w, do) -> (dy, dx, dw): what follows the state, or what is read out of it, if
     anything. Where calls differ in numbers, w has them behind the weights (`with_numbers`), dw has not.
     x_sides, w_sides: of a scan of outer products, along what x and w vary; x[0] has values. Tiles are [tokens, values],
     [tokens, keys] or [tokens, 1], of weights [1, values], [1, keys] or [1, 1], and so are their derivatives: what has
-    no values gets sums over them.
+    no values gets sums over them. before: of one with a decay per key, what is read is the state before the update.
+    normalised: of one with a decay per head, out and out_grad find its normaliser [tokens, 1] behind x.
     """
 
-    gates: Callable[[Arrays, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
-    gates_grad: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], tuple[Arrays, Arrays]]
+    gates: Callable[[Arrays, Arrays, jax.Array], Arrays]
+    gates_grad: Callable[..., tuple[Arrays, Arrays]]
     out: Callable[[jax.Array, Arrays, Arrays], jax.Array] | None = None
     out_grad: Callable[[jax.Array, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays]] | None = None
     x_sides: tuple[Side, ...] = ()
     w_sides: tuple[Side, ...] = ()
+    before: bool = False
+    normalised: bool = False
+
+    @property
+    def gives_both(self) -> bool:
+        """Whether a normaliser leaves the kernel beside what is read out, since no equation takes it."""
+        return self.normalised and self.out is None
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,11 @@ def array(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
+def array_like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """One more of such arrays, to write."""
+    return array(x.shape, x.dtype)
+
+
 def first_tokens(pos: jax.Array, block: int) -> jax.Array:
     """Where documents start, [1 or B, 1, T filled up to whole blocks], int32."""
     first = (pos == 0).astype(jnp.int32).reshape(-1, 1, pos.shape[-1])
@@ -103,7 +118,7 @@ def once(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
     if gates.out is None:
         return gates.gates
     out = gates.out
-    return lambda x, w, first: (gates.gates(x, w, first), out(x[0], x, w))
+    return lambda x, w, first: (gates.gates(x, w, first), out(x[0], behind(gates, x, x[0][..., :1]), w))
 
 
 def again_and_back(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object]:
@@ -111,9 +126,15 @@ def again_and_back(gates: Gates) -> Callable[[Arrays, Arrays, jax.Array], object
 
     def found(x: Arrays, w: Arrays, first: jax.Array) -> object:
         through = gates.gates_grad(x, w, first, *gates.gates(x, w, first))
-        return through if gates.out_grad is None else (through, gates.out_grad(x[0], x, w, x[0]))
+        given = behind(gates, x, x[0][..., :1])
+        return through if gates.out_grad is None else (through, gates.out_grad(x[0], given, w, x[0]))
 
     return found
+
+
+def behind(gates: Gates, x: Arrays, norm: Any) -> Arrays:
+    """What the equations behind a scan take of a token: inputs, and perhaps its normaliser."""
+    return (*x, norm) if gates.normalised else x
 
 
 def read(gates: Gates, h: jax.Array, x: Arrays, w: Arrays) -> jax.Array:
@@ -153,6 +174,6 @@ def selective_cost(gates: pl.CostEstimate, steps: int, elements: int, states: in
     )
 
 
-def traffic(*arrays: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """Bytes of all these arrays."""
+def traffic(*arrays: Any) -> int:
+    """Bytes of all these arrays, or trees of arrays."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))

@@ -61,8 +61,11 @@ def test_tokens_one_by_one_are_the_whole(kernels, compiled, arrays, mixed):
 
 
 def test_equations_behind_the_scan_take_the_normaliser(agree, kernels, arrays, mixed):
-    gates = kernels.normalised_scan.NormalisedGates(
-        lambda x, w, first: (-x[1], x[0] * w[0]), lambda y, x, w: y / (x[2] + 1e-6) + x[0] * w[0]
+    gates = kernels.gated.Gates(
+        gates=lambda x, w, first: (-x[1], x[0] * w[0]),
+        gates_grad=None,
+        out=lambda y, x, w: y / (x[2] + 1e-6) + x[0] * w[0],
+        normalised=True,
     )
 
     def run(log_a, k, v, q, S, z):

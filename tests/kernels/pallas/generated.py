@@ -19,4 +19,5 @@ def gates_of(kernels: SimpleNamespace, fused: FusedScan) -> Any:
     device = (Path(folder.__path__[0]) / "device.py").read_text("utf-8")
     exec(device + "\n\n" + printed.gate_functions("g", fused), place)
     functions = (place.get(f"g_{part}") for part in PARTS)
-    return kernels.gated.Gates(*functions, sides(fused, fused.inputs), sides(fused, fused.weights))
+    x_sides, w_sides = sides(fused, fused.inputs), sides(fused, fused.weights)
+    return kernels.gated.Gates(*functions, x_sides, w_sides, normalised=fused.normaliser is not None)

@@ -16,7 +16,7 @@ def scan(request, kernels, monkeypatch):
     monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
     for constant in ("CHUNK", "KEY_CHUNK"):
         monkeypatch.setattr(kernels.chunked_gpu, constant, 16)
-    monkeypatch.setattr(kernels.chunks_gpu, "SLICE", 4)
+    monkeypatch.setattr(kernels.chunk_sizes, "SLICE", 4)
     monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
     return getattr(kernels.chunked_scan, NAMES[request.param])
 
@@ -94,19 +94,3 @@ def test_no_decay_is_too_strong_in_single_precision(kernels, rng):
         y, gradients = run(log_a, k, v, q)
     np.testing.assert_allclose(y[0, :, 0, 0], wanted, rtol=1e-5, atol=1e-5)
     assert all(np.isfinite(g).all() for g in gradients)
-
-
-@pytest.mark.parametrize("impl", ["tpu", "gpu"])
-def test_the_normaliser_is_the_array_code_on_every_machine(kernels, monkeypatch, rng, impl):
-    """There it is a scan of values that are one, with the same kernel."""
-    for name in ("chunked_tpu", "chunked_gpu"):
-        monkeypatch.setattr(getattr(kernels, name), "CHUNK", 16)
-    log_a, k, v, q, S = drawn(rng, kernels.chunked_scan.chunked_scan, 20, 1, 2, True)
-    operands, pos = (log_a, jnp.exp(k), v, jnp.exp(q)), jnp.asarray(positions(2, 20))
-
-    @quick
-    def both():
-        scan, states = kernels.normalised_scan.normalised_chunked_scan, (S, jnp.exp(S[..., 0]))
-        return [scan(*operands, pos, states, impl=each, interpret=True) for each in (impl, "xla")]
-
-    close(*both(), 1e-8, 1e-10)

@@ -16,7 +16,7 @@ GROUPS, HEADS, KEYS, VALUES = 2, 2, 3, 5
 def _small_chunks(kernels, monkeypatch):
     for machine in (kernels.chunked_tpu, kernels.chunked_gpu):
         monkeypatch.setattr(machine, "CHUNK", 16)
-    monkeypatch.setattr(kernels.chunks_gpu, "SLICE", 4)
+    monkeypatch.setattr(kernels.chunk_sizes, "SLICE", 4)
     monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
 
 

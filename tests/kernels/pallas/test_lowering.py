@@ -137,6 +137,43 @@ def chunked_gated(kernels, size, dtype, sharding=None, impl="tpu"):
     return there_and_back(run, x, w, keys, keys, state)
 
 
+def chunked_key_gated(kernels, size, dtype, sharding=None, impl="tpu"):
+    """RWKV-6, with heads of 64, or as much of that as there are channels."""
+    (batch, time, channels) = size
+    heads, dim = max(channels // 64, 1), min(channels, 64)
+    (fused,) = fused_scans(program("rwkv6:tiny").graph).values()
+    gates = gates_of(kernels, fused)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(x, w, S):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.gated_key_scan.gated_chunked_key_scan(gates, x, w, pos, S, impl=impl)
+
+    x = tuple(of(dtype, batch, time, heads, 1, dim) for _ in gates.x_sides)
+    w = tuple(of(jnp.float32, heads, 1, dim) for _ in gates.w_sides)
+    return there_and_back(run, x, w, of(jnp.float32, batch, heads, 1, dim, dim))
+
+
+def chunked_normalised(kernels, size, dtype, sharding=None, impl="tpu"):
+    """Linear attention: heads of 64, or of what there is, that share nothing."""
+    (batch, time, channels), key = size, 64
+    heads, dim = max(channels // key, 1), min(channels, key)
+    (fused,) = (f for f in fused_scans(program("linear_transformer:tiny").graph).values() if f.normaliser)
+    gates = gates_of(kernels, fused)
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
+
+    def run(x, k, q, S, z):
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        return kernels.normalised_scan.gated_normalised_scan(gates, (x,), (), k, q, pos, (S, z), impl=impl)
+
+    values, keys = (of(dtype, time, heads, 1, axis) for axis in (dim, key))
+    return there_and_back(run, values, keys, keys, *(of(jnp.float32, heads, 1, *axes) for axes in ((key, dim), (key,))))
+
+
 def composed(kernels, size, dtype, sharding=None, impl="tpu"):
     """Heads of 64, or one of what there is, composed by tokens before the softmax and by weights behind it."""
     (batch, time, channels), module = size, kernels.composed
@@ -156,7 +193,7 @@ def composed(kernels, size, dtype, sharding=None, impl="tpu"):
     return there_and_back(run, q, q, q, tokens, (of(jnp.float32, heads, heads), of(jnp.float32, heads)))
 
 
-KERNELS = [selective, convolution, chunked, chunked_key, chunked_gated, composed]
+KERNELS = [selective, convolution, chunked, chunked_key, chunked_gated, chunked_key_gated, chunked_normalised, composed]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +216,13 @@ def test_a_kernel_lowers(kernels, traced, dtype):
 @pytest.mark.parametrize("traced", KERNELS)
 def test_a_kernel_of_a_gpu_lowers(kernels, traced, dtype):
     lowered = traced(kernels, SIZES["odd"], DTYPES[dtype], impl="gpu").lower(lowering_platforms=("cuda",))
-    in_halves = traced in (chunked, chunked_key, chunked_gated)  # the backward pass
+    in_halves = traced in (
+        chunked,
+        chunked_key,
+        chunked_gated,
+        chunked_key_gated,
+        chunked_normalised,
+    )  # the backward pass
     assert lowered.as_text().count(CALLS["gpu"]) == (3 if traced is composed or in_halves else 2)
 
 

@@ -44,6 +44,9 @@ CASES: dict[tuple[str, Machine], Case] = {
     ("mamba2", "tpu"): Case(
         {"width": 16, "depth": 2, "head": 16, "state": 8}, frozenset({"chunks_walk_tpu", "conv_tpu"})
     ),
+    ("rwkv6", "gpu"): Case(
+        {"width": 16, "depth": 1, "heads": 2, "mix_rank": 2, "decay_rank": 2}, frozenset({"chunks_walk_gpu"})
+    ),
 }
 
 
