@@ -40,16 +40,24 @@ def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels, impl
     close(pulled(op(impl), *arrays), wanted, 1e-9, 1e-11)
 
 
-@pytest.mark.parametrize(
-    ("axes", "keys", "queries"),
-    [((2, 2, 2, 3), (1, 2, 1), (1, 2, 2)), ((2, 40), (1,), (2,))],
-)
-def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, rng, axes, keys, queries):
-    gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
-    x, w, A, *_ = drawn(rng, 2, 11, int(np.prod(axes)), 3)
-    x, w, A = tuple(z.reshape(2, 11, *axes) for z in x), tuple(z.reshape(axes) for z in w), A.reshape(*axes, 3)
-    rows = (jnp.asarray(rng.normal(size=(2, 11, *groups, 3))) for groups in (keys, queries))
-    arrays, at = (x, w, A, *rows, jnp.asarray(rng.normal(size=(2, *axes, 3)))), jnp.asarray(positions(2, 11))
+GROUPS = {  # axes of channels, and those of them that keys and queries have
+    "of three channels, shared in two places": ((2, 2, 2, 3), (1, 2, 1), (1, 2, 2)),
+    "of an odd number": ((2, 40), (1,), (2,)),
+    "of whole tiles": ((2, 2, 128), (2, 1), (1, 2)),
+    "that fill tiles, of which two share": ((2, 2, 2, 64), (2, 1, 2), (2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, rng, monkeypatch, name, impl):
+    monkeypatch.setattr(kernels.selective_tpu, "CHANNELS", 256)
+    gates, (axes, keys, queries) = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad), GROUPS[name]
+    states = 64 if name.startswith("that fill") and impl == "tpu" else 3  # a row for each channel of a group
+    x, w, A, *_ = drawn(rng, 2, 11, int(np.prod(axes)), states)
+    x, w, A = tuple(z.reshape(2, 11, *axes) for z in x), tuple(z.reshape(axes) for z in w), A.reshape(*axes, states)
+    rows = (jnp.asarray(rng.normal(size=(2, 11, *groups, states))) for groups in (keys, queries))
+    arrays, at = (x, w, A, *rows, jnp.asarray(rng.normal(size=(2, *axes, states)))), jnp.asarray(positions(2, 11))
 
     def op(impl):
         def run(x, w, A, B, C, h):
@@ -57,7 +65,7 @@ def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, 
 
         return run
 
-    close(pulled(op("gpu"), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)
+    close(pulled(op(impl), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)
 
 
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
