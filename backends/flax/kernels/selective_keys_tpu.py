@@ -191,7 +191,7 @@ class OfGroups:
         for n in range(self.lanes // LANES):
             part = jnp.broadcast_to(row[:, n * LANES : (n + 1) * LANES], place.shape)
             taken = _take(part, place & (LANES - 1))
-            found = taken if self.lanes == LANES else jnp.where(place // LANES == n, taken, found)
+            found = taken if self.lanes == LANES else jnp.where(jax.lax.div(place, place * 0 + LANES) == n, taken, found)
         return found
 
     def _steps(self, passed: jax.Array | int) -> list[tuple[int, jax.Array]]:
