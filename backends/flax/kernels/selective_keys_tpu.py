@@ -52,8 +52,7 @@ class OfGroup:
         """What a kernel is given, and its blocks."""
 
         def index(b: jax.Array, c: jax.Array, t: jax.Array) -> tuple[Any, ...]:
-            of = self.shared.row(jax.lax.div(c * cut.width, c * 0 + self.each)) if self.count > 1 else 0
-            return b, of, 0, cut.at(t)
+            return b, self.shared.row(jax.lax.div(c * cut.width, c * 0 + self.each)), 0, cut.at(t)
 
         return z, pl.BlockSpec((1, None, z.shape[2], z.shape[3] // cut.blocks), index)
 
@@ -98,15 +97,33 @@ class OfGroup:
 
 @dataclass(frozen=True)
 class OfGroups:
-    """Keys [B, T, tiles of rows lanes] for blocks of channels that are of several groups of `each`, which are `states`
-    values a row; shared: which of the `tiles` of channels read the same lanes.
-    """
+    """Keys [B, T, rows, N] for blocks of channels that are of several of `count` groups of `each`."""
 
-    tiles: int
+    count: int
     each: int
     states: int
-    lanes: int
     shared: Shared
+
+    @property
+    def lanes(self) -> int:
+        """Those of the rows that a tile of channels reads."""
+        return lanes_of(self.each, self.states)
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the channels take."""
+        return up(self.count * self.each, LANES) // LANES
+
+    @property
+    def alike(self) -> Shared | None:
+        """Which tiles read the same lanes of rows as they lie in memory; None if tiles do not end where rows do."""
+        whole = LANES % self.each == 0 and _met(self.each) * self.states == self.lanes
+        if not whole or self.count * self.each % LANES > 0:
+            return None
+        if self.shared.groups == 1:
+            return self.shared
+        apart, more = divmod(self.shared.apart * self.each, LANES)
+        return None if more else Shared(self.shared.groups, apart)
 
     def width(self, most: int) -> int:
         """Channels of a block."""
@@ -114,31 +131,38 @@ class OfGroups:
 
     def read(self, z: jax.Array, cut: Cut) -> tuple[tuple[jax.Array, ...], tuple[pl.BlockSpec, ...]]:
         """What a kernel is given, once for each tile of a block, and their blocks."""
-        several = cut.width // LANES
+        shared, several = self.alike or Shared(1, 1), cut.width // LANES
+        if self.alike is None:
+            rows = z[:, :, self._rows()].reshape(*z.shape[:2], self.tiles, -1)
+            z = jnp.pad(rows, (*((0, 0),) * 3, (0, self.lanes - rows.shape[-1])))
 
         def of(tile: int) -> pl.BlockSpec:
             def index(b: jax.Array, c: jax.Array, t: jax.Array) -> tuple[Any, ...]:
-                return b, cut.at(t), self.shared.row(jnp.minimum(c * several + tile, self.tiles - 1))
+                return b, cut.at(t), shared.row(jnp.minimum(c * several + tile, self.tiles - 1))
 
             return pl.BlockSpec((1, cut.block, self.lanes), index)
 
-        return (z,) * several, tuple(map(of, range(several)))
+        return (z.reshape(*z.shape[:2], -1),) * several, tuple(map(of, range(several)))
 
     def part(self, z: jax.Array, cut: Cut, acc: jnp.dtype) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
         """The gradients that a kernel writes, by tile of channels, and their blocks."""
         spec = pl.BlockSpec((1, cut.block, cut.width // LANES * self.lanes), lambda b, c, t: (b, cut.at(t), c))
-        return array((*z.shape[:2], self.tiles * self.lanes), z.dtype if self.shared.groups == 1 else acc), spec
+        return array((*z.shape[:2], self.tiles * self.lanes), z.dtype if self._complete else acc), spec
 
     def held(self, z: jax.Array, cut: Cut, acc: jnp.dtype) -> Any:
-        """Memory for the gradients of ROWS tokens."""
-        return pltpu.VMEM((ROWS, cut.width // LANES * self.lanes), acc)
+        """Memory for what the channels of ROWS tokens give."""
+        return pltpu.VMEM((ROWS * up(self.states, 8), cut.width), acc)
 
     def added(self, z: jax.Array, parts: jax.Array) -> jax.Array:
         """The gradient of z from those of all tiles, in one order."""
-        if self.shared.groups == 1:
-            return parts
-        by_tile = parts.reshape(*parts.shape[:2], self.tiles, self.lanes).swapaxes(1, 2)
-        return self.shared.added(by_tile).swapaxes(1, 2).reshape(z.shape).astype(z.dtype)
+        if self._complete:
+            return parts.reshape(z.shape)
+        by_tile = parts.reshape(*z.shape[:2], self.tiles, self.lanes)
+        if self.alike is not None:
+            return self.alike.added(by_tile.swapaxes(1, 2)).swapaxes(1, 2).reshape(z.shape).astype(z.dtype)
+        rows = self._rows()
+        by_group = by_tile[..., : rows.shape[1] * self.states].reshape(*z.shape[:2], *rows.shape, -1)
+        return jnp.zeros(z.shape, parts.dtype).at[:, :, rows].add(by_group).astype(z.dtype)
 
     def columns(self, z: Refs, left: jax.Array, width: int, acc: jnp.dtype) -> Columns:
         """The keys of the tokens of a block of time, of which `left` are there."""
@@ -154,23 +178,38 @@ class OfGroups:
         return of
 
     def adder(self, held: Ref, width: int) -> Adder:
-        """What adds up the gradients of a token by group."""
-        found = [(self._steps(passed), self._firsts(passed)) for passed in self._passed(width)]
+        """What keeps the gradients of a token until `store`."""
 
         def add(i: jax.Array, k: int, product: jax.Array) -> None:
-            for tile, (steps, firsts) in enumerate(found):
-                sums = product[:, tile * LANES : (tile + 1) * LANES]
-                for step, same in steps:
-                    sums = sums + jnp.where(same, pltpu.roll(sums, LANES - step, 1), 0)
-                for n, (first, mine) in enumerate(firsts):
-                    row = jnp.where(mine, _take(sums, first), 0).sum(0, keepdims=True)
-                    held[pl.ds(k, 1), pl.ds(tile * self.lanes + n * LANES, LANES)] = row
+            held[pl.ds(k * up(self.states, 8), self.states), :] = product
 
         return add
 
     def store(self, dz: Ref, held: Ref, i: jax.Array) -> None:
-        """Writes the gradients of ROWS tokens, all of which have been added."""
-        dz[0, pl.ds(pl.multiple_of(i * ROWS, ROWS), ROWS), :] = held[...].astype(dz.dtype)
+        """Writes the gradients of ROWS tokens, all of which have been added: sums over the channels of each group."""
+        at = pl.ds(pl.multiple_of(i * ROWS, ROWS), ROWS)
+        for tile, passed in enumerate(self._passed(held.shape[1])):
+            given = held[:, tile * LANES : (tile + 1) * LANES]
+            sums = _exact(given, self._members(passed)).reshape(ROWS, -1, self.lanes)
+            state, lane = (jax.lax.broadcasted_iota(jnp.int32, sums.shape, axis) for axis in (1, 2))
+            mine = jax.lax.rem(lane, lane * 0 + self.states) == state
+            dz[0, at, pl.ds(tile * self.lanes, self.lanes)] = jnp.where(mine, sums, 0).sum(1).astype(dz.dtype)
+
+    def _members(self, passed: jax.Array | int) -> jax.Array:
+        """Ones where a channel of a tile is of the group of a lane of its rows, [LANES, lanes]."""
+        channel, lane = (jax.lax.broadcasted_iota(jnp.int32, (LANES, self.lanes), axis) for axis in (0, 1))
+        mine = jax.lax.div(channel + passed, channel * 0 + self.each)
+        return (mine == jax.lax.div(lane, lane * 0 + self.states)).astype(jnp.bfloat16)
+
+    @property
+    def _complete(self) -> bool:
+        """Whether every row is read by a single tile."""
+        return self.alike is not None and self.shared.groups == 1
+
+    def _rows(self) -> jax.Array:
+        """The rows of the groups that each tile has channels of, [tiles, groups]."""
+        first = jnp.arange(self.tiles)[:, None] * LANES // self.each
+        return self.shared.row(jnp.minimum(first + jnp.arange(_met(self.each)), self.count - 1))
 
     def _passed(self, width: int) -> list[jax.Array | int]:
         """For each tile of a block how many channels of its first group are in tiles before it."""
@@ -190,27 +229,9 @@ class OfGroups:
         found = jnp.zeros(place.shape, row.dtype)
         for n in range(self.lanes // LANES):
             part = jnp.broadcast_to(row[:, n * LANES : (n + 1) * LANES], place.shape)
-            taken = _take(part, place & (LANES - 1))
-            found = taken if self.lanes == LANES else jnp.where(jax.lax.div(place, place * 0 + LANES) == n, taken, found)
-        return found
-
-    def _steps(self, passed: jax.Array | int) -> list[tuple[int, jax.Array]]:
-        """Distances at which sums grow, and which channels are of the same group as that at such a distance."""
-        lane = jax.lax.broadcasted_iota(jnp.int32, (self.states, LANES), 1)
-        inner = jax.lax.rem(lane + passed, lane * 0 + self.each)
-        steps = (1 << n for n in range((min(self.each, LANES) - 1).bit_length()))
-        return [(step, (inner + step < self.each) & (lane + step < LANES)) for step in steps]
-
-    def _firsts(self, passed: jax.Array | int) -> list[tuple[jax.Array, jax.Array]]:
-        """For each LANES of the rows the channel that has the sums of its group, and where [N, lane] its state is."""
-        state, lane = (jax.lax.broadcasted_iota(jnp.int32, (self.states, LANES), axis) for axis in (0, 1))
-        found = []
-        for n in range(self.lanes // LANES):
-            place = lane + n * LANES
-            group = jax.lax.div(place, lane * 0 + self.states)
-            first = jnp.maximum(group * self.each - passed, 0)
-            mine = (place - group * self.states == state) & (first < LANES)
-            found.append((jnp.minimum(first, LANES - 1), mine))
+            taken = jnp.take_along_axis(part, place & (LANES - 1), 1, mode="promise_in_bounds")
+            here = (place >= n * LANES) & (place < (n + 1) * LANES)
+            found = taken if self.lanes == LANES else jnp.where(here, taken, found)
         return found
 
 
@@ -222,28 +243,18 @@ def keys_of(z: jax.Array, axes: tuple[int, ...], time: int, acc: jnp.dtype) -> t
 
     time: T filled up to whole blocks and LANES.
     """
-    groups, states = axes[: z.ndim - 3], z.shape[-1]
-    count, each = math.prod(groups), math.prod(axes[len(groups) :])
-    z, shared = rows_of(z, groups)
+    count, each = _groups(z, axes)
+    z, shared = rows_of(z, axes[: z.ndim - 3])
     if count == 1 or each % LANES == 0:
         filled = jnp.pad(z.astype(acc), ((0, 0), (0, time - z.shape[1]), (0, 0), (0, 0)))
         return filled.transpose(0, 2, 3, 1), OfGroup(count, each, shared)
-    lanes, tiles = lanes_of(each, states), up(count * each, LANES) // LANES
-    filled = LANES % each == 0 and LANES // each * states == lanes and count * each == tiles * LANES
-    if filled and (shared.groups == 1 or shared.apart * each % LANES == 0):
-        shared = Shared(shared.groups, max(1, shared.apart * each // LANES))
-    else:
-        first = jnp.arange(tiles)[:, None] * LANES // each
-        met = jnp.minimum(first + jnp.arange(_met(each)), count - 1)
-        z = z[:, :, shared.row(met)].reshape(*z.shape[:2], tiles, -1)
-        z, shared = jnp.pad(z, ((0, 0), (0, 0), (0, 0), (0, lanes - z.shape[-1]))), Shared(1, 1)
-    return z.reshape(*z.shape[:2], -1), OfGroups(tiles, each, states, lanes, shared)
+    return z, OfGroups(count, each, z.shape[-1], shared)
 
 
 def fits(z: jax.Array, axes: tuple[int, ...]) -> bool:
     """Whether the rows that a tile of channels reads fit into vector memory."""
-    each = math.prod(axes[z.ndim - 3 :])
-    return each % LANES == 0 or z.shape[2:-1] == () or lanes_of(each, z.shape[-1]) <= MOST
+    count, each = _groups(z, axes)
+    return count == 1 or each % LANES == 0 or lanes_of(each, z.shape[-1]) <= MOST
 
 
 def lanes_of(each: int, states: int) -> int:
@@ -251,11 +262,22 @@ def lanes_of(each: int, states: int) -> int:
     return up(_met(each) * states, LANES)
 
 
+def _groups(z: jax.Array, axes: tuple[int, ...]) -> tuple[int, int]:
+    """How many groups of channels keys [B, T, *groups, N] have, and how many channels each."""
+    return math.prod(axes[: z.ndim - 3]), math.prod(axes[z.ndim - 3 :])
+
+
 def _met(each: int) -> int:
     """The most groups of so many channels that a tile has channels of."""
     return LANES // each if LANES % each == 0 else (LANES + each - 2) // each + 1
 
 
-def _take(x: jax.Array, lanes: jax.Array) -> jax.Array:
-    """x[n, lanes[n, c]] of one tile."""
-    return jnp.take_along_axis(x, lanes, 1, mode="promise_in_bounds")
+def _exact(x: jax.Array, ones: jax.Array) -> jax.Array:
+    """x @ ones, which has but zeros and ones: a number in single precision is the sum of three in half."""
+    if x.dtype != jnp.float32:  # double, which the interpreter alone has
+        return jnp.dot(x, ones.astype(x.dtype))
+    high = x.astype(jnp.bfloat16)
+    low = x - high.astype(x.dtype)
+    middle = low.astype(jnp.bfloat16)
+    parts = high, middle, (low - middle.astype(x.dtype)).astype(jnp.bfloat16)
+    return sum((jnp.dot(part, ones, preferred_element_type=x.dtype) for part in parts), start=jnp.zeros((), x.dtype))
