@@ -83,7 +83,7 @@ def gated_selective_scan(
     shape = x[0].shape
     A = jnp.broadcast_to(A, (*shape[2:], A.shape[-1]))
     h0 = None if pos.ndim == 1 else state
-    kernel = fused(machine_of(gates, x, w, impl), shape[1], B)
+    kernel = fused(machine_of(gates, x, w, impl), shape, B)
     if kernel is not None:
         o, last = kernel(gates, x, w, A, B, C, pos, h0, interpret=interpret)
         return o, None if state is None else last

@@ -15,7 +15,8 @@ class Shared(NamedTuple):
 
     def row(self, group: jax.Array) -> jax.Array:
         """The row of a group."""
-        return group // (self.groups * self.apart) * self.apart + group % self.apart
+        apart = group * 0 + self.apart  # none is below 0, and rounding down would ask for the sign
+        return jax.lax.div(group, apart * self.groups) * self.apart + jax.lax.rem(group, apart)
 
     def added(self, shares: jax.Array) -> jax.Array:
         """Gradients [B, groups, ...] of what every group read, by row."""

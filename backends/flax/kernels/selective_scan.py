@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from kernels.selective_gpu import MOST, selective_scan_gpu
+from kernels.selective_keys_tpu import fits
 from kernels.selective_tpu import selective_scan_tpu
 from kernels.tiles import Gates, Machine, machine
 
@@ -44,7 +45,7 @@ def selective_scan(
     shape, states = jnp.broadcast_shapes(dt.shape, x.shape, A.shape[:-1]), A.shape[-1]
     dt, x, A = jnp.broadcast_to(dt, shape), jnp.broadcast_to(x, shape), jnp.broadcast_to(A, (*shape[2:], states))
     before = None if pos.ndim == 1 else state
-    kernel = fused(impl, shape[1], B)
+    kernel = fused(impl, shape, B)
     if kernel is not None:
         y, last = kernel(GIVEN, (x, dt), (), A, B, C, pos, before, interpret=interpret)
         return y, None if state is None else last
@@ -64,10 +65,12 @@ def selective_scan(
     return y.reshape(shape).astype(x.dtype), None if state is None else h.mT.reshape(shape[0], *shape[2:], states)
 
 
-def fused(impl: Machine | None, time: int, B: jax.Array) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
-    """The kernel for so many tokens with keys B, if there is one."""
-    match machine(impl, time):
-        case "tpu" if B.ndim == 3:  # of all channels, whose lanes are one group
+def fused(
+    impl: Machine | None, shape: tuple[int, ...], B: jax.Array
+) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+    """The kernel for tokens [B, T, *axes] with keys B, if there is one."""
+    match machine(impl, shape[1]):
+        case "tpu" if fits(B, shape[2:]):
             return selective_scan_tpu
         case "gpu" if B.shape[-1] <= MOST:
             return selective_scan_gpu

@@ -46,6 +46,7 @@ NAMES = (
     "prev",
     "scan",
     "selective_gpu",
+    "selective_keys_tpu",
     "selective_scan",
     "selective_tpu",
     "selective_walk_gpu",

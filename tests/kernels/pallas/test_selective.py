@@ -1,5 +1,7 @@
 """The selective scans of a TPU and a GPU, interpreted, against the array code and loops in NumPy."""
 
+from typing import Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from tests.kernels.pallas.conftest import close, positions
 from tests.kernels.pallas.equations import mamba, mamba_grad, mamba_out, mamba_out_grad, mamba_plain
 
+MAMBA = mamba, mamba_grad, mamba_out, mamba_out_grad
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
@@ -23,7 +26,7 @@ def drawn(rng, batch, time, channels, states):
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
 @pytest.mark.parametrize(("time", "channels"), [(37, 21), (8, 150)], ids=["odd", "whole block"])
 def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels, impl):
-    gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
+    gates = kernels.gated.Gates(*MAMBA)
     arrays = drawn(rng, 2, time, channels, 3)
     pos = positions(2, time)
 
@@ -40,16 +43,32 @@ def test_the_kernel_is_the_array_code(kernels, pulled, rng, time, channels, impl
     close(pulled(op(impl), *arrays), wanted, 1e-9, 1e-11)
 
 
-@pytest.mark.parametrize(
-    ("axes", "keys", "queries"),
-    [((2, 2, 2, 3), (1, 2, 1), (1, 2, 2)), ((2, 40), (1,), (2,))],
-)
-def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, rng, axes, keys, queries):
-    gates = kernels.gated.Gates(mamba, mamba_grad, mamba_out, mamba_out_grad)
-    x, w, A, *_ = drawn(rng, 2, 11, int(np.prod(axes)), 3)
-    x, w, A = tuple(z.reshape(2, 11, *axes) for z in x), tuple(z.reshape(axes) for z in w), A.reshape(*axes, 3)
-    rows = (jnp.asarray(rng.normal(size=(2, 11, *groups, 3))) for groups in (keys, queries))
-    arrays, at = (x, w, A, *rows, jnp.asarray(rng.normal(size=(2, *axes, 3)))), jnp.asarray(positions(2, 11))
+class Grouped(NamedTuple):
+    """Axes of channels, those of them that keys and queries have, states, and the machines whose kernels differ."""
+
+    axes: tuple[int, ...]
+    keys: tuple[int, ...]
+    queries: tuple[int, ...]
+    states: int
+    machines: tuple[Literal["tpu", "gpu"], ...]
+
+
+GROUPS = {
+    "of three channels, shared in two places": Grouped((2, 2, 2, 3), (1, 2, 1), (1, 2, 2), 3, ("tpu", "gpu")),
+    "across tiles": Grouped((4, 40), (1,), (4,), 3, ("tpu", "gpu")),
+    "of whole tiles": Grouped((2, 2, 128), (2, 1), (1, 2), 3, ("tpu",)),
+    "that fill tiles, of which two share": Grouped((2, 2, 2, 64), (2, 1, 2), (2, 2, 2), 64, ("tpu",)),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, rng, monkeypatch, name):
+    monkeypatch.setattr(kernels.selective_tpu, "CHANNELS", 256)
+    gates, (axes, keys, queries, states, machines) = kernels.gated.Gates(*MAMBA), GROUPS[name]
+    x, w, A, *_ = drawn(rng, 2, 11, int(np.prod(axes)), states)
+    x, w, A = tuple(z.reshape(2, 11, *axes) for z in x), tuple(z.reshape(axes) for z in w), A.reshape(*axes, states)
+    rows = (jnp.asarray(rng.normal(size=(2, 11, *groups, states))) for groups in (keys, queries))
+    arrays, at = (x, w, A, *rows, jnp.asarray(rng.normal(size=(2, *axes, states)))), jnp.asarray(positions(2, 11))
 
     def op(impl):
         def run(x, w, A, B, C, h):
@@ -57,7 +76,9 @@ def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, 
 
         return run
 
-    close(pulled(op("gpu"), *arrays), pulled(op("xla"), *arrays), 1e-9, 1e-11)
+    wanted = pulled(op("xla"), *arrays)
+    for impl in machines:
+        close(pulled(op(impl), *arrays), wanted, 1e-9, 1e-11)
 
 
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
