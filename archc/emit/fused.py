@@ -246,7 +246,7 @@ def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> se
     value = found.scan.args[0]
     while isinstance(value, Value) and value is not found.log_decay.operand and len(users.get(value, ())) <= 1:
         out.add(value)
-        value = value.args[0]
+        (value,) = value.operands
     return out
 
 
