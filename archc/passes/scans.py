@@ -92,7 +92,7 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     )
     problem = _problem(reads)
     if reads is None or problem:
-        sentence = _diagonal(plain) if not problem else _too_large(scan, problem)
+        sentence = _diagonal(plain) if not problem else kept_sentence(scan, problem)
         return replace(plain, fits=not problem, sentence=sentence)
     over = reads[0].over
     with_key = [f for f in factors if f.names & over]
@@ -120,7 +120,7 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     if kind == "selective":
         found = replace(found, heads=tuple(dict.fromkeys((*found.groups, *found.heads))))
     if value and not found.log_decay.exists:
-        return replace(plain, fits=False, sentence=_too_large(scan, NO_LOGARITHM))
+        return replace(plain, fits=False, sentence=kept_sentence(scan, NO_LOGARITHM))
     return replace(found, sentence=_sentence(found))
 
 
@@ -248,7 +248,8 @@ def _diagonal(found: ScanClass) -> str:
     return f"diagonal scan over {_axes(found.scan.names)}{fixed}; the state itself is the result"
 
 
-def _too_large(scan: Value, problem: str) -> str:
+def kept_sentence(scan: Value, problem: str) -> str:
+    """How a scan runs whose every state is stored, and why."""
     width = 8 if scan.type.dtype == "complex" else 4
     return (
         f"state {_axes(scan.names)} is kept for every token ({scan.type.elements * width:,} bytes a token): {problem}"
