@@ -69,6 +69,11 @@ def logic(op: str, args: Sequence[Code]) -> Code | None:
     return infix("&" if op == "and" else "|", *args) if op in ("and", "or") else None
 
 
+def may_be_flat(exponent: Code) -> bool:
+    """Whether a power with this exponent, perhaps between 0 and 1, may have an infinite slope at 0."""
+    return exponent.number is None or 0 < exponent.number < 1
+
+
 def number(value: float) -> Code:
     """A number, always a floating-point one."""
     return Code(repr(value), UNARY if value < 0 else 100)

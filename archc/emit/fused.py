@@ -3,28 +3,28 @@ swallow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from archc.elaborate.call import Call, Program
+from archc.emit.chunks import Regions, alike, call_regions, kernel_loops, kernel_scans
 from archc.emit.numbers import number_from
-from archc.emit.units import Unit, Units, own_values
+from archc.emit.units import Units
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.regions import Given, Numbers
 from archc.fuse.scans import FusedScan, fused_scans
-from archc.ir.graph import Graph, Kind, Region, Value
+from archc.ir.graph import Graph, Kind, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS
 from archc.passes.attention import Attention, attentions
 from archc.passes.buckets import Buckets, buckets
 from archc.passes.caches import reach
-from archc.passes.delta import DeltaScan, delta_scans, inside_rule
-from archc.passes.matrix_scans import runs_fused
+from archc.passes.delta import inside_rule
 from archc.passes.norms import Norm, norms
 from archc.passes.placed import is_placed
-from archc.passes.scans import ScanClass, classify, inside
+from archc.passes.scans import ScanClass, inside
 from archc.passes.support import live_values
 from archc.text import ast
 
@@ -41,7 +41,7 @@ class Fused:
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
     absorbed: frozenset[Value]
-    regions: Mapping[Call, Region]
+    regions: Regions
     matrices: Mapping[Value, tuple[str, ...]]
     spans: Mapping[Value, Support]
     norms: Mapping[Value, Norm]
@@ -74,20 +74,16 @@ def find(program: Program, units: Units) -> Fused:
     reads: dict[Value, ScanClass] = {}
     absorbed: set[Value] = set()
     users = {v: us for r, _ in graph.regions() for v, us in r.users.items()}
-    regions: dict[Call, Region] = {}
-    _regions(program.root, program.root.region, regions)
-    classes = classify(graph)
-    powers = [a for _, a in _alike(classes, units, regions) if len({classes[v].log_decay.times for v in a}) > 1]
-    for each in classes.values():
-        if runs_fused(each) and not any(each.scan in alike for alike in powers):
-            both = [each, *([] if each.normaliser is None else [each.normaliser])]
-            reads |= {c.reads[0].value: c for c in both}
-            within = {v for c in both for v in inside(c) if v.kind is not Kind.WEIGHT}
-            absorbed |= within - {r.value for c in both for r in c.reads}
-            absorbed |= _decay_chain(each, users) if each.kind != "long_convolution" else set()
+    regions = call_regions(program)
+    for each in kernel_scans(program, units, regions).values():
+        both = [each, *([] if each.normaliser is None else [each.normaliser])]
+        reads |= {c.reads[0].value: c for c in both}
+        within = {v for c in both for v in inside(c) if v.kind is not Kind.WEIGHT}
+        absorbed |= within - {r.value for c in both for r in c.reads}
+        absorbed |= _decay_chain(each, users) if each.kind != "long_convolution" else set()
     for found in attention.values():
         absorbed |= _between(found)
-    for rule in _delta_scans(graph, units, regions).values():
+    for rule in kernel_loops(program, units, regions).values():
         reads[rule.reads[0].value] = rule
         absorbed |= inside_rule(rule, users)
     fused = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
@@ -140,11 +136,11 @@ def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -
     return found.gates is not None and real
 
 
-def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> Numbers:
+def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> Numbers:
     """The numbers in equations that differ among the calls of a unit and are written there: kernels are handed them."""
     out: dict[tuple[Value, int], Given] = {}
-    for unit, alike in _alike(fused, units, regions):
-        made = [sorted({fused[v].scan, v, *fused[v].computed}, key=lambda each: each.id) for v in alike]
+    for unit, same in alike(fused, units, regions):
+        made = [sorted({fused[v].scan, v, *fused[v].computed}, key=lambda each: each.id) for v in same]
         names: dict[ast.Expr | str, str] = {}
         for values in zip(*made, strict=False):
             for index, numbers in enumerate(zip(*(v.args for v in values), strict=False)):
@@ -165,28 +161,16 @@ def _named(node: ast.Expr, names: dict[ast.Expr | str, str]) -> str:
     return names.setdefault(node, f"number_{len(names) + 1}")
 
 
-def _other_numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Mapping[Call, Region]) -> dict[Value, str]:
+def _other_numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> dict[Value, str]:
     """The scans whose equations cannot be in a kernel, for they differ among the calls of a unit, and why."""
     out: dict[Value, str] = {}
-    for unit, alike in _alike(fused, units, regions):
-        if len({fused[v].signature for v in alike}) > 1:
-            out |= dict.fromkeys(alike, f"calls of '{unit.first.name}' have other numbers in its equations")
+    for unit, same in alike(fused, units, regions):
+        if len({fused[v].signature for v in same}) > 1:
+            out |= dict.fromkeys(same, f"calls of '{unit.first.name}' have other numbers in its equations")
     return out
 
 
-def _alike(
-    found: Mapping[Value, object], units: Units, regions: Mapping[Call, Region]
-) -> Iterator[tuple[Unit, tuple[Value, ...]]]:
-    """What was found and shares its text: the values of all calls of a unit, one by one."""
-    for unit in units.order:
-        values = [[v for v in regions[c].values if v in found and v in own_values(c)] for c in unit.calls]
-        for alike in zip(*values, strict=False):
-            yield unit, alike
-
-
-def _composed(
-    graph: Graph, units: Units, regions: Mapping[Call, Region]
-) -> tuple[dict[Value, Composition], dict[Value, str]]:
+def _composed(graph: Graph, units: Units, regions: Regions) -> tuple[dict[Value, Composition], dict[Value, str]]:
     """The sums over keys that a kernel of composed heads runs, and why it does not run others.
 
     The calls of a unit share its text, so what is unrolled and the numbers in it must be the same in all of them.
@@ -194,45 +178,27 @@ def _composed(
     found = compositions(graph)
     composed = {v: c for v, c in found.items() if isinstance(c, Composition)}
     plain = {v: reason for v, reason in found.items() if isinstance(reason, str)}
-    for unit, alike in _alike(found, units, regions):
+    for unit, same in alike(found, units, regions):
         reason = ""
-        if len({composed[v].signature if v in composed else None for v in alike}) > 1:
+        if len({composed[v].signature if v in composed else None for v in same}) > 1:
             reason = f"calls of '{unit.first.name}' mix heads in different sizes or with different numbers"
-        elif alike[0] in composed and not _in_reach(composed[alike[0]], unit.first):
+        elif same[0] in composed and not _in_reach(composed[same[0]], unit.first):
             reason = "it reads weights of a shared fn that is handed to another"
         if reason:
-            plain |= dict.fromkeys(alike, reason)
-            composed = {v: c for v, c in composed.items() if v not in alike}
+            plain |= dict.fromkeys(same, reason)
+            composed = {v: c for v, c in composed.items() if v not in same}
     return composed, plain
 
 
-def _buckets(
-    graph: Graph, units: Units, regions: Mapping[Call, Region]
-) -> tuple[dict[Value, Buckets], dict[Value, str]]:
+def _buckets(graph: Graph, units: Units, regions: Regions) -> tuple[dict[Value, Buckets], dict[Value, str]]:
     """The sums over keys that run in the order of buckets, in all calls of a unit, and why others do not."""
     found = buckets(graph)
     kept = {v: b for v, b in found.items() if isinstance(b, Buckets)}
-    for _, alike in _alike(found, units, regions):
-        if any(v not in kept for v in alike):
-            kept = {v: b for v, b in kept.items() if v not in alike}
+    for _, same in alike(found, units, regions):
+        if any(v not in kept for v in same):
+            kept = {v: b for v, b in kept.items() if v not in same}
     reasons = {v: f"it cannot run in the order of buckets: {b}" for v, b in found.items() if isinstance(b, str)}
     return kept, reasons
-
-
-def _delta_scans(graph: Graph, units: Units, regions: Mapping[Call, Region]) -> dict[Value, DeltaScan]:
-    """The loops that run in chunks, in all calls of a unit."""
-    kept = delta_scans(graph)
-    for unit in units.order:
-        for alike in zip(*(_loops(c, regions[c]) for c in unit.calls), strict=False):
-            if len({kept[v].signature if v in kept else None for v in alike}) > 1:
-                kept = {v: rule for v, rule in kept.items() if v not in alike}
-    return kept
-
-
-def _loops(call: Call, region: Region) -> list[Value]:
-    """The loops of this very call: statements, which made none of its own values."""
-    own = {v.origin.calls for v in own_values(call)}
-    return [v for v in region.values if v.op == "loop" and v.origin.calls in own]
 
 
 def _in_reach(found: Composition, call: Call) -> bool:
@@ -246,7 +212,7 @@ def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> se
     value = found.scan.args[0]
     while isinstance(value, Value) and value is not found.log_decay.operand and len(users.get(value, ())) <= 1:
         out.add(value)
-        value = value.args[0]
+        (value,) = value.operands
     return out
 
 
@@ -259,14 +225,3 @@ def _between(found: Attention) -> set[Value]:
         out.add(value)
         todo += [v for v in value.operands if v.kind.name == "PAIR" and v not in out]
     return out
-
-
-def _regions(call: Call, region: Region | None, out: dict[Call, Region]) -> None:
-    here = call.region or region
-    assert here is not None
-    out[call] = here
-    for below in call.calls.values():
-        _regions(below, here, out)
-    for stack in call.stacks.values():
-        for below in stack.distinct:
-            _regions(below, below.region, out)

@@ -37,6 +37,8 @@ KERNELS = {
     "affine": "affine.py",
     "fp32": "numerics.py",
     "inv_softplus": "numerics.py",
+    "power": "numerics.py",
+    "root": "numerics.py",
     "softmax_over": "numerics.py",
     "orthogonal": "numerics.py",
     "top": "numerics.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.emit.body import Body, State
-from archc.emit.code import Code, call, infix, python_name
+from archc.emit.code import Code, call, infix, minus, python_name
 from archc.emit.factors import product
 from archc.emit.kernels import kernel_of
 from archc.emit.layout import reindex, transposed
@@ -155,7 +155,9 @@ def log_decay(body: Body, found: ScanClass) -> Code:
     if not log.operand.type.wide:
         body.kernel("fp32")
         code = call("fp32", code)
-    if log.form != "exponent":
+    if log.form == "log_rest":
+        code = body.dialect.function("log_sigmoid", minus(code))
+    elif log.form != "exponent":
         code = body.dialect.function(log.form, code)
     if log.times != 1:
         code = infix("*", Code(repr(log.times)), code)

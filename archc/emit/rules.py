@@ -16,9 +16,12 @@ from archc.emit.placed import whole
 from archc.emit.programs import PROGRAM_RULES
 from archc.emit.recurrent import RECURRENT_RULES, read_out
 from archc.emit.shapes import SHAPE_RULES
+from archc.emit.stable import better
 from archc.emit.statements import run_stack
 from archc.ir.graph import Kind, Value
+from archc.ops.logarithms import BETTER
 from archc.ops.pointwise import UNARY
+from archc.text import ast
 
 INFIX = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**",
@@ -53,6 +56,30 @@ def _unary(body: Body, value: Value) -> Code:
     if value.op in OWN:
         body.kernel(value.op)
     return body.dialect.function(value.op, body.operand(value, 0))
+
+
+def _stable(rule: Rule) -> Rule:
+    """A rule, but for values that have a form which keeps value and slope further."""
+    return lambda body, value: better(body, value) or rule(body, value)
+
+
+def _root(body: Body, value: Value) -> Code:
+    """A root; with a slope at 0 too, unless a number is added to what it is taken of."""
+    (inner,) = value.operands
+    if inner.op == "add" and len(inner.operands) == 1:
+        return _unary(body, value)
+    return Code(f"{body.kernel('root')}({body.operand(value, 0).text})")
+
+
+def _power(body: Body, value: Value) -> Code:
+    """A power; of a base that may be 0 with a slope there too, unless its exponent is seen to be 1 or more."""
+    base, exponent = value.args
+    written = number_node(body.call, value, 1)
+    whole = not isinstance(exponent, Value) and (exponent >= 1 or exponent < 0)
+    if not isinstance(base, Value) or (whole and (written is None or isinstance(written, ast.Number | ast.Unary))):
+        return _infix(body, value)
+    left, right = body.aligned(value, 0), body.aligned(value, 1)
+    return Code(f"{body.kernel('power')}({left.text}, {right.text})")
 
 
 def _neg(body: Body, value: Value) -> Code:
@@ -189,6 +216,8 @@ RULES: dict[str, Rule] = {
     **{name: _unary for name in UNARY if name != "neg"},
     **{name: _compared if name in COMPARISONS else _infix for name in INFIX},
     "add": _add,
+    "pow": _power,
+    "sqrt": _root,
     "neg": _neg,
     "not": _unary,
     "real": _unary,
@@ -223,3 +252,4 @@ RULES: dict[str, Rule] = {
     **{k: v for k, v in PAIR_RULES.items() if k != "contract"},
     **PROGRAM_RULES,
 }
+RULES |= {name: _stable(RULES[name]) for name in BETTER}

@@ -8,6 +8,7 @@ from archc.emit.calls import call_text, state_name
 from archc.emit.code import Code, python_name
 from archc.emit.layout import axis_of
 from archc.emit.placed import whole
+from archc.emit.stable import opened
 from archc.emit.units import own_values
 from archc.ir.graph import Kind, Value
 from archc.text import ast
@@ -59,6 +60,8 @@ def let(body: Body, statement: ast.Let) -> None:
         if bound in body.names and body.names[bound] != names[0]:
             body.line(f"{names[0]} = {body.names[bound]}", bound)
             body.bind(bound, names[0])
+            return
+        if opened(body, bound, names[0]):
             return
         code = body.render(bound)
         if code.text != names[0]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from archc.elaborate.numbers import FUNCTIONS
 from archc.ops.node import Node, Nodes, Operand
+from archc.ops.simpler import SIMPLER
 from archc.ops.table import OPS
 
 SPECIAL = "\0"
@@ -53,7 +54,7 @@ class Equations:
 
 def new_nodes() -> Nodes:
     """An empty home of nodes that computes with numbers as the specs do."""
-    return Nodes(_compute)
+    return Nodes(_compute, SIMPLER)
 
 
 def _compute(op: str, numbers: Sequence[float]) -> float | None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from archc.fuse.regions import Given, Numbers, Placed, factor, placed
 from archc.ir.graph import Value
 from archc.ops.node import Node, of
+from archc.passes.log_decay import LogDecay
 from archc.passes.matrix_scans import bonus_keys, grouped, split_decay
-from archc.passes.scans import Factor, LogDecay, ScanClass, ScanKind
+from archc.passes.scans import Factor, ScanClass, ScanKind
 
 OUTPUTS: Mapping[ScanKind, tuple[str, ...]] = {
     "diagonal": ("a", "u"),
@@ -76,6 +77,8 @@ def log_of(node: Node, decay: LogDecay) -> Node:
     match decay.form:
         case "log_sigmoid":
             node = -of("softplus", -node)
+        case "log_rest":
+            node = -of("softplus", node)
         case "log":
             node = of("log", node)
     return node * decay.times
@@ -87,5 +90,5 @@ def decay_chain(found: ScanClass) -> set[Value]:
     value = found.scan.args[0]
     while isinstance(value, Value) and value is not found.log_decay.operand:
         out.add(value)
-        value = value.args[0]
+        (value,) = value.operands
     return out

@@ -7,11 +7,13 @@ have neither axes nor kinds: whoever builds or runs them broadcasts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Compute = Callable[[str, Sequence[float]], float | None]
 """The value of an op on numbers; None where it has none."""
+Simpler = Mapping[str, Callable[[tuple["Node", ...]], "Node | None"]]
+"""By op: the simpler node that it is equal to on these operands; None if there is none."""
 
 TRUTHS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"})
 """The ops whose results are true or false."""
@@ -85,9 +87,9 @@ Operand = Node | float
 def of(op: str, *args: Operand) -> Node:
     """An op applied; at least one operand is a node.
 
-    >>> x = Nodes(lambda op, numbers: 6.0).leaf("x")
-    >>> of("exp", x) is of("exp", x), x * 1 is x, 2 * (3 * x)
-    (True, True, mul(6.0, x))
+    >>> x = Nodes(lambda op, numbers: None, {}).leaf("x")
+    >>> of("exp", x) is of("exp", x), 2 * x
+    (True, mul(2.0, x))
     """
     home = next(a.home for a in args if isinstance(a, Node))
     return home.apply(op, *args)
@@ -100,13 +102,10 @@ def where(condition: Node, yes: Operand, no: Operand) -> Node:
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """Where nodes are made, each once; `compute` is asked for ops of numbers alone.
-
-    Rewrites are those that keep every finite value to the last bit (`x * 1`, `2 * (4 * x)` up to the rounding of one
-    product, `a - (-b)`), except that zero times anything is zero.
-    """
+    """Where nodes are made, each once; `compute` is asked for ops of numbers alone, `simpler` for what is rewritten."""
 
     compute: Compute
+    simpler: Simpler
     table: dict[tuple[object, ...], Node] = field(default_factory=dict, repr=False)
 
     def leaf(self, name: str, truth: bool = False) -> Node:
@@ -130,7 +129,7 @@ class Nodes:
             value = self.compute(op, [n.value for n in nodes])
             if value is not None:
                 return self.number(value)
-        simpler = SIMPLER[op](nodes) if op in SIMPLER else None
+        simpler = self.simpler[op](nodes) if op in self.simpler else None
         if simpler is not None:
             return simpler
         order = sorted(nodes, key=id) if op in COMMUTE else nodes
@@ -146,120 +145,3 @@ class Nodes:
 
     def _once(self, node: Node, key: tuple[object, ...]) -> Node:
         return self.table.setdefault(key, node)
-
-
-def _add(nodes: tuple[Node, ...]) -> Node | None:
-    a, b = nodes
-    if a.is_number(0):
-        return b
-    if b.is_number(0):
-        return a
-    if b.op == "neg":
-        return a - b.args[0]
-    return b - a.args[0] if a.op == "neg" else None
-
-
-def _sub(nodes: tuple[Node, ...]) -> Node | None:
-    a, b = nodes
-    if b.is_number(0):
-        return a
-    if a.is_number(0):
-        return -b
-    return a + b.args[0] if b.op == "neg" else None
-
-
-def _mul(nodes: tuple[Node, ...]) -> Node | None:
-    a, b = nodes
-    if b.is_number():
-        return b * a
-    if a.is_number(0):
-        return a
-    if a.is_number(1):
-        return b
-    if a.is_number(-1):
-        return -b
-    if a.op == "neg":
-        return -(a.args[0] * b)
-    if b.op == "neg":
-        return (-a) * b.args[0] if a.is_number() else -(a * b.args[0])
-    for factor, mask in ((a, b), (b, a)):
-        if mask.op == "where" and mask.args[1].is_number(1) and mask.args[2].is_number(0):
-            return where(mask.args[0], factor, 0)
-    if a.is_number() and b.op == "mul" and b.args[0].is_number():
-        return (a.value * b.args[0].value) * b.args[1]
-    return None
-
-
-def _div(nodes: tuple[Node, ...]) -> Node | None:
-    a, b = nodes
-    if a.is_number(0) or b.is_number(1):
-        return a
-    if b.is_number(2, 4, 8, 16, -1, -2):  # the inverse is exact
-        return (1 / b.value) * a
-    if a.op == "neg":
-        return -(a.args[0] / b)
-    return None
-
-
-def _neg(nodes: tuple[Node, ...]) -> Node | None:
-    (a,) = nodes
-    if a.op == "neg":
-        return a.args[0]
-    if a.op == "mul" and a.args[0].is_number():
-        return -a.args[0].value * a.args[1]
-    return a.args[1] - a.args[0] if a.op == "sub" else None
-
-
-def _pow(nodes: tuple[Node, ...]) -> Node | None:
-    base, exponent = nodes
-    if base.is_number() and base.value > 0:
-        return of("exp", exponent * base.home.apply("log", base))
-    if not exponent.is_number():
-        return None
-    if exponent.is_number(0.5, -0.5):
-        return of("sqrt" if exponent.value > 0 else "rsqrt", base)
-    if exponent.is_number(-1):
-        return 1 / base
-    out: Operand = 1.0
-    if exponent.is_number(0, 1, 2, 3, 4):
-        for _ in range(int(exponent.value)):
-            out = out * base
-        return out if isinstance(out, Node) else base.home.number(out)
-    return None
-
-
-def _choice(nodes: tuple[Node, ...]) -> Node | None:
-    condition, yes, no = nodes
-    if condition.is_number():
-        return yes if condition.value else no
-    return yes if yes is no else None
-
-
-def _and(nodes: tuple[Node, ...]) -> Node | None:
-    a, b = nodes if nodes[0].is_number() else nodes[::-1]
-    return (b if a.value else a) if a.is_number() else None
-
-
-def _or(nodes: tuple[Node, ...]) -> Node | None:
-    a, b = nodes if nodes[0].is_number() else nodes[::-1]
-    return (a if a.value else b) if a.is_number() else None
-
-
-def _same(nodes: tuple[Node, ...]) -> Node | None:
-    return nodes[0]
-
-
-SIMPLER: dict[str, Callable[[tuple[Node, ...]], Node | None]] = {
-    "add": _add,
-    "sub": _sub,
-    "mul": _mul,
-    "div": _div,
-    "neg": _neg,
-    "pow": _pow,
-    "where": _choice,
-    "and": _and,
-    "or": _or,
-    "fp32": _same,  # expressions have one precision and no axes
-    "narrow": _same,
-    "rename": _same,
-}

@@ -82,9 +82,13 @@ def _gelu_tanh_slope(y: Node, x: Node) -> Operand:
     return s + 2 * _ROOT * y * (1 - s) * (1 + 3 * 0.044715 * square)
 
 
+SMALLEST = 2.0**-126
+"""The smallest number of full precision in single precision: chips take what is below for 0."""
+
+
 def _sqrt_slope(y: Node, x: Node) -> Operand:
-    """Guarded: where x is 0 the factors outside usually are too, and 0 * inf would be nan."""
-    return 0.5 * of("rsqrt", of("maximum", x, 1e-20))
+    """None at 0, where it is infinite: what x is made of mostly has none there (a norm, relu), and 0 * inf is nan."""
+    return where(x > SMALLEST, 0.5 * of("rsqrt", x), 0)
 
 
 _FN = {
@@ -130,9 +134,12 @@ def _quotient(d: Node, y: Node, a: Node, b: Node) -> tuple[Operand, ...]:
 
 
 def _pow(d: Node, y: Node, a: Node, b: Node) -> tuple[Operand, ...]:
-    """The exponent learns where the base is positive."""
+    """The exponent learns where the base is positive, a base of 0 where its slope is finite (see `_sqrt_slope`)."""
     positive = a > 0
-    return d * b * of("pow", a, b - 1), where(positive, d * y * of("log", where(positive, a, 1)), 0)
+    slope = d * b * of("pow", a, b - 1)
+    if not (b.is_number() and b.value >= 1):
+        slope = where(of("and", of("abs", a) <= SMALLEST, of("lt", b, 1)), 0, slope)
+    return slope, where(positive, d * y * of("log", where(positive, a, 1)), 0)
 
 
 def _through(d: Node, y: Node, x: Node) -> tuple[Operand, ...]:

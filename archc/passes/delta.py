@@ -12,9 +12,10 @@ from typing import Literal
 
 from archc.ir.graph import Graph, Kind, Operand, Region, Value
 from archc.ops.table import OPS
+from archc.passes.log_decay import log_decay
 from archc.passes.placed import is_placed
 from archc.passes.readout import ReadOut, read_outs
-from archc.passes.scans import Factor, ScanClass, log_decay
+from archc.passes.scans import Factor, ScanClass
 
 Factors = tuple[Factor, ...]
 
@@ -152,15 +153,7 @@ def _fits(rule: DeltaScan) -> bool:
     operands = [f.operand for side in sides for f in side] + [decay]
     values = [v for v in operands if isinstance(v, Value)]
     tokens = all(any(isinstance(f.operand, Value) and f.operand.kind is Kind.TOKEN for f in side) for side in sides)
-    return tokens and _positive(rule) and all(v.type.dtype == "real" and not is_placed(v) for v in values)
-
-
-def _positive(rule: DeltaScan) -> bool:
-    """Whether the decay has a logarithm whatever the tokens are: loops may turn the sign of a state, or forget it."""
-    log = rule.log_decay
-    if isinstance(log.operand, Value):
-        return log.form != "log"
-    return log.operand > 0
+    return tokens and rule.log_decay.exists and all(v.type.dtype == "real" and not is_placed(v) for v in values)
 
 
 def _terms(value: Operand, known: Mapping[Value, bool]) -> list[_Term] | None:

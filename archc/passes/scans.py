@@ -14,6 +14,7 @@ from typing import Literal
 
 from archc.ir.graph import Graph, Kind, Operand, Region, Value
 from archc.ops.table import OPS
+from archc.passes.log_decay import NO_LOGARITHM, LogDecay, log_decay
 from archc.passes.readout import ReadOut, read_outs
 
 ScanKind = Literal["diagonal", "selective", "long_convolution", "chunked", "chunked_key", "delta"]
@@ -31,15 +32,6 @@ class Factor:
     def names(self) -> set[str]:
         """The axes that it has."""
         return set(self.operand.names) if isinstance(self.operand, Value) else set()
-
-
-@dataclass(frozen=True)
-class LogDecay:
-    """The logarithm of the decay: `times` * (the operand of exp, log(sigmoid(x)), or log(x)), by `form`."""
-
-    form: Literal["exponent", "log_sigmoid", "log"]
-    operand: Operand
-    times: float = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +92,7 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     )
     problem = _problem(reads)
     if reads is None or problem:
-        sentence = _diagonal(plain) if not problem else _too_large(scan, problem)
+        sentence = _diagonal(plain) if not problem else kept_sentence(scan, problem)
         return replace(plain, fits=not problem, sentence=sentence)
     over = reads[0].over
     with_key = [f for f in factors if f.names & over]
@@ -127,7 +119,12 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     )
     if kind == "selective":
         found = replace(found, heads=tuple(dict.fromkeys((*found.groups, *found.heads))))
+    if value and not found.log_decay.exists:
+        return replace(plain, fits=False, sentence=kept_sentence(scan, NO_LOGARITHM))
     return replace(found, sentence=_sentence(found))
+
+
+DIRECTLY = "contract it directly after the scan"
 
 
 def _problem(reads: tuple[ReadOut, ...] | None) -> str:
@@ -135,9 +132,9 @@ def _problem(reads: tuple[ReadOut, ...] | None) -> str:
     if reads is None:
         return ""
     if len({r.over for r in reads}) > 1:
-        return "its read-outs contract different axes"
+        return f"its read-outs contract different axes; {DIRECTLY}"
     if len({r.before for r in reads}) > 1:
-        return "it is read both before and after the update"
+        return f"it is read both before and after the update; {DIRECTLY}"
     return ""
 
 
@@ -163,23 +160,6 @@ def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Facto
         case "neg":
             return [Factor(-1), *factors_of(entering.args[0], state, power)]
     return [Factor(entering, power)]
-
-
-def log_decay(decay: Operand) -> LogDecay:
-    """The log of a decay, read off its expression: exp(e) gives e, sigmoid its log, a power multiplies."""
-    if not isinstance(decay, Value):
-        return LogDecay("log", decay)
-    match decay.op:
-        case "exp":
-            return LogDecay("exponent", decay.args[0])
-        case "sigmoid":
-            return LogDecay("log_sigmoid", decay.args[0])
-        case "fp32" | "narrow":
-            return log_decay(decay.args[0])
-        case "pow" if not isinstance(decay.args[1], Value):
-            inner = log_decay(decay.args[0])
-            return replace(inner, times=inner.times * decay.args[1])
-    return LogDecay("log", decay)
 
 
 def _normalised(found: Mapping[Value, ScanClass]) -> dict[Value, ScanClass]:
@@ -268,11 +248,11 @@ def _diagonal(found: ScanClass) -> str:
     return f"diagonal scan over {_axes(found.scan.names)}{fixed}; the state itself is the result"
 
 
-def _too_large(scan: Value, problem: str) -> str:
+def kept_sentence(scan: Value, problem: str) -> str:
+    """How a scan runs whose every state is stored, and why."""
     width = 8 if scan.type.dtype == "complex" else 4
     return (
-        f"state {_axes(scan.names)} is kept for every token ({scan.type.elements * width:,} bytes a token): {problem}; "
-        "contract it directly after the scan"
+        f"state {_axes(scan.names)} is kept for every token ({scan.type.elements * width:,} bytes a token): {problem}"
     )
 
 

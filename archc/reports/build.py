@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from archc.elaborate import Program
+from archc.emit.chunks import call_regions, kernel_loops, kernel_scans, loop_sentence, scan_sentence
+from archc.emit.units import group
 from archc.ir.graph import Graph, Value
 from archc.passes.attention import Attention, attentions
 from archc.passes.buckets import Buckets, buckets
 from archc.passes.caches import REDUCTIONS, caches
-from archc.passes.delta import DeltaScan, delta_scans
 from archc.passes.flops import Cost, flops
 from archc.passes.memory import memory
 from archc.passes.params import params
@@ -50,7 +51,7 @@ def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2
         params=_params(graph, kinds),
         flops=_flops(graph, kinds, training, decoding),
         cache=_cache(graph, kinds, context),
-        scans=tuple(_scans(graph, kinds)),
+        scans=tuple(_scans(program, kinds)),
         attention=tuple(attention_rows(graph, kinds)),
         training=_memory(graph, training),
         decoding=_memory(graph, decoding),
@@ -164,18 +165,21 @@ def places(graph: Graph, kinds: Layers) -> Iterator[tuple[Value, str, int]]:
                 yield value, kind, counts[kind]
 
 
-def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
-    classes, rules = classify(graph), delta_scans(graph)
+def _scans(program: Program, kinds: Layers) -> Iterator[model.Scan]:
+    graph, units, regions = program.graph, group(program), call_regions(program)
+    classes, runs = classify(graph), kernel_scans(program, units, regions)
+    rules = kernel_loops(program, units, regions)
     for value, kind, count in places(graph, kinds):
         if value in classes:
             found = classes[value]
+            sentence = scan_sentence(found, runs)
             yield model.Scan(
                 name=value.attrs["state"],
                 block=kind,
                 layers=count,
                 kind=found.kind,
-                fits=found.fits,
-                sentence=found.sentence,
+                fits=found.fits and sentence == found.sentence,
+                sentence=sentence,
             )
         if value.op == "loop":
             yield model.Scan(
@@ -186,14 +190,6 @@ def _scans(graph: Graph, kinds: Layers) -> Iterator[model.Scan]:
                 fits=True,
                 sentence=loop_sentence(value, rules),
             )
-
-
-def loop_sentence(loop: Value, rules: Mapping[Value, DeltaScan]) -> str:
-    """How a loop runs: as a delta rule in chunks, or token by token."""
-    if loop in rules:
-        return rules[loop].sentence
-    states = ", ".join(f"[{' '.join(p.names)}]" for p in loop.attrs["body"].params)
-    return f"loop over {states}: one token after the other"
 
 
 def attention_rows(graph: Graph, kinds: Layers) -> Iterator[model.Pairs]:

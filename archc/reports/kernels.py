@@ -8,6 +8,7 @@ from math import prod
 from archc.backends.flax.kernels.chunk_sizes import MOST, ON_GPU, ON_GPU_PER_KEY, ON_TPU, values_of_program
 from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
+from archc.emit.chunks import call_regions, kernel_loops, kernel_scans, loop_sentence, scan_sentence
 from archc.emit.fused import Fused, find
 from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, PROGRAM, SCANS, SORTED, kernel_of
 from archc.emit.units import group
@@ -15,9 +16,8 @@ from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import OUTER, FusedScan, fused_scans
 from archc.fuse.traffic import SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
-from archc.passes.delta import delta_scans
 from archc.passes.scans import ScanClass, classify, inside
-from archc.reports.build import attention_rows, loop_sentence, places
+from archc.reports.build import attention_rows, places
 from archc.reports.layers import layers
 
 
@@ -30,13 +30,17 @@ def explanation(program: Program) -> str:
     """
     graph = program.graph
     kinds = layers(graph)
-    found, fused, classes = find(program, group(program)), fused_scans(graph), classify(graph)
-    rules = delta_scans(graph)
+    units, regions = group(program), call_regions(program)
+    found, fused, classes = find(program, units), fused_scans(graph), classify(graph)
+    runs, rules = kernel_scans(program, units, regions), kernel_loops(program, units, regions)
     lines = ["Scans"]
     for value, kind, count in places(graph, kinds):
         if value in classes:
             lines.append(f"  {kind}{_times(count)}: {value.attrs['state']}")
-            lines += [f"      {line}" for line in _scan(classes[value], fused[value], found)]
+            lines += [
+                f"      {line}"
+                for line in _scan(classes[value], fused[value], found, scan_sentence(classes[value], runs))
+            ]
         if value.op == "loop":
             lines.append(f"  {kind}{_times(count)}: {', '.join(value.attrs['states'])}")
             lines += [f"      {line}" for line in _loop(value, loop_sentence(value, rules), found)]
@@ -54,8 +58,8 @@ def _times(count: int) -> str:
     return f", each of {count}" if count > 1 else ""
 
 
-def _scan(found: ScanClass, fused: FusedScan, emitted: Fused) -> Iterator[str]:
-    yield found.sentence
+def _scan(found: ScanClass, fused: FusedScan, emitted: Fused, sentence: str) -> Iterator[str]:
+    yield sentence
     if found.normalises is not None and found.reads[0].value in emitted.reads:
         yield f"kernel of '{found.normalises.label}': one more column of its values, which are one"
         return

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from archc.backends.flax.dialect import FlaxDialect
 
 from archc.emit.code import Code, call, infix
-from archc.emit.equations import Doc, called_in, described, function, logic, statements, unpacked
+from archc.emit.equations import Doc, called_in, described, function, logic, may_be_flat, statements, unpacked
 from archc.emit.mixes import Mixes, mix_functions
 from archc.fuse.dag import Equations
 from archc.fuse.planes import PLACES, SUMS
 from archc.fuse.scans import OUTER, FusedScan
 
-DEVICE = ("expm1", "gelu", "inv_softplus", "sign", "mix_heads", "unmix_heads", "mix_heads_matrix")
+DEVICE = ("expm1", "gelu", "inv_softplus", "power", "root", "sign", "mix_heads", "unmix_heads", "mix_heads_matrix")
 """The functions of `kernels/device.py`."""
 RESERVED = ("jax", "jnp", "xs", "ws", *DEVICE)
 
@@ -82,7 +82,9 @@ def _say(op: str, args: Sequence[Code]) -> Code:
         case "minimum" | "maximum":
             return _FLAX.two(op, *args)
         case "pow":
-            return infix("**", *args)
+            return call("power", *args) if may_be_flat(args[1]) else infix("**", *args)
+        case "sqrt":
+            return call("root", *args)
         case "relu":
             return call("jnp.maximum", args[0], "0.0")
     return logic(op, args) or _FLAX.function(op, args[0])

@@ -35,7 +35,7 @@ class FlaxTarget:
 
     name: Backend = "flax"
     shape: Shape = FlaxShape()
-    kernels = KERNELS | WRITTEN | {"gated_selective_scan": "gated.py"}
+    kernels = KERNELS | WRITTEN | {"gated_selective_scan": "gated.py", "power": "device.py", "root": "device.py"}
     framework = "Flax"
     requirements = "flax jax optax orbax-checkpoint safetensors numpy grain tokenizers pydantic tensorboard tqdm pytest"
 

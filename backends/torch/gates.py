@@ -8,7 +8,7 @@ from dataclasses import replace
 from archc.backends.torch.dialect import TorchDialect
 
 from archc.emit.code import Code, call, infix
-from archc.emit.equations import Doc, called_in, described, function, logic, row, statements, unpacked
+from archc.emit.equations import Doc, called_in, described, function, logic, may_be_flat, row, statements, unpacked
 from archc.emit.mixes import Mixes, Tiles, mix_functions
 from archc.fuse.dag import Equations, exponentials, half, rebuilt
 from archc.fuse.planes import KEYS, PLACES, QUERIES, SUMS, ZEROS
@@ -25,7 +25,9 @@ BUILTIN = ("abs", "cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt",
 AXES = {QUERIES: "QUERIES", KEYS: "KEYS"}
 """Of tiles of pairs, whose kernels have their own order of them."""
 TILES = Tiles("@triton.jit", tuple(f"{name}: tl.constexpr" for name in AXES.values()), "plane")
-RESERVED = ("torch", "F", "fp32", "map", "inv_softplus", "triton", "tl", "xs", "ws", *DEVICE)
+OWN = ("fp32", "inv_softplus", "power", "root")
+"""The functions of `kernels/numerics.py` that equations call."""
+RESERVED = ("torch", "F", *OWN, "map", "triton", "tl", "xs", "ws", *DEVICE)
 
 
 def plain_functions(name: str, fused: FusedScan) -> str:
@@ -35,7 +37,7 @@ def plain_functions(name: str, fused: FusedScan) -> str:
 
     If something is fused behind the read-out, also `name_out(read, *x, *w, *n) -> o`. Tensors are [B, T, *axes] and
     [*axes], or what broadcasts to that; everything is computed in at least single precision, as in the kernel. The
-    text needs `torch`, `F` and `fp32` of kernels/numerics.py.
+    text needs `torch`, `F` and what it calls of `OWN`.
     """
     gates, out = _equations(fused)
     texts = [_plain(name, gates, fused, "gates")]
@@ -114,7 +116,9 @@ def _say_plain(op: str, args: Sequence[Code]) -> Code:
         case "minimum" | "maximum":
             return _TORCH.two(op, *args)
         case "pow":
-            return infix("**", *args)
+            return call("power", *args) if may_be_flat(args[1]) else infix("**", *args)
+        case "sqrt":
+            return call("root", *args)
     return logic(op, args) or _TORCH.function(op, args[0])
 
 

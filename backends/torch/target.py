@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from re import search
 
-from archc.backends.torch.gates import device_functions, device_mixes, device_names, plain_functions
+from archc.backends.torch.gates import OWN, device_functions, device_mixes, device_names, plain_functions
 from archc.backends.torch.shape import TorchShape
 
 from archc.emit.code import call
@@ -106,7 +106,7 @@ def _gates(module: Module) -> str:
     text = "\n\n\n".join(texts)
     kinds = {fused.kind for fused in scans.values()}
     behind = any(fused.out is not None for fused in scans.values())
-    own = [name for name in ("fp32", "inv_softplus") if search(rf"\b{name}\b", text)]
+    own = [name for name in OWN if search(rf"\b{name}\b", text)]
     classes = [f"from kernels.{file} import {name}" for kind, (name, file) in _CLASSES.items() if kind in kinds]
     names = [name for stem in scans for name in _functions(stem, scans[stem])]
     names += [name for stem in mixes for name in function_names(stem, mixes[stem])]

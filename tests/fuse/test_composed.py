@@ -22,7 +22,7 @@ from archc.reference.frame import Array, Frame
 from tests.fuse.compositions import KINDS, body, drawn
 from tests.fuse.dense import planes, weight_planes
 from tests.fuse.evaluation import POS, run
-from tests.fuse.test_printers import Worker, device
+from tests.fuse.test_printers import Worker, kernel_file
 
 NAMES = (*(name for name in KINDS if not name.startswith("two")), *(f"drawn {seed}" for seed in range(6)))
 
@@ -211,7 +211,7 @@ def in_jax(mix: Mix) -> tuple[Any, Any]:
     """The two functions of a composition."""
     place: dict[str, Any] = {}
     mixes = Mixes(mix if mix.place == "before" else None, mix if mix.place == "after" else None)
-    exec(device("flax") + "\n\n" + flax_gates.mix_texts("g", mixes), place)
+    exec(kernel_file("flax", "device") + "\n\n" + flax_gates.mix_texts("g", mixes), place)
     return place[f"g_{mix.place}"], place[f"g_{mix.place}_grad"]
 
 

@@ -43,7 +43,7 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         kernels = folder / "kernels"
         kernels.mkdir()
-        (kernels / "device.py").write_text(device("torch"), encoding="utf-8")
+        (kernels / "device.py").write_text(kernel_file("torch", "device"), encoding="utf-8")
         path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
         self.folder = folder
         self.process = subprocess.Popen(
@@ -75,10 +75,10 @@ class Worker:
         self.process.stdout.close()
 
 
-def device(backend: str) -> str:
-    """The text of `kernels/device.py`."""
+def kernel_file(backend: str, name: str) -> str:
+    """The text of a file of `kernels/`."""
     folder = {"torch": torch_kernels, "flax": flax_kernels}[backend].__path__[0]
-    return (Path(folder) / "device.py").read_text("utf-8")
+    return (Path(folder) / f"{name}.py").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def in_jax(fused: FusedScan, given: dict[str, list[Array]]) -> dict[str, Array]:
     text = flax_gates.gate_functions("g", fused)
     assert set(flax_gates.device_names(text)) <= set(flax_gates.DEVICE)
     place: dict[str, Any] = {}
-    exec(device("flax") + "\n\n" + text, place)
+    exec(kernel_file("flax", "device") + "\n\n" + text, place)
     xs, ws, first, read = (tuple(map(jnp.asarray, given[r])) for r in ("x", "w", "first", "read"))
     da, du = map(jnp.asarray, given["d"])
     dx, dw = place["g_gates_grad"](xs, ws, first[0] != 0, da, du)
@@ -121,8 +121,8 @@ def in_jax(fused: FusedScan, given: dict[str, list[Array]]) -> dict[str, Array]:
 
 def in_torch(fused: FusedScan, given: dict[str, list[Array]]) -> dict[str, Array]:
     """The plain functions of PyTorch, and what autograd makes of them, element by element."""
-    place: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "fp32": lambda x: x + 0.0}
-    place["inv_softplus"] = lambda y: y + torch.log(-torch.expm1(-y))
+    place: dict[str, Any] = {}
+    exec(kernel_file("torch", "numerics"), place)
     exec(torch_gates.plain_functions("g", fused), place)
     shape = given["x"][0].shape
     tensors = [torch.tensor(np.broadcast_to(a, shape)).requires_grad_() for r in ("x", "w") for a in given[r]]
@@ -380,7 +380,7 @@ def test_powers_are_those_of_numpy(worker: Worker, exponent: float) -> None:
 @pytest.mark.parametrize("name", [name for name in flax_gates.DEVICE if name in FUNCTIONS])
 def test_the_functions_that_pallas_lacks_are_exact_everywhere(name: str, dtype: Any) -> None:
     place: dict[str, Any] = {}
-    exec(device("flax"), place)
+    exec(kernel_file("flax", "device"), place)
     x = FUNCTIONS[name][1].astype(dtype)
     want = reference(name, x)
     with jax.enable_x64(True):

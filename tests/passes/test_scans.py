@@ -151,6 +151,7 @@ def test_sums_that_the_values_wait_for_are_no_normaliser(mixer: Callable[[str], 
         ("exp(x)", "exponent", 1),
         ("sigmoid(x) ^ (1 / 16)", "log_sigmoid", 1 / 16),
         ("fp32(sigmoid(x))", "log_sigmoid", 1),
+        ("(1 - sigmoid(x)) ^ 2.5", "log_rest", 2.5),
         ("x", "log", 1),
         ("0.5", "log", 1),
     ],
@@ -187,6 +188,14 @@ OUTER = """
 )
 def test_the_class_follows_from_how_the_state_is_read(mixer: Callable[[str], Graph], read: str, kind: str) -> None:
     assert only(mixer(OUTER.format(read))).kind == kind
+
+
+@pytest.mark.parametrize("decay", ["tanh(x @ W_a[key])", "-0.5", "b[key = 2]", "relu(x @ W_a[key]) ^ 2", "0"])
+def test_a_decay_that_may_be_0_or_negative_has_no_chunks(mixer: Callable[[str], Graph], decay: str) -> None:
+    read = "return dot(S, k, over = key) @ W[value -> width]"
+    found = only(mixer(OUTER.replace("sigmoid(x @ W_a[key = 2])", decay).format(read)))
+    assert (found.kind, found.fits) == ("diagonal", False)
+    assert "its decay may be 0 or negative, and chunks take its logarithm" in found.sentence
 
 
 def test_read_outs_are_followed_through_functions_that_rename(model: Callable[[str], Graph]) -> None:

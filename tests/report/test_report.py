@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 import archc
+from archc import api
+from archc.emit.project import model_code
 from archc.reports.build import build
 from archc.reports.summary import summary
 from archc.reports.text import tables
 from archc.specs_index import program, shipped
 
+CASES = Path(__file__).parents[1] / "parity" / "cases"
 SMALL = """
 model small(width = 8, vocab = 11, depth = 3) {
     block layer {
@@ -92,3 +96,21 @@ def test_json_has_every_answer_and_reads_back() -> None:
     assert data["cache"].keys() >= {"bytes_per_sequence", "states"}
     assert data["settings"]["width"] == 96
     assert type(report).model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.mark.parametrize(
+    ("case", "beginning"),
+    [
+        ("delta_rules_with_numbers_of_their_calls", "loop over [heads key value]: one token after the other"),
+        ("delta_rules_in_other_words", "delta rule in chunked matrix form"),
+        ("scans_with_numbers_of_their_calls", "state [heads key value] is kept for every token"),
+    ],
+)
+def test_a_scan_or_a_loop_says_how_its_emitted_text_runs_it(case: str, beginning: str) -> None:
+    """Calls of one fn share its text, so their numbers decide: kernels of chunks are imported where reports say so."""
+    found = program(str(CASES / f"{case}.arch"))
+    sentences = [scan.sentence for scan in build(found).scans]
+    assert beginning in {s[: len(beginning)] for s in sentences}
+    text = model_code(found, api._target("torch"), 64)["model.py"]
+    for kernel, words in (("delta_scan", "delta rule"), ("chunked_scan", "chunked matrix form, a ")):
+        assert (f"{kernel}(" in text) == any(s.startswith(words) for s in sentences)

@@ -14,6 +14,20 @@ def inv_softplus(y: jax.Array) -> jax.Array:
     return y + jnp.log(-expm1(-y))
 
 
+def root(x: jax.Array) -> jax.Array:
+    """The square root, without a slope where x is 0.
+
+    There it is infinite, and what x is made of mostly has none (a norm, relu): 0 times infinity would be nan.
+    """
+    return jnp.where(x == 0, 0.0, jnp.sqrt(jnp.where(x == 0, 1.0, x)))
+
+
+def power(x: jax.Array, p: jax.Array | float) -> jax.Array:
+    """`x ** p`; where x is 0 and p between 0 and 1, without a slope, as in `root`."""
+    flat = (x == 0) & (p > 0) & (p < 1)
+    return jnp.where(flat, 0.0, jnp.where(flat, 1.0, x) ** p)
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """x times the normal distribution's function."""
     return 0.5 * x * (1.0 + jax.lax.erf(0.7071067811865476 * x))

@@ -1,4 +1,4 @@
-"""Single precision where it matters, and the inverse of softplus."""
+"""Single precision where it matters, and functions that JAX lacks."""
 
 import math
 

@@ -16,6 +16,21 @@ def inv_softplus(y: Tensor) -> Tensor:
     return y + torch.log(-torch.expm1(-y))
 
 
+def root(x: Tensor) -> Tensor:
+    """The square root, without a slope where x is 0.
+
+    There it is infinite, and what x is made of mostly has none (a norm, relu): 0 times infinity would be nan.
+    """
+    flat = x == 0
+    return x.masked_fill(flat, 1).sqrt().masked_fill(flat, 0)
+
+
+def power(x: Tensor, p: Tensor | float) -> Tensor:
+    """`x ** p`; where x is 0 and p between 0 and 1, without a slope, as in `root`."""
+    flat = (x == 0) & (p > 0) & (p < 1)
+    return (torch.where(flat, 1.0, x) ** p).masked_fill(flat, 0)
+
+
 def top(x: Tensor, k: int, dim: int) -> Tensor:
     """True at the k largest along an axis; of equals those that come first."""
     first = x.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, k)
