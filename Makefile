@@ -29,11 +29,15 @@ demo: setup
 	$(BIN)/archc report griffin:tiny
 	$(BIN)/archc generate $(RUN) --prompt "def "
 
+# Two workers, a half of the tests each and then whatever the other has left: neighbours share what they compile.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+test fast: export OMP_NUM_THREADS := 1
+
 test: fast
-	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=tests/,$(FAST))
+	$(PYTEST) $(addprefix --ignore=tests/,$(FAST))
 
 fast: setup
-	$(BIN)/python -m pytest -q -n 2 $(wildcard $(addprefix tests/,$(FAST)))
+	$(PYTEST) $(wildcard $(addprefix tests/,$(FAST)))
 
 check: setup
 	$(BIN)/ruff check .

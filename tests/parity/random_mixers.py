@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tests.parity.random_bodies import Writer
 from tests.parity.random_extras import placed, pooled, tied
+from tests.parity.random_groups import grouped
 from tests.parity.random_pairs import attention, pairs
 from tests.parity.random_scans import complex_state, convolution, delta, diagonal, matrix, selective, step_body
 
@@ -193,6 +194,6 @@ def weights(w: Writer) -> None:
 
 MIXERS: tuple[Mixer, ...] = (
     project, element_wise, element_wise, contraction, norm, reduction, shapes, rotated, convolution, diagonal, diagonal,
-    selective, matrix, matrix, complex_state, step_body, delta, attention, attention, pairs, pairs, pairs, part, part,
-    activation, weights, tied, placed, pooled,
+    selective, matrix, matrix, complex_state, step_body, delta, grouped, grouped, attention, attention, pairs, pairs,
+    pairs, part, part, activation, weights, tied, placed, pooled,
 )  # fmt: skip

@@ -24,10 +24,12 @@ def attention(w: Writer) -> None:
     w.let(f"attention({w.read(name)}, {kv * group}{kvs}, dim = {dim}{mask}{rope})", axes)
 
 
-def pairs(w: Writer) -> None:
+def pairs(w: Writer, heads: Axes = ()) -> None:
     """Attention written out, with what papers do to scores and weights."""
     rng = w.rng
-    heads = w.shuffled(tuple(dict.fromkeys(w.axis("dim", "value", "rank") for _ in range(rng.choice((0, 1, 1, 1, 2))))))
+    heads = heads or w.shuffled(
+        tuple(dict.fromkeys(w.axis("dim", "value", "rank") for _ in range(rng.choice((0, 1, 1, 1, 2)))))
+    )
     dim, value = w.declare("dim"), w.declare("value")
     few = w.some(heads)
     q = w.read(w.named(w.shuffled((*heads, dim))))

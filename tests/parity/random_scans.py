@@ -62,13 +62,14 @@ def diagonal(w: Writer) -> None:
             w.let(f"scan(decay = {w.read(d) if d else decay(w, w.some(axes))}, input = {w.decorated(u, axes)})", axes)
 
 
-def selective(w: Writer) -> None:
-    """Channels with a state each, contracted at once."""
+def selective(w: Writer, heads: Axes = ()) -> None:
+    """Channels with a state each, contracted at once; keys and read-outs are for all of them or for groups."""
     rng = w.rng
-    channels = w.shuffled(tuple(dict.fromkeys(w.axis("state") for _ in range(rng.randint(1, 2)))))
+    channels = heads or w.shuffled(tuple(dict.fromkeys(w.axis("state") for _ in range(rng.randint(1, 2)))))
     n = w.declare("state")
     dt = w.let(f"fp32(softplus({w.token(channels, bias=True)}))", channels, f"dt{w.count}")
-    u, key, query = w.read(w.named(channels)), w.read(w.named((n,))), w.read(w.named((n,)))
+    groups = [w.some(channels) if heads or rng.random() < 0.3 else () for _ in range(2)]
+    u, key, query = w.read(w.named(channels)), *(w.read(w.named(w.shuffled((*own, n)))) for own in groups)
     rates = f"exp({w.weight('A')}[{' '.join(w.shuffled((*channels, n)))}])"
     factors = w.shuffled((dt, key, u))
     first = rng.choice((f"exp(-{dt} * {rates})", f"exp(-{rates} * {dt})", f"exp(-({dt} * {rates}))"))
@@ -83,10 +84,10 @@ def selective(w: Writer) -> None:
         w.let(f"{w.read(out)} + {w.weight('D')}[{' '.join(channels)}] * {u}", channels)
 
 
-def matrix(w: Writer) -> None:
+def matrix(w: Writer, heads: Axes = ()) -> None:
     """A state of keys times values, read by queries: a decay per head or per key, variants of the read-out."""
     rng = w.rng
-    heads = w.shuffled(
+    heads = heads or w.shuffled(
         tuple(dict.fromkeys(w.axis("key", "value", "state") for _ in range(rng.choice((0, 1, 1, 1, 2)))))
     )
     key, value = w.declare("key"), w.declare("value")
@@ -165,13 +166,16 @@ def step_body(w: Writer) -> None:
     w.let(f"{name} + {other}" if kind == "two" and w.rng.random() < 0.5 else f"tanh({name})", (axis,))
 
 
-def delta(w: Writer) -> None:
+def delta(w: Writer, heads: Axes = ()) -> None:
     """The delta rule as a loop: a state of two or more axes, in several words; some of them are none for the kernel."""
     rng = w.rng
-    heads = (w.axis("key", "value"),) if rng.random() < 0.6 else ()
-    heads += (w.axis("key", "value", *heads),) if heads and rng.random() < 0.2 else ()
+    of_keys = w.some(heads)
+    if not heads:
+        heads = (w.axis("key", "value"),) if rng.random() < 0.6 else ()
+        heads += (w.axis("key", "value", *heads),) if heads and rng.random() < 0.2 else ()
+        of_keys = heads
     key, value = w.declare("key"), w.declare("value")
-    k = w.read(w.named((*heads, key)))
+    k = w.read(w.named((*of_keys, key)))
     v, q = (w.read(w.named((*w.some(heads), a))) for a in (value, key))
     beta = w.let(f"sigmoid({w.token(heads)})", heads)
     w.read(beta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from archc import api
+from tests.xla import FLAGS
 
 TOKENS = "np.arange(24).reshape(2, 12) * 7 % 256"
 TORCH = f"""
@@ -47,7 +49,10 @@ def test_weights_saved_by_one_backend_are_read_by_the_other(tmp_path: Path) -> N
 
     def run(backend: str, script: str, *arguments: str) -> None:
         command = [sys.executable, "-c", script, *arguments]
-        done = subprocess.run(command, cwd=tmp_path / backend, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        folder, quick = tmp_path / backend, os.environ | {"XLA_FLAGS": FLAGS}
+        done = subprocess.run(
+            command, cwd=folder, env=quick, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
         assert done.returncode == 0, done.stderr
 
     def path(name: str) -> str:

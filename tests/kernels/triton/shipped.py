@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from archc.backends.torch.chips import CHIPS
@@ -43,14 +44,22 @@ def label(found: Launched) -> str:
 
 
 @cache
+def project(spec: str) -> dict[str, ModuleType] | None:
+    """The modules of a spec, whatever the chip; None if it has no kernels of its own."""
+    artifacts = compile(spec, backend="torch", settings=SETTINGS)
+    if all(a.path != "kernels/operators.py" for a in artifacts):
+        return None
+    return import_project(artifacts, "model")
+
+
+@cache
 def launches(spec: str, arch: int) -> dict[str, Launched]:
     """Every different kernel of a spec for a chip, by label; sequences of attention with composed heads have limits of
     their own, in test_composed_compiled.py.
     """
-    artifacts = compile(spec, backend="torch", settings=SETTINGS)
-    if all(a.path != "kernels/operators.py" for a in artifacts):
+    modules = project(spec)
+    if modules is None:
         return {}
-    modules = import_project(artifacts, "model")
     found: dict[str, Launched] = {}
     for each in (each for shape in SHAPES for each in launched(modules, shape, arch, "bf16")):
         if each.launch.name in SEQUENCES:
