@@ -14,7 +14,7 @@ from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, PROGRAM, SCANS, S
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
 from archc.fuse.scans import OUTER, FusedScan, fused_scans
-from archc.fuse.traffic import SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
+from archc.fuse.traffic import HALF, SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
 from archc.passes.scans import ScanClass, classify, inside
 from archc.reports.build import attention_rows, places
@@ -61,7 +61,7 @@ def _times(count: int) -> str:
 def _scan(found: ScanClass, fused: FusedScan, emitted: Fused, sentence: str) -> Iterator[str]:
     yield sentence
     if found.normalises is not None and found.reads[0].value in emitted.reads:
-        yield f"kernel of '{found.normalises.label}': one more column of its values, which are one"
+        yield f"kernel of '{found.normalises.label}': sums of the rows of its scores, as if one more value were one"
         return
     if fused.result in emitted.gated:
         yield f"kernel {kernel_of(found, gated=True)}: the equations around it run inside"
@@ -70,13 +70,14 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused, sentence: str) -> 
         if fused.traffic is not None:
             yield _bytes(fused.traffic)
         if found.kind in OUTER:
-            yield f"so in PyTorch; {_in_flax(found)}"
+            yield f"so in PyTorch; {_in_flax(found, fused.needs_read)}"
         yield f"not more, since {fused.reason}"
         return
     if any(read.value in emitted.reads for read in found.reads):
         yield f"kernel {kernel_of(found, gated=False)}: scan and read-out are one"
-        if found.kind in ("chunked", "chunked_key"):
+        if found.kind in OUTER:
             yield from _outer(found)
+            yield f"so in PyTorch; {_in_flax(found, needs_read=False)}"
     else:
         yield f"kernel {SCANS['diagonal']}: every state is stored, the equations around it are operations of their own"
     if fused.gates is None:
@@ -94,22 +95,24 @@ def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
         yield "kernel loop: the equations of its body are operations of their own, for every token"
 
 
-def _in_flax(found: ScanClass) -> str:
+def _in_flax(found: ScanClass, needs_read: bool) -> str:
     """What is different there: the state before every chunk is in memory, and on a GPU the way back is two kernels, of
-    which the first leaves gradients of queries and log decays to the second, a share of each slice of the values.
+    which the first leaves to the second gradients of log decays and of queries that equations make, a share of each
+    slice of the values, and, if derivatives need it, what it has read again.
     """
     keys, values = (prod(found.scan.type.sizes[n] for n in names) for names in (found.key, found.value))
-    per_key = found.kind == "chunked_key"
-    tpu, gpu = (SINGLE * keys / tokens for tokens in (ON_TPU, ON_GPU_PER_KEY if per_key else ON_GPU))
+    per_key, normalised = found.kind == "chunked_key", found.normaliser is not None
+    state = SINGLE * keys * (values + normalised) / values
+    tpu, gpu = (state / tokens for tokens in (ON_TPU, ON_GPU_PER_KEY if per_key else ON_GPU))
+    none = "neither read-out nor normaliser" if normalised else "no read-out"
+    kept = f"Flax keeps {none} but the state before every chunk, {tpu:.3g} bytes an element on a TPU"
     if keys > MOST:
-        kept = f"{tpu:.3g} bytes an element on a TPU, each way, and runs array code on a GPU"
-    else:
-        kept = f"{tpu:.3g} bytes an element on a TPU, {gpu:.3g} on a GPU, each way"
-    if per_key and keys <= MOST:
-        slices = -(-values // values_of_program(keys))
-        left = 2 * 2 * SINGLE * keys * slices / values  # written and read
-        kept += f", where going back takes {left:.3g} more, left by one kernel to the next"
-    return f"Flax keeps no read-out but the state before every chunk, {kept}"
+        return f"{kept}, each way, and runs array code on a GPU"
+    slices = -(-values // values_of_program(keys))
+    shares = SINGLE * slices * (2 * keys if per_key else 1) / values
+    again = HALF + SINGLE * normalised / values if needs_read else 0
+    left = f"{2 * (shares + again):.3g} more, left by one kernel to the next"  # written and read
+    return f"{kept}, {gpu:.3g} on a GPU, each way, where going back takes {left}"
 
 
 def _outer(found: ScanClass) -> Iterator[str]:

@@ -27,10 +27,10 @@ def started(traced: Any) -> Iterator[Any]:
                 yield from started(inner)
 
 
-def moved(call: Any, dtype: str) -> float:
+def moved(call: Any, dtype: str, elements: int = TIME * HEADS * DIM) -> float:
     """Bytes an element of all arrays of tokens that are of this type."""
     arrays = [v.aval for v in (*call.invars, *call.outvars) if v.aval.dtype == jnp.dtype(dtype)]
-    return sum(z.size * z.dtype.itemsize for z in arrays if TIME in z.shape) / (TIME * HEADS * DIM)
+    return sum(z.size * z.dtype.itemsize for z in arrays if TIME in z.shape) / elements
 
 
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
@@ -64,4 +64,39 @@ def test_gates_with_a_decay_per_key_move_what_the_report_says(kernels: Any, impl
     assert (f"takes {left:.3g} more" in text) == (impl == "gpu")
     chunks = forward.outvars[-1].aval.shape
     kept = 4 * prod(chunks) / (TIME * HEADS * DIM)
+    assert f"{kept:.3g} bytes an element on a TPU" in text if impl == "tpu" else f"{kept:.3g} on a GPU" in text
+
+
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_a_normaliser_moves_what_the_report_says(kernels: Any, impl: Any) -> None:
+    """Linear attention: nothing but inputs and results, in one pass each way; on a GPU one half of the way back leaves
+    the other what is read out, the normaliser and a share of the log decays.
+    """
+    (fused,) = (found for found in fused_scans(program("linear_transformer").graph).values() if found.normaliser)
+    gates = gates_of(kernels, fused)
+    heads, key, dim = (fused.scan.type.sizes[n] for n in ("heads", "key", "value"))
+
+    def run(x: Any, k: Any, q: Any, S: Any, z: Any) -> Any:
+        pos = jnp.arange(TIME)[None]
+        return kernels.normalised_scan.gated_normalised_scan(gates, (x,), (), k, q, pos, (S, z), impl=impl)
+
+    def both(*arrays: Any) -> Any:
+        values, pull = jax.vjp(run, *arrays)
+        return values, pull(values)
+
+    with jax.enable_x64(False):
+        tokens = [jnp.zeros((1, TIME, heads, 1, axis), jnp.bfloat16) for axis in (dim, key, key)]
+        states = [jnp.zeros((1, heads, 1, *axes)) for axes in ((key, dim), (key,))]
+        forward, *back = started(jax.make_jaxpr(both)(*tokens, *states))
+    told, text, elements = fused.traffic, explanation(program("linear_transformer")), TIME * heads * dim
+    assert told is not None
+    assert len(back) == (2 if impl == "gpu" else 1)
+    assert moved(forward, "bfloat16", elements) == told.ideal_forward
+    assert moved(forward, "float32", elements) == 0
+    read_out = 2 * 2 if impl == "gpu" else 0  # written and read
+    again = told.ideal_forward + read_out if impl == "gpu" else 0
+    assert sum(moved(call, "bfloat16", elements) for call in back) == told.ideal_backward + again
+    left = read_out + sum(moved(call, "float32", elements) for call in back)
+    assert (f"takes {left:.3g} more" in text) == (impl == "gpu")
+    kept = 4 * sum(prod(v.aval.shape) for v in forward.outvars[-2:]) / elements
     assert f"{kept:.3g} bytes an element on a TPU" in text if impl == "tpu" else f"{kept:.3g} on a GPU" in text
