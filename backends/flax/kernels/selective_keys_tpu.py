@@ -18,11 +18,13 @@ from kernels.blocks_tpu import LANES, ROWS, Ref, Refs, group
 from kernels.selective_groups import Shared, rows_of
 from kernels.tiles import array, up
 
-MOST = 2048  # lanes of the rows of a block: with their gradients 8 MiB of vector memory, for LANES tokens
+ROOM = 2048  # lanes of the rows of a block: with their gradients 8 MiB of vector memory, for LANES tokens
 Columns = Callable[[jax.Array], Callable[[int], jax.Array]]
-"""From ROWS tokens and the place of one among them to its keys, [N, 1] or [N, channels]."""
+"""(i)(k): the keys [N, 1] or [N, channels] of token k of the i-th ROWS tokens of a block."""
 Adder = Callable[[jax.Array, int, jax.Array], None]
-"""Takes ROWS tokens, the place of one among them, and what its channels give to its keys' gradient [N, channels]."""
+"""(i, k, product): takes what every channel gives to the gradient of the keys of that token, [N, channels]."""
+Writer = Callable[[jax.Array], None]
+"""(i): writes the gradients of these tokens, all of which have been taken."""
 
 
 class Cut(NamedTuple):
@@ -82,7 +84,7 @@ class OfGroup:
         return of
 
     def adder(self, held: Ref, width: int) -> Adder:
-        """What adds the gradients of a token to those of the block."""
+        """Adds the gradients of a token to those of the block."""
         lane = jax.lax.broadcasted_iota(jnp.int32, held.shape, 1)
 
         def add(i: jax.Array, k: int, product: jax.Array) -> None:
@@ -90,9 +92,13 @@ class OfGroup:
 
         return add
 
-    def store(self, dz: Ref, held: Ref, i: jax.Array) -> None:
-        """Writes the gradients of ROWS tokens, all of which have been added."""
-        dz[0] = held[...]
+    def writer(self, dz: Ref, held: Ref) -> Writer:
+        """Writes the gradients of all tokens so far, which are held anyway."""
+
+        def write(i: jax.Array) -> None:
+            dz[0] = held[...]
+
+        return write
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ class OfGroups:
 
     def width(self, most: int) -> int:
         """Channels of a block."""
-        return LANES * min(self.tiles, most // LANES, MOST // self.lanes)
+        return LANES * min(self.tiles, most // LANES, ROOM // self.lanes)
 
     def read(self, z: jax.Array, cut: Cut) -> tuple[tuple[jax.Array, ...], tuple[pl.BlockSpec, ...]]:
         """What a kernel is given, once for each tile of a block, and their blocks."""
@@ -178,22 +184,26 @@ class OfGroups:
         return of
 
     def adder(self, held: Ref, width: int) -> Adder:
-        """What keeps the gradients of a token until `store`."""
+        """Keeps the gradients of a token until they are written."""
 
         def add(i: jax.Array, k: int, product: jax.Array) -> None:
             held[pl.ds(k * up(self.states, 8), self.states), :] = product
 
         return add
 
-    def store(self, dz: Ref, held: Ref, i: jax.Array) -> None:
-        """Writes the gradients of ROWS tokens, all of which have been added: sums over the channels of each group."""
-        at = pl.ds(pl.multiple_of(i * ROWS, ROWS), ROWS)
-        for tile, passed in enumerate(self._passed(held.shape[1])):
-            given = held[:, tile * LANES : (tile + 1) * LANES]
-            sums = _exact(given, self._members(passed)).reshape(ROWS, -1, self.lanes)
-            state, lane = (jax.lax.broadcasted_iota(jnp.int32, sums.shape, axis) for axis in (1, 2))
-            mine = jax.lax.rem(lane, lane * 0 + self.states) == state
-            dz[0, at, pl.ds(tile * self.lanes, self.lanes)] = jnp.where(mine, sums, 0).sum(1).astype(dz.dtype)
+    def writer(self, dz: Ref, held: Ref) -> Writer:
+        """Adds up the gradients of ROWS tokens over the channels of each group, and writes them."""
+        members = [self._members(passed) for passed in self._passed(held.shape[1])]
+
+        def write(i: jax.Array) -> None:
+            at = pl.ds(pl.multiple_of(i * ROWS, ROWS), ROWS)
+            for tile, ones in enumerate(members):
+                sums = _exact(held[:, tile * LANES : (tile + 1) * LANES], ones).reshape(ROWS, -1, self.lanes)
+                state, lane = (jax.lax.broadcasted_iota(jnp.int32, sums.shape, axis) for axis in (1, 2))
+                mine = jax.lax.rem(lane, lane * 0 + self.states) == state
+                dz[0, at, pl.ds(tile * self.lanes, self.lanes)] = jnp.where(mine, sums, 0).sum(1).astype(dz.dtype)
+
+        return write
 
     def _members(self, passed: jax.Array | int) -> jax.Array:
         """Ones where a channel of a tile is of the group of a lane of its rows, [LANES, lanes]."""
@@ -254,7 +264,7 @@ def keys_of(z: jax.Array, axes: tuple[int, ...], time: int, acc: jnp.dtype) -> t
 def fits(z: jax.Array, axes: tuple[int, ...]) -> bool:
     """Whether the rows that a tile of channels reads fit into vector memory."""
     count, each = _groups(z, axes)
-    return count == 1 or each % LANES == 0 or lanes_of(each, z.shape[-1]) <= MOST
+    return count == 1 or each % LANES == 0 or lanes_of(each, z.shape[-1]) <= ROOM
 
 
 def lanes_of(each: int, states: int) -> int:

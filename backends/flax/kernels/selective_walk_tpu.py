@@ -109,6 +109,7 @@ def backward(
     fresh[...] = column(first[0], width)
     columns = _columns(keys, BC, left, carry)
     add_B, add_C = (key.adder(z, width) for key, z in zip(keys, held, strict=True))
+    writers = [key.writer(dz, z) for key, dz, z in zip(keys, dBC, held, strict=True)]
 
     def again(i: jax.Array, h: jax.Array) -> jax.Array:
         at, live = group(i, left, width)
@@ -150,8 +151,8 @@ def backward(
             add_C(i, k, (h + key * v[row, :]) * d)
             sum_A = sum_A + turned * (dt[row, :] * math.log(2))
             e = jnp.exp2(dt[row, :] * decay) * (keep[row, :] * g)
-        for each, dz, z in zip(keys, dBC, held, strict=True):
-            each.store(dz, z, i)
+        for write in writers:
+            write(i)
         through = jnp.where(live, ddt[...], 0), jnp.where(live, dv[...], 0)
         dxs, dws = gates.gates_grad(xs, ws, starts, *through)
         dxs, dws = added(dxs, more[0]), added(dws, more[1])

@@ -81,6 +81,15 @@ def selective(kernels, size, dtype, sharding=None, impl="tpu", *, keys=(), queri
     return there_and_back(run, x, w, A, *rows, of(jnp.float32, batch, *axes, states))
 
 
+def in_groups(kernels, size, dtype, sharding=None, impl="tpu"):
+    """Keys of the first of two axes of groups, queries of both: 16 channels a group, 10, or one."""
+    *batch_and_time, channels = size
+    groups = {640: (5, 8), 200: (5, 4), 3: (3, 1)}[channels]
+    axes = *groups, channels // (groups[0] * groups[1])
+    rows = {"keys": (groups[0], 1), "queries": groups}
+    return selective(kernels, (*batch_and_time, *axes), dtype, sharding, impl, **rows)
+
+
 def convolution(kernels, size, dtype, sharding=None, impl="tpu"):
     batch, time, channels = size
 
@@ -193,7 +202,10 @@ def composed(kernels, size, dtype, sharding=None, impl="tpu"):
     return there_and_back(run, q, q, q, tokens, (of(jnp.float32, heads, heads), of(jnp.float32, heads)))
 
 
-KERNELS = [selective, convolution, chunked, chunked_key, chunked_gated, chunked_key_gated, chunked_normalised, composed]
+KERNELS = [
+    *(selective, in_groups, convolution, composed),
+    *(chunked, chunked_key, chunked_gated, chunked_key_gated, chunked_normalised),
+]
 
 
 @pytest.mark.parametrize(

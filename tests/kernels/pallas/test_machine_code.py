@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from tests.kernels.pallas.test_lowering import chunked_gated, convolution, selective, single_precision  # noqa: F401
+from tests.kernels.pallas.test_lowering import chunked_gated, convolution, in_groups, selective, single_precision  # noqa: F401
 
 triton = pytest.importorskip("triton")
 SIZE = (2, 1024, 640)
@@ -52,10 +52,6 @@ def stack(config: Any, folder: Path) -> int:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     usage = subprocess.run([tool, "-res-usage", code], capture_output=True, text=True, check=True).stdout
     return max(map(int, re.findall(r"STACK:(\d+)", usage)))
-
-
-def in_groups(kernels, size, dtype, impl):
-    return selective(kernels, (*size[:2], 10, 4, 16), dtype, impl=impl, keys=(10, 1), queries=(10, 4))
 
 
 @pytest.mark.parametrize("traced", [selective, in_groups, convolution])

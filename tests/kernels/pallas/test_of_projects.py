@@ -9,7 +9,7 @@ from archc.reports.compiled import OfPallas, table
 
 SPECS = {
     "griffin:tiny": {"causal_conv", "causal_conv_gradient", "gated_scan", "gated_scan_gradient"},
-    "mamba:tiny": {"causal_conv", "causal_conv_gradient", "selective_scan", "selective_scan_gradient"},
+    "mamba1_in_llama:tiny": {"causal_conv", "causal_conv_gradient", "selective_scan", "selective_scan_gradient"},
     "retnet:tiny": {"chunked_scan", "chunked_scan_gradient"},
 }
 

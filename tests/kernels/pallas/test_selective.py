@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from tests.kernels.pallas.conftest import close, positions
 from tests.kernels.pallas.equations import mamba, mamba_grad, mamba_out, mamba_out_grad, mamba_plain
@@ -78,7 +79,26 @@ def test_groups_of_channels_have_keys_and_queries_of_their_own(kernels, pulled, 
 
     wanted = pulled(op("xla"), *arrays)
     for impl in machines:
+        assert all(kernels.selective_scan.fused(impl, x[0].shape, z) is not None for z in arrays[3:5])
         close(pulled(op(impl), *arrays), wanted, 1e-9, 1e-11)
+
+
+def test_gradients_are_added_up_over_groups_in_single_precision(kernels, rng):
+    """Not in half, though a TPU multiplies that."""
+    keys = kernels.selective_keys_tpu.OfGroups(8, 16, 16, kernels.selective_keys_tpu.Shared(1, 1))
+    given = rng.normal(size=(2, 16, 128)).astype(np.float32)  # [tokens, N, channels]
+
+    def kernel(given, out, held):
+        add = keys.adder(held, 128)
+        for k in range(2):
+            add(0, k, given[k])
+        keys.writer(out, held)(0)
+
+    held = keys.held(None, kernels.selective_keys_tpu.Cut(1, 2, 128, None), jnp.float32)
+    out = jax.ShapeDtypeStruct((1, 2, 128), jnp.float32)
+    found = pl.pallas_call(kernel, out_shape=out, scratch_shapes=[held], interpret=True)(given)
+    wanted = given.astype(float).reshape(2, 16, 8, 16).sum(-1).swapaxes(1, 2).reshape(1, 2, 128)
+    close(found, wanted, 1e-6, 1e-6)
 
 
 @pytest.mark.parametrize("impl", ["tpu", "gpu"])
