@@ -89,8 +89,8 @@ def fused_normalised_scan(
         places = pos.expand(shape[:2]).contiguous()
         start, sums = (None if z is None else z.to(wide).flatten(1, 2).contiguous() for z in states)
         outer += [] if sums is None else [sums]
-    kept = wants_gradient(*xs, *ws, *outer, start)
-    y, last, norm, last_sums, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), outer, places, start, kept))
+    learns = wants_gradient(*xs, *ws, *outer, start)
+    y, last, norm, last_sums, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), outer, places, start, learns))
     heads = shape[2:4]
     return (
         (y.unflatten(2, heads), norm.unflatten(2, heads) if norm.dim() == 3 else norm),
@@ -113,8 +113,8 @@ def _made(gates: ChunkedGates, given: Given) -> Result:
     v, keys = given.x[0], given.outer[0].shape[3]
     batch, time, heads, values = v.shape
     last = v.new_empty(batch, heads, keys, values, dtype=_wide(v))
-    has_norm = gates.normalised and (given.kept or gates.read is None)
-    keeps = given.kept and gates.read is not None and gates.read.needs_y
+    has_norm = gates.normalised and (given.learns or gates.read is None)
+    keeps = given.learns and gates.read is not None and gates.read.needs_y
     return Result(
         torch.empty_like(v),
         last,

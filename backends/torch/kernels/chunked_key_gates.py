@@ -71,8 +71,8 @@ def fused_key_scan(
     if pos.dim() == 2:
         places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(wide).flatten(1, 2).contiguous()
-    kept = wants_gradient(*xs, *ws, start)
-    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), [], places, start, kept))
+    learns = wants_gradient(*xs, *ws, start)
+    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), [], places, start, learns))
     return y.unflatten(2, shape[2:4]), None if state is None else last.unflatten(1, shape[2:4])
 
 
@@ -98,7 +98,7 @@ def _made(gates: ChunkedKeyGates, given: Given) -> Result:
     v = given.x[0]
     keys = _keys(gates, given)
     last = v.new_empty(v.shape[0], v.shape[2], keys, v.shape[3], dtype=torch.promote_types(v.dtype, torch.float32))
-    keeps = given.kept and gates.read is not None and gates.read.needs_y
+    keeps = given.learns and gates.read is not None and gates.read.needs_y
     return Result(torch.empty_like(v), last, torch.empty_like(v) if keeps else v.new_empty(0))
 
 

@@ -13,7 +13,7 @@ class Given(NamedTuple):
     """The arguments of a scan with gates, all contiguous.
 
     x: tokens and w: weights of the gates, numbers: those behind the weights. outer: what the kernel takes as it is.
-    pos: [B, T], or None for whole documents. start: the state that comes in, if any. kept: whether a gradient will be
+    pos: [B, T], or None for whole documents. start: the state that comes in, if any. learns: whether a gradient will be
     wanted, for which something is kept.
     """
 
@@ -23,13 +23,13 @@ class Given(NamedTuple):
     outer: list[Tensor]
     pos: Tensor | None
     start: Tensor | None
-    kept: bool
+    learns: bool
 
     @property
     def one_token(self) -> bool:
         """Whether this is a token behind a state, of which no gradient is wanted; x may be shapes."""
         shape: Any = getattr(self.x[0], "shape", self.x[0])
-        return self.start is not None and not self.kept and bool(shape[1] == 1)
+        return self.start is not None and not self.learns and bool(shape[1] == 1)
 
 
 class Result(NamedTuple):

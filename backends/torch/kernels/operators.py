@@ -47,9 +47,13 @@ def gradient_of_numbers(numbers: list[float]) -> Any:
 
 
 def schema(*groups: Any, gives: str) -> str:
-    """The arguments that the fields of these tuples are, one after another, as torch's own language has them."""
-    fields = (f"{KINDS[kind]} {name}" for group in groups for name, kind in group.__annotations__.items())
-    return f"({', '.join(fields)}) -> {gives}"
+    """The arguments that the fields of these tuples are, one after another, as torch's own language has them.
+
+    No two may have one name: torch reads such a schema, but torch.compile binds arguments by name.
+    """
+    fields = [(name, KINDS[kind]) for group in groups for name, kind in group.__annotations__.items()]
+    assert len(dict(fields)) == len(fields), f"two arguments have one name: {fields}"
+    return f"({', '.join(f'{kind} {name}' for name, kind in fields)}) -> {gives}"
 
 
 def free_name(stem: str) -> str:

@@ -62,15 +62,15 @@ def fused_scan(
         places = pos.expand(shape[:2]).contiguous()
         start = None if state is None else state.to(wide).contiguous()
     weights = [A.to(wide).expand(*axes, -1).contiguous(), *(of_groups(z, axes).contiguous() for z in (B, C))]
-    kept = wants_gradient(*xs, *ws, *weights, start)
-    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), weights, places, start, kept))
+    learns = wants_gradient(*xs, *ws, *weights, start)
+    y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), weights, places, start, learns))
     return y, None if state is None else last
 
 
 def _made(given: Given) -> Result:
     """y, the last state, and the states for the backward pass, all empty."""
     (batch, time, *_), A = given.x[0].shape, given.outer[0]
-    chunks = (time + CHUNK - 1) // CHUNK if given.kept else 0
+    chunks = (time + CHUNK - 1) // CHUNK if given.learns else 0
     carries = A.new_empty(batch, chunks, A.shape[-1], A.shape[:-1].numel())
     return Result(torch.empty_like(given.x[0]), A.new_empty(batch, *A.shape), carries)
 

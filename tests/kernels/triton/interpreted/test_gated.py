@@ -196,6 +196,15 @@ def test_the_operator_is_one_that_torch_understands() -> None:
     torch.library.opcheck(RG_LRU.fused, (list(x), list(w), [], [], packed(9), state, True), test_utils=CHECKS)
 
 
+def test_no_operator_has_two_arguments_of_one_name() -> None:
+    """Inductor binds them by name; what runs before it does not."""
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("archc::")]
+    assert any(name.endswith("_backward") for name in names)
+    for name in names:
+        told = [each.name for each in torch._C._get_schema(name, "").arguments]
+        assert len({*told}) == len(told), name
+
+
 def test_the_scan_compiles_without_a_break() -> None:
     def loss(*inputs: Tensor) -> Tensor:
         y, last = gated_scan(RG_LRU, inputs[:3], inputs[3:4], packed(9), inputs[4])
