@@ -102,8 +102,8 @@ def _generate(command: _Parser) -> None:
 
 
 def _import(command: _Parser) -> None:
-    command.add_argument("what", choices=("hf", "pattern"), help="a model of transformers, or letters for layers")
-    what = "a folder with config.json and safetensors, or a config.json; or letters, such as 'M-M*-'"
+    command.add_argument("what", choices=("hf", "pattern"), help="a model of transformers, or its layers alone")
+    what = "a folder with config.json and safetensors, or a config.json; or layers, such as 'M-M*-'"
     command.add_argument("source", metavar="SOURCE", help=what)
     what = "NAME.arch for the spec alone [printed], or a folder for model.arch and its weights"
     command.add_argument("-o", "--out", type=Path, metavar="OUT", help=what)

@@ -28,14 +28,16 @@ class Classes(ABC):
     """A part of `archc.emit.module.Shape` that the frameworks share.
 
     `base`: what every class derives from; `keywords`: what every constructor takes; `positions`: the text of 0, 1, ...
-    for the tokens of a sequence; `no_tokens`: that of a count for each sequence; `state_arguments`: what `init_state`
-    of a model is called with; `below_arguments`: what it hands to those below.
+    for the tokens of a sequence; `zeros`: that of an input that is not given; `no_tokens`: that of a count for each
+    sequence; `state_arguments`: what `init_state` of a model is called with; `below_arguments`: what it hands to those
+    below.
     """
 
     dialect: Dialect
     base: str
     keywords: tuple[str, ...] = ()
     positions: str
+    zeros: str
     no_tokens: str
     state_arguments: str
     below_arguments: tuple[str, ...]
@@ -82,16 +84,20 @@ class Classes(ABC):
     def public(self, text: ModelText) -> list[str]:
         """The methods of a model for its callers: whole sequences, and the next tokens after a state."""
         inputs = ", ".join(text.arguments)
+        first, *others = text.arguments
+        optional = ", ".join([first, *(f"{name}=None" for name in others)])
+        blank = " (or None: 0)" if others else ""
         first_output = text.program.graph.main.results[0].type
         word = "logits" if gives_logits(text.program.graph) else "values"
         out = f"{word} {legend(first_output)}" if text.results == 1 else "the outputs"
-        first = "[0]" if text.unit.has_state else ""
+        logits = "[0]" if text.unit.has_state else ""
         lines = [
-            f"def {self.dialect.method}(self, {inputs}, pos=None):",
-            f'    """{inputs} [B, T] to {out}. pos [B, T]: 0 where a packed document begins."""',
+            f"def {self.dialect.method}(self, {optional}, pos=None):",
+            f'    """{inputs} [B, T]{blank} to {out}. pos [B, T]: 0 where a packed document begins."""',
             "    if pos is None:",
             f"        pos = {self.positions}",
-            f"    return self.run({inputs}, pos){first}",
+            *(line for name in others for line in (f"    if {name} is None:", f"        {name} = {self.zeros}")),
+            f"    return self.run({inputs}, pos){logits}",
         ]
         if text.unit.has_state:
             lines += [

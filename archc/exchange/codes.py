@@ -97,8 +97,9 @@ CODES: dict[str, Code] = {
         "archc import hf ./model -o run\narchc export hf run -o out",
     ),
     "E715": Code(
-        "a pattern of letters cannot be read",
-        "A pattern has one letter a layer: M Mamba-2, * attention, - MLP. A | between letters only parts them.",
+        "a pattern of layers cannot be read",
+        "A pattern has one letter a layer: M Mamba-2, * attention, - MLP. A | between letters only parts them. Or it "
+        "has one word a layer, as the list in a config does.",
         "archc import pattern 'M-X*'",
         "archc import pattern 'M-M*-'",
     ),

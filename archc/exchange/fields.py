@@ -87,14 +87,23 @@ def read_config(source: Source) -> Config:
 def _head(members: Mapping[str, Located], family: Family) -> Head:
     """The head that a config names. `ArchError` E705 for one that the spec cannot say, where there are several."""
     given = members.get("architectures")
-    if given is None or not given.value or len(family.heads) == 1:
-        return family.heads[0]
+    first = family.heads[0]
+    if given is None or not given.value or (len(family.heads) == 1 and not _of_other_task(given.value, first)):
+        return first
     for head in family.heads:
         if given.value == [head.architecture]:
             return head
     known = " or ".join(dict.fromkeys(_shown([head.architecture]) for head in family.heads))
     what = f"'architectures' is {_shown(given.value)}; the spec can say {known} only"
     raise error("E705", what, given.span)
+
+
+def _of_other_task(architectures: Any, head: Head) -> bool:
+    """Whether a name says another head than the one there is: `LlamaForSequenceClassification`. What else older
+    configs call their models (`LLaMAForCausalLM`, `LlamaModel`) is left to their tensors.
+    """
+    tasks = {str(name).partition("For")[2] for name in architectures if isinstance(architectures, list)}
+    return not tasks <= {"", "CausalLM", head.architecture.partition("For")[2]}
 
 
 def size(text: str, fields: Mapping[str, Any]) -> Any:
@@ -212,7 +221,12 @@ def _of_other_kinds(values: Mapping[str, Located], family: Family) -> Iterator[D
             value == variant.when.get(name, ...) for variant in family.variants
         ):
             continue
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if name in family.each_layer and isinstance(value, list):
+            what = f"'{name}' is {_shown(value)}; the spec can say the same for all layers only"
+            yield Diagnostic("E705", what, each.span)
+            continue
+        least = 0 if family.allowed(name) else 1  # no size, but one of some values
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
         wanted, fits = {
             bool: ("true or false", isinstance(value, bool)),
             str: ("a text", isinstance(value, str)),
@@ -253,10 +267,13 @@ def _not_said(
         if not family.allowed(name) or any(fields[name] == each for each in allowed):
             continue
         others = [v for f in candidates if f is not family and name in f.fields for v in f.allowed(name)]
-        known = " or ".join(dict.fromkeys(_shown(v) for v in [*allowed, *others] if not is_expression(v)))
+        can = [v for v in [*allowed, *others] if not is_expression(v) and v != fields[name]]
+        known = " or ".join(dict.fromkeys(map(_shown, can)))
         what = f"'{name}' is {_shown(fields[name])}; the spec can say {known} only"
         origin = next((each for each in family.allowed(name) if is_expression(each)), None)
         notes = [Note(f"{known} is {origin.removeprefix('= ')}")] if origin is not None else []
+        if fields[name] in others:
+            notes.append(Note(f"{_shown(fields[name])} can be said, but not together with other fields of this config"))
         if name not in given:
             notes += _BY_DEFAULT
         yield Diagnostic("E705", what, given[name].span if name in given else None, tuple(notes))

@@ -24,6 +24,7 @@ class FlaxShape(Classes):
     base = "nnx.Module"
     keywords = ("*", "rngs: nnx.Rngs")
     positions = "jnp.arange(tokens.shape[1])"
+    zeros = "jnp.zeros_like(tokens)"
     no_tokens = "jnp.zeros(batch, int)"
     state_arguments = "batch, context, dtype=jnp.float32"
     below_arguments = ("batch", "context", "dtype")

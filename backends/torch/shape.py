@@ -17,6 +17,7 @@ class TorchShape(Classes):
     dialect: Dialect = TorchDialect()
     base = "nn.Module"
     positions = "torch.arange(tokens.shape[1], device=tokens.device)"
+    zeros = "torch.zeros_like(tokens)"
     no_tokens = "torch.zeros(batch, dtype=torch.int64, device=device)"
     state_arguments = "batch, context, dtype=torch.float32, device=None"
     below_arguments = ("batch", "context", "dtype", "device")

@@ -257,6 +257,21 @@ def test_a_pattern_becomes_a_stack() -> None:
     ]
 
 
+@pytest.mark.parametrize("pattern", ["recurrent recurrent attention", '["recurrent", "recurrent", "attention"]'])
+def test_words_of_a_list_become_the_stack_of_the_spec_that_has_them(pattern: str) -> None:
+    text = archc.import_pattern(pattern)
+    assert "model recurrentgemma(" in text
+    assert [layer.block for layer in layers(text)] == ["recurrent", "recurrent", "local"]
+    assert [layer.block for layer in layers(archc.import_pattern("mamba mlp"))] == ["mamba", "mlp"]
+
+
+def test_a_word_that_is_none_is_pointed_at() -> None:
+    with pytest.raises(ArchError) as caught:
+        archc.import_pattern("recurrent atention moe")
+    assert [(d.code, d.span and d.span.column) for d in caught.value.diagnostics] == [("E715", 11), ("E715", 20)]
+    assert "no layer is called 'atention'; did you mean 'attention'?" in str(caught.value)
+
+
 def test_kinds_of_layers_that_a_pattern_has_not_are_no_part_of_the_spec() -> None:
     text = archc.import_pattern("MMM")
     assert "stack(x, depth, [mamba])" in text

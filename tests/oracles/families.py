@@ -168,6 +168,9 @@ RELATIVES = {
         transformers.Qwen3ForCausalLM,
         HEADS | {"num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True} | YARN,
     ),
+    "mistral with yarn": _of(transformers.MistralForCausalLM, GROUPED | YARN | {"sliding_window": 6}, window=6),
+    "phi 3": _of(transformers.Phi3ForCausalLM, GROUPED | {"pad_token_id": 0}),
+    "olmo 2": _of(transformers.Olmo2ForCausalLM, GROUPED | {"rms_norm_eps": 1e-3}),
     "mixtral with a window": _of(
         transformers.MixtralForCausalLM, EXPERTS | {"sliding_window": 6}, window=6, regrouped=True
     ),

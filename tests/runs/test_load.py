@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import sys
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -26,6 +27,19 @@ def test_a_loaded_model_maps_tokens_to_logits() -> None:
     model = archc.load("griffin:tiny", backend="torch")
     assert model(torch.randint(0, 256, (2, 5))).shape == (2, 5, 256)
     assert sum(p.numel() for p in model.parameters()) == archc.report("griffin:tiny").params.total
+
+
+@pytest.mark.parametrize("backend", ["torch", "flax"])
+def test_an_input_that_is_not_given_is_zero(backend: Literal["torch", "flax"]) -> None:
+    body = "x = E[vocab width](tokens) + K[kinds = 2 width](kind)\n logits = x @ U[width -> vocab]"
+    model = archc.load(f"model two(width = 4, vocab = 5) {{\n input kind\n {body}\n}}", backend=backend)
+    tokens = np.arange(6).reshape(2, 3) % 5
+    alone, zeros, ones = (
+        np.asarray((model(*map(torch.tensor, given)) if backend == "torch" else model(*given)).tolist())
+        for given in ((tokens,), (tokens, 0 * tokens), (tokens, 0 * tokens + 1))
+    )
+    np.testing.assert_array_equal(alone, zeros)
+    assert np.abs(alone - ones).min() > 0
 
 
 def test_several_models_live_side_by_side_under_names_of_their_own() -> None:
