@@ -10,7 +10,7 @@ dimension side by side, a comma between dimensions, 1 for one that ours has not.
 
 Several of ours lie behind one another along the first dimension, or, where there is a `+`, along what follows it within
 its dimension. An axis in braces is counted in the names of theirs. Without brackets the axes are ours. A row of `[]` is
-none: what another file says of the name, this library has not. Every move is a rearrangement: no bit changes on the way.
+none: what another file says of the name, this library has not. Every move is a rearrangement: no bit changes.
 """
 
 from __future__ import annotations
