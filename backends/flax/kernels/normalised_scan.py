@@ -6,6 +6,7 @@ from kernels.blocks_gpu import machine_of
 from kernels.chunk_gates import given
 from kernels.chunk_kernels import HEAD_KERNELS, fused, kernel_on
 from kernels.chunked_scan import chunked_scan
+from kernels.normalised_chunk import State
 from kernels.tiles import Arrays, Gates, Machine, accumulator, machine, with_numbers
 
 States = tuple[jax.Array | None, jax.Array | None]
@@ -35,9 +36,9 @@ def normalised_chunked_scan(
         (y, norm), last = _scan(log_a, k, v, q, pos, states)
     else:
         gates, x = given(per_key=False, normalised=True), (v, log_a[..., None])
-        (y, norm), last = fused(kernel, gates, x, (), (k, q), k.shape[-1], pos, *states, interpret=interpret)
-        last = last or NOTHING
-    return (y, norm.astype(jnp.promote_types(k.dtype, q.dtype))), tuple(last)
+        (y, norm), after = fused(kernel, gates, x, (), (k, q), k.shape[-1], pos, *states, interpret=interpret)
+        last = _pair(after)
+    return (y, norm.astype(jnp.promote_types(k.dtype, q.dtype))), last
 
 
 def gated_normalised_scan(
@@ -57,8 +58,8 @@ def gated_normalised_scan(
     gates = with_numbers(gates, numbers)
     kernel = kernel_on(machine_of(gates, x, w, impl), HEAD_KERNELS, k.shape[-1])
     if kernel is not None:
-        o, last = fused(kernel, gates, x, w, (k, q), k.shape[-1], pos, *states, interpret=interpret)
-        return o, tuple(last or NOTHING)
+        o, after = fused(kernel, gates, x, w, (k, q), k.shape[-1], pos, *states, interpret=interpret)
+        return o, _pair(after)
     shape = jnp.broadcast_shapes(*(z.shape for z in x))
     acc = accumulator(*x, *w)
     exact, weights = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
@@ -67,6 +68,11 @@ def gated_normalised_scan(
     (y, norm), last = _scan(decays, k, jnp.broadcast_to(v, shape), q, pos, states)
     assert gates.out is not None
     return gates.out(y, (*exact, norm[..., None]), weights).astype(x[0].dtype), last
+
+
+def _pair(after: State | None) -> States:
+    """The last states as a decoder keeps them."""
+    return NOTHING if after is None else (after.S, after.sums)
 
 
 def _scan(
