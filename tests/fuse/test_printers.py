@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 from archc.backends.flax import gates as flax_gates
-from archc.backends.flax import kernels as flax_kernels
 from archc.backends.torch import gates as torch_gates
-from archc.backends.torch import kernels as torch_kernels
 from hypothesis import given, settings
 
-from archc.fuse.dag import READ_OUT, SPECIAL, Equations, new_nodes
+from archc.fuse.dag import READ_OUT, SPECIAL, Equations
 from archc.fuse.scans import FusedScan, Handed, fused_scans
 from archc.ir.graph import Graph
 from archc.ops.node import Node, of
@@ -29,63 +23,14 @@ from archc.reference.frame import Array
 from tests.fuse.evaluation import leaves, run
 from tests.fuse.expressions import TREE, equations
 from tests.fuse.numeric import evaluate
+from tests.fuse.workers import Worker, kernel_file, worker
 
-WORKER = Path(__file__).with_name("triton_worker.py")
+__all__ = ["worker"]  # a fixture
+
 SPECS = ("griffin", "hgrn", "rwkv4", "mamba", "falcon_mamba")
 TIME, CHANNELS = 8, 4
 Run = Callable[[FusedScan, dict[str, list[Array]]], dict[str, Array]]
 """Runs the generated functions of a scan on arrays by role; gives every output of `gates` and `out`, stacked."""
-
-
-class Worker:
-    """Triton's interpreter in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        kernels = folder / "kernels"
-        kernels.mkdir()
-        (kernels / "device.py").write_text(kernel_file("torch", "device"), encoding="utf-8")
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-
-    def __call__(self, text: str, arrays: dict[str, Array]) -> dict[str, Array]:
-        """What the functions of a text give for these arrays."""
-        (self.folder / "gates.py").write_text(text, encoding="utf-8")
-        np.savez(self.folder / "cases.npz", **{k: np.ascontiguousarray(a) for k, a in arrays.items()})  # type: ignore[arg-type]
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{self.folder}\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        assert not answer, answer.replace("\\n", "\n")
-        return dict(np.load(self.folder / "found.npz"))
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
-
-
-def kernel_file(backend: str, name: str) -> str:
-    """The text of a file of `kernels/`."""
-    folder = {"torch": torch_kernels, "flax": flax_kernels}[backend].__path__[0]
-    return (Path(folder) / f"{name}.py").read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    worker = Worker(tmp_path_factory.mktemp("triton"))
-    yield worker
-    worker.close()
 
 
 @pytest.fixture(scope="module")
@@ -312,79 +257,6 @@ def test_names_of_the_spec_hide_nothing(triton: Run, template: FusedScan, turn: 
     agree(triton(fused, given), want)
     with jax.enable_x64(True):
         agree(in_jax(fused, given), want)
-
-
-SPREAD = np.concatenate([s * np.logspace(-9, 2, 64) for s in (-1, 1)]).reshape(8, 16)  # tiny, small, large
-POSITIVE = np.abs(SPREAD)
-FUNCTIONS: dict[str, tuple[str, Array]] = {  # of Triton, by the op of the table that each computes, and where
-    "expm1": ("expm1({x})", np.clip(SPREAD, -100, 80)),
-    "log1p": ("log1p({x})", np.maximum(SPREAD, -0.999)),
-    "softplus": ("softplus({x})", np.maximum(SPREAD, -80)),
-    "inv_softplus": ("inv_softplus({x})", POSITIVE),
-    "tanh": ("tanh({x})", SPREAD),
-    "silu": ("silu({x})", np.maximum(SPREAD, -80)),
-    "gelu": ("gelu({x})", SPREAD),
-    "gelu_tanh": ("gelu_tanh({x})", np.clip(SPREAD, -8, 8)),
-    "sign": ("sign({x})", SPREAD),
-    "relu": ("at_least({x}, 0.0)", SPREAD),
-}
-ABSOLUTE = {"gelu", "silu", "gelu_tanh"}  # their tails vanish; what counts is the distance from the line that x is
-
-
-def reference(op: str, x: Array) -> Array:
-    """The op's own reference, in double precision, of what is handed in."""
-    leaf = new_nodes().leaf("x")
-    return evaluate([of(op, leaf)], {leaf: x.astype(np.float64)})[0]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_functions_that_triton_lacks_are_exact_everywhere(worker: Worker, name: str, dtype: Any) -> None:
-    text, x = FUNCTIONS[name]
-    x = x.astype(dtype)
-    want = reference(name, x)
-    if name == "inv_softplus":
-        want = x + np.log(-np.expm1(-x.astype(np.float64)))
-    found = worker(
-        module(text.format(x="xs[0]")), {"x0": x, "w0": x[:1], "first": x[:, :1], "d0": x, "d1": x, "read": x}
-    )
-    close(found["gates"][0], want, dtype, name)
-
-
-def module(expression: str) -> str:
-    """A module of device functions, of which the first gate matters."""
-    return (
-        "import triton\nimport triton.language as tl\nfrom kernels.device import *\n\n"
-        f"@triton.jit\ndef g_device(xs, ws, first):\n    return {expression}, xs[0]\n\n"
-        "@triton.jit\ndef g_grad(xs, ws, first, da, du):\n    return (da,), (du,)\n"
-    )
-
-
-def close(found: Array, want: Array, dtype: Any, name: str) -> None:
-    """Within eight units in the last place; of the size of the value, or of one where it vanishes."""
-    assert found.dtype == dtype
-    unit = 8 * float(np.finfo(dtype).eps)
-    np.testing.assert_allclose(found, want, rtol=unit, atol=unit if name in ABSOLUTE else 0)
-
-
-@pytest.mark.parametrize("exponent", [-2.5, -2.0, 0.0, 0.3, 3.0])
-def test_powers_are_those_of_numpy(worker: Worker, exponent: float) -> None:
-    x = np.concatenate([-np.linspace(0.2, 3, 16), np.linspace(0.2, 3, 16)]).reshape(2, 16)
-    arrays = {"x0": x, "w0": x[:1], "first": x[:, :1], "d0": x, "d1": x, "read": x}
-    with np.errstate(invalid="ignore"):
-        want = x**exponent
-    np.testing.assert_allclose(worker(module(f"power(xs[0], {exponent})"), arrays)["gates"][0], want, rtol=1e-14)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", [name for name in flax_gates.DEVICE if name in FUNCTIONS])
-def test_the_functions_that_pallas_lacks_are_exact_everywhere(name: str, dtype: Any) -> None:
-    place: dict[str, Any] = {}
-    exec(kernel_file("flax", "device"), place)
-    x = FUNCTIONS[name][1].astype(dtype)
-    want = reference(name, x)
-    with jax.enable_x64(True):
-        close(np.asarray(place[name](jnp.asarray(x))), want, dtype, name)
 
 
 def test_a_spec_reads_like_a_spec(tiny: Callable[[str], Graph]) -> None:

@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parent / "interpreted"
 ROOT = Path(__file__).parents[3]
 FILES = sorted(FOLDER.glob("test_*.py"))
-PROCESSES = 3  # each takes seconds to begin
+PROCESSES = 2  # each takes seconds to begin
 
 
 def names(files: list[Path]) -> str:
