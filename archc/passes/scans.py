@@ -169,21 +169,73 @@ def _normalised(found: Mapping[Value, ScanClass]) -> dict[Value, ScanClass]:
     The read-out is then a sum over the very pairs of queries and keys of the chunked scan, whose values are one.
     """
     out: dict[Value, ScanClass] = {}
-    for scan, whole in found.items():
-        alone = [c for c in found.values() if c.scan not in out and _sums_keys(c, whole)]
-        if whole.kind == "chunked" and alone:
+    for scan, each in found.items():
+        if each.kind != "chunked":
+            continue
+        both = ((c, _with_gates_of(c, each)) for c in found.values() if c.scan not in out)
+        alone, whole = next(((c, whole) for c, whole in both if _sums_keys(c, whole)), (None, each))
+        if alone is not None:
             name = scan.label or scan.op
             of_keys = replace(
-                alone[0],
+                alone,
                 kind="chunked",
                 heads=whole.heads,
                 key=whole.key,
                 factors={"head": (), "key": whole.factors["key"], "value": ()},
                 normalises=scan,
-                sentence=f"scan {_axes(alone[0].scan.names)}: the normaliser of '{name}', sums of its keys",
+                sentence=f"scan {_axes(alone.scan.names)}: the normaliser of '{name}', sums of its keys",
             )
             out |= {of_keys.scan: of_keys, scan: replace(whole, normaliser=of_keys)}
     return out
+
+
+def _with_gates_of(found: ScanClass, whole: ScanClass) -> ScanClass:
+    """A chunked scan whose keys have the gates of its heads that another scan's input has beside its keys.
+
+    The input gate of mLSTM is one, i in `S = f S + i v k` and in `z = f z + i k` (Beck et al. 2024, arXiv:2405.04517).
+    """
+    theirs = _input(found)
+    wanted = theirs - _multiplied(whole.factors["key"], theirs)
+    gates: list[Factor] = []
+    rest: dict[Group, tuple[Factor, ...]] = {}
+    for group in ("head", "value"):
+        kept: list[Factor] = []
+        for factor in whole.factors[group]:
+            parts = _parts(factor, theirs)
+            of_heads = [p for p in parts if p.names <= set(whole.heads) and wanted[_same(p)]]
+            kept += [p for p in parts if p not in of_heads] if of_heads else [factor]
+            gates += of_heads
+            wanted -= Counter(map(_same, of_heads))
+        rest[group] = tuple(kept)
+    return replace(whole, factors={**rest, "key": (*whole.factors["key"], *gates)}) if gates else whole
+
+
+Powers = Counter[tuple[Operand, int]]
+
+
+def _input(found: ScanClass) -> Powers:
+    """The factors of the input of a scan, in any precision."""
+    return Counter(_same(f) for factors in found.factors.values() for f in factors)
+
+
+def _multiplied(factors: tuple[Factor, ...], known: Powers) -> Powers:
+    """What is multiplied in factors, taken apart as far as it is not known."""
+    return Counter(_same(p) for f in factors for p in _parts(f, known))
+
+
+def _parts(factor: Factor, known: Powers) -> list[Factor]:
+    """The factors that a factor is a product of, taken apart as far as it is not known."""
+    value = factor.operand
+    if not isinstance(value, Value) or value.op not in ("mul", "div") or _same(factor) in known:
+        return [factor]
+    second = factor.power if value.op == "mul" else -factor.power
+    left, right = value.args
+    return [*_parts(Factor(left, factor.power), known), *_parts(Factor(right, second), known)]
+
+
+def _same(factor: Factor) -> tuple[Operand, int]:
+    """Equal for factors of one value in any precision."""
+    return _bare(factor.operand), factor.power
 
 
 def _sums_keys(found: ScanClass, whole: ScanClass) -> bool:
@@ -199,9 +251,9 @@ def _sums_keys(found: ScanClass, whole: ScanClass) -> bool:
     parts = [theirs.query, *(f.operand for f in whole.factors["key"])]
     if mine.value.type.wide != any(isinstance(p, Value) and p.type.wide for p in parts):
         return False  # the kernel gives the normaliser in the type of these
-    keys = Counter((_bare(f.operand), f.power) for f in whole.factors["key"])
-    entering = Counter((_bare(f.operand), f.power) for fs in found.factors.values() for f in fs)
-    sums = keys in (Counter({(_bare(found.scan.args[1]), 1): 1}), entering)
+    keys, entering = whole.factors["key"], found.scan.args[1]
+    whole_keys = [_same(f) for f in keys] == [(_bare(entering), 1)]
+    sums = whole_keys or _multiplied(keys, _input(found)) == _input(found)
     return same and sums and set(mine.value.names) == set(whole.heads) and not _depends(whole.scan, mine.value)
 
 

@@ -48,6 +48,27 @@ def test_a_normaliser_that_is_read_elsewhere_too_is_a_second_result(mixer: Calla
     assert fused.reason == "its normaliser is read outside of its kernel"
 
 
+@pytest.mark.parametrize("update", ["i * k * v", "k * (i * tanh(v))", "tanh(v) * i * k", "k * v * i / 2"])
+def test_an_input_gate_of_both_is_a_factor_of_the_keys(mixer: Callable[..., Graph], update: str) -> None:
+    """As in mLSTM, which divides by the magnitude of the sum, or by one; however the product is put together."""
+    body = f"""
+    q = x @ W_q[heads = 2 key = 3]
+    k = x @ W_k[heads key]
+    i = exp(-abs(x @ W_i[heads]))
+    v = x @ W_v[heads value = 5]
+    a = sigmoid(x @ W_a[heads])
+    S = scan(decay = a, input = {update})
+    z = scan(decay = a, input = i * k)
+    n = dot(z, q, over = key)
+    y = dot(S, q, over = key) / max(abs(n), 1)
+    return y @ W_o[heads value -> width]
+"""
+    fused = outer(mixer(body))
+    assert fused.normaliser is not None
+    assert {"S", "z", "n"} <= {v.label for v in fused.computed}
+    assert fused.result.label == "y"
+
+
 @pytest.mark.parametrize("decay", ["0.5", "a ^ 2"])
 def test_sums_with_another_decay_are_handed_in(mixer: Callable[..., Graph], decay: str) -> None:
     fused = outer(mixer(BODY.format(decay=decay, result="y")))

@@ -77,7 +77,8 @@ def check_values(graph: Graph) -> None:
         elif fused.kind != "diagonal":
             second = second[..., None]
             for factor in fused.found.factors["key"]:
-                second = second * on_tile(frame, factor.operand, fused) ** factor.power
+                each = on_tile(frame, factor.operand, fused) ** factor.power
+                second = second * (each if factor.names & {*fused.found.key} else each[..., None])
         same(first, decay)
         same(second, entering)
         if fused.out is not None:
