@@ -128,8 +128,8 @@ def _missing_value(r: Refusal) -> Mistake | None:
         return Mistake(Diagnostic("E013", f"expected a value, found '{r.token.text}'", r.span(r.at), help=hint), r.at)
     if r.before.text == "*" and r.token.text == "*":
         return Mistake(Diagnostic("E006", "a power is written '^'", r.span(r.at - 1).to(r.span(r.at))), r.at)
-    hint = {"=": "remove one '='; a comparison is written '=='", "/": "comments begin with '#'"}.get(r.token.text, "")
-    hint = hint if r.before.text == r.token.text else ""
+    twice = {"=": "remove one '='; a comparison is written '=='", "/": "comments begin with '#'"}
+    hint = twice.get(r.token.text, "") if r.before.text == r.token.text else ""
     message = f"a value is missing between '{r.before.text}' and '{r.token.text}'"
     return Mistake(Diagnostic("E006", message, r.span(r.at), help=hint), r.at)
 
@@ -199,9 +199,8 @@ def _number_for_axis(r: Refusal) -> Mistake | None:
 
 
 def _prime(r: Refusal) -> Mistake | None:
-    if r.token.text != "'":
-        return None
-    return Mistake(Diagnostic("E013", "only axes in brackets and beside '->' have primes", r.span(r.at)), r.at)
+    found = Diagnostic("E013", "only axes in brackets and beside '->' have primes", r.span(r.at))
+    return Mistake(found, r.at) if r.token.text == "'" else None
 
 
 # --- statements --------------------------------------------------------------------------------------
