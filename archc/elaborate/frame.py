@@ -204,7 +204,7 @@ class Frame:
         match bound:
             case Value():
                 return bound
-            case Num() if abs(bound.value) > float_info.max:
+            case Num() if not -float_info.max <= bound.value <= float_info.max:
                 self.fail("E203", f"{what} is a number too large to compute with", node, *bound.roots)
             case Num():
                 return bound.plain
