@@ -85,6 +85,10 @@ class Diagnostic:
     severity: str = "error"
 
 
+WIDEST = 160
+"""Characters of a line that are shown."""
+
+
 class ArchError(Exception):
     """A user's mistake, or several. The only exception that the command line turns into messages."""
 
@@ -122,7 +126,7 @@ def closest(word: str, candidates: Iterable[str]) -> str:
 
     known = sorted(set(candidates))
     same = [each for each in known if each != word and _plain(each) == _plain(word)]
-    found = same or difflib.get_close_matches(word, known, 1, 0.6)
+    found = same or difflib.get_close_matches(word, known, 1, 0.7)
     return f"did you mean '{found[0]}'?" if found else ""
 
 
@@ -136,11 +140,24 @@ def closest_file(missing: Path) -> str:
     return near.replace("'?", ".arch'?")
 
 
+def _window(text: str, column: int) -> tuple[str, int]:
+    """A line, or of a long one what stands around a column, and where that is then.
+
+    >>> _window("x" * 150 + "y" + "z" * 150, 150)[0].count("x"), _window("short", 2)
+    (40, ('short', 2))
+    """
+    if len(text) <= WIDEST:
+        return text, column
+    start = max(0, min(column - 40, len(text) - WIDEST))
+    front, back = "... " if start else "", " ..." if start + WIDEST < len(text) else ""
+    return f"{front}{text[start : start + WIDEST]}{back}", column - start + len(front)
+
+
 def _excerpt(span: Span, label: str, width: int) -> list[str]:
     """The line of a span with carets under it."""
-    text = span.source.line(span.line)
-    length = max(1, min(span.end, span.start + len(text) - span.column + 1) - span.start)
-    lead = "".join("\t" if c == "\t" else " " for c in text[: span.column - 1])
+    text, column = _window(span.source.line(span.line), span.column - 1)
+    length = max(1, min(span.end - span.start, len(text) - column))
+    lead = "".join("\t" if c == "\t" else " " for c in text[:column])
     gutter = " " * width
     return [
         f"{gutter} |",

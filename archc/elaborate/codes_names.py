@@ -50,7 +50,8 @@ NAMES: dict[str, Code] = {
     ),
     "E108": Code(
         "recursion",
-        "A fn is written out wherever it is called, so it cannot call itself, nor through another fn.",
+        "A fn is written out wherever it is called, so it cannot call itself, nor through another fn; at most 40 calls "
+        "lie inside one another.",
         "fn again(x) { return again(x) }\nx = again(x)",
         "fn twice(x) { return 2 * x }\nx = twice(x)",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from sys import float_info
 from typing import Any, NoReturn, Protocol
 
 from archc.diagnostics import ArchError, Diagnostic, Note, Span, error, led_here
@@ -203,6 +204,8 @@ class Frame:
         match bound:
             case Value():
                 return bound
+            case Num() if not -float_info.max <= bound.value <= float_info.max:
+                self.fail("E203", f"{what} is a number too large to compute with", node, *bound.roots)
             case Num():
                 return bound.plain
             case Poison():

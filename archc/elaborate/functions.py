@@ -65,7 +65,9 @@ def apply(target: Function | SharedFunction, node: ast.Call, frame: Frame) -> Bo
     definition = function.definition
     name = definition.name.text
     if len(frame.sites) > DEEPEST:
-        frame.fail("E108", f"'{name}' calls itself without end", node, help="a spec has no recursion")
+        if node.span in frame.sites:
+            frame.fail("E108", f"'{name}' calls itself without end", node, help="a spec has no recursion")
+        frame.fail("E108", f"more than {DEEPEST} calls inside one another", node, help="write some of the fns out")
     if frame.builder.name == "init":
         frame.fail("E117", f"'{name}' is called in an initial value", node, help="write it with builtins")
     instance = _instance(target, node, frame)

@@ -53,6 +53,8 @@ def _start(state: ast.LoopState, frame: Frame) -> Operand:
 def _end(state: ast.LoopState, param: Value, inner: Frame) -> Value:
     """What the body leaves in a state: the axes that it had."""
     name = state.name.text
+    if inner.scope.names[name] is param:
+        inner.fail("E230", f"the body never assigns its state '{name}'", state, help=f"write {name} = ... in it")
     result = inner.value(inner.scope.names[name], state, f"the state '{name}'")
     if result.type.sizes != param.type.sizes:
         inner.fail(

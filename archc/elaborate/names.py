@@ -42,11 +42,11 @@ def name(node: ast.Name, frame: Frame) -> Bound:
 def unknown(text: str, what: str, candidates: set[str], node: ast.Node, frame: Frame) -> NoReturn:
     """Raises E101 with the nearest name."""
     hint = closest(text, candidates | builtins.NAMES)
-    instead = (
-        "declare it with 'fn', or import the file that does"
-        if what == "function"
-        else "give it a value above, or make it a parameter"
-    )
+    instead = "give it a value above, or make it a parameter"
+    if what == "function":
+        instead = "declare it with 'fn', or import the file that does"
+        if frame.builder.name == "init":
+            instead = "write normal(std), uniform(low, high), log_uniform(low, high), orthogonal() or numbers"
     frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node, help="" if hint else instead)
 
 

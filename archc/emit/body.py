@@ -19,7 +19,7 @@ from archc.emit.mixes import Mixes
 from archc.emit.numbers import Numbers, Place, literal, number_node
 from archc.emit.precision import Precision
 from archc.emit.units import TIME_OPS, Unit, Units
-from archc.fuse.scans import FusedScan
+from archc.fuse.fused_scan import FusedScan
 from archc.ir.graph import Kind, Value
 from archc.ops.table import OPS
 from archc.passes.norms import Norm

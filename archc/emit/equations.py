@@ -17,7 +17,7 @@ from typing import Literal
 
 from archc.emit.code import UNARY, Code, infix, minus
 from archc.fuse.dag import NUMBER, SPECIAL, Equations, depends
-from archc.fuse.scans import FusedScan, Handed
+from archc.fuse.fused_scan import FusedScan, Handed
 from archc.ops.node import Node
 
 Doc = Literal["gates", "gates grad", "out", "out grad"]

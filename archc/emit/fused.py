@@ -11,10 +11,11 @@ from archc.elaborate.call import Call, Program
 from archc.emit.chunks import Regions, alike, call_regions, kernel_loops, kernel_scans
 from archc.emit.numbers import number_from
 from archc.emit.units import Units
+from archc.fuse.builder import Given, Numbers
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
-from archc.fuse.regions import Given, Numbers
-from archc.fuse.scans import FusedScan, fused_scans
+from archc.fuse.fused_scan import FusedScan
+from archc.fuse.scans import fused_scans
 from archc.ir.graph import Graph, Kind, Value
 from archc.ops.support import Support
 from archc.ops.table import OPS

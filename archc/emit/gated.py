@@ -12,8 +12,9 @@ from archc.emit.layout import legend, reindex
 from archc.emit.numbers import number_from
 from archc.emit.outer import keys_and_queries, outer_axes, states_of
 from archc.emit.recurrent import state_operands
-from archc.fuse.regions import Given, Group
-from archc.fuse.scans import OUTER, PER_KEY, FusedScan, Handed
+from archc.fuse.builder import Given
+from archc.fuse.fused_scan import OUTER, PER_KEY, FusedScan, Handed
+from archc.fuse.on_axes import Group
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.scans import ScanClass, ScanKind
 

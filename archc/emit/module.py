@@ -31,7 +31,7 @@ from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
 from archc.emit.texts import ClassText, ModelText, Shape, StackText, docstring
 from archc.emit.units import Unit, Units, group
-from archc.fuse.scans import FusedScan
+from archc.fuse.fused_scan import FusedScan
 from archc.ir.graph import Value
 from archc.passes.precision import single_precision
 from archc.passes.weights import weight_names

@@ -7,7 +7,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 
-from archc.fuse.regions import SHAPES, Group, Placed, fuses, only_moves, parted
+from archc.fuse.on_axes import SHAPES, Group, Placed, only_moves, parted
+from archc.fuse.regions import fuses
 from archc.ir.graph import Region, Value
 from archc.ops.table import OPS
 from archc.passes.readout import leaves

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from archc.fuse.builder import own_name
 from archc.fuse.dag import SPECIAL, Equations, written
 from archc.fuse.planes import HEADS, KEYS, MATRIX, PAIR, QUERIES, Planes, Room
-from archc.fuse.regions import own_name
 from archc.ir.graph import Axis, Value
 from archc.ops.node import Node
 

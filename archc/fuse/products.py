@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from archc.fuse.regions import Given, Numbers, Placed, factor, placed
+from archc.fuse.builder import Given, Numbers
+from archc.fuse.on_axes import Placed, factor, placed
 from archc.ir.graph import Value
 from archc.ops.node import Node, of
 from archc.passes.log_decay import LogDecay

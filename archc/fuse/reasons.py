@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from math import prod
-from typing import TYPE_CHECKING
 
-from archc.fuse.regions import fuses, only_moves
+from archc.fuse.fused_scan import Handed
+from archc.fuse.on_axes import only_moves
+from archc.fuse.regions import fuses
 from archc.ir.graph import Region, Value
 from archc.ops.table import OPS
 from archc.passes.matrix_scans import KERNELS, grouped, obstacle, shares_values
 from archc.passes.scans import ScanClass
-
-if TYPE_CHECKING:
-    from archc.fuse.scans import Handed
 
 MOST_KEYS = 128  # kernels/chunk_sizes.py: more run in parts, whose results are added behind the kernel
 

@@ -8,7 +8,7 @@ from math import prod
 
 from archc.fuse.composed import Composition
 from archc.fuse.mixing import Mixing
-from archc.fuse.regions import only_moves
+from archc.fuse.on_axes import only_moves
 from archc.ir.graph import Kind, Value
 from archc.passes.scans import Group, ScanClass
 

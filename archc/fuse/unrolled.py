@@ -8,10 +8,10 @@ from itertools import product
 from math import prod
 
 from archc.fuse.axes import Axes, Place, heads_of
+from archc.fuse.builder import own_name
 from archc.fuse.dag import SPECIAL, makes_numbers, new_nodes
 from archc.fuse.mixing import PART_OF, SOURCE, Handed, Index, Mixing, Outside
 from archc.fuse.planes import HEADS, PAIR, Planes
-from archc.fuse.regions import own_name
 from archc.ir.graph import Kind, Value
 from archc.ops.node import Node
 from archc.ops.support import EVERYWHERE, NOWHERE, Support

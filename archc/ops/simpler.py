@@ -7,6 +7,8 @@ take the form that keeps value and slope where those underflow or overflow (`arc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from archc.ops.logarithms import BETTER
 from archc.ops.node import Node, Operand, Simpler, of, where
 
@@ -106,6 +108,12 @@ def _or(nodes: tuple[Node, ...]) -> Node | None:
     return (a if a.value else b) if a.is_number() else None
 
 
+def _better(op: str) -> Callable[[tuple[Node, ...]], Node | None]:
+    """The rule of an op that `archc.ops.logarithms` has."""
+    rule = BETTER[op]
+    return lambda nodes: rule(*nodes)
+
+
 def _same(nodes: tuple[Node, ...]) -> Node | None:
     return nodes[0]
 
@@ -117,7 +125,10 @@ SIMPLER: Simpler = {
     "div": _div,
     "neg": _neg,
     "pow": _pow,
-    **{op: lambda nodes, rule=rule: rule(*nodes) for op, rule in BETTER.items() if op not in ("pow", "div")},
+    "sqrt": _better("sqrt"),
+    "rsqrt": _better("rsqrt"),
+    "log": _better("log"),
+    "log1p": _better("log1p"),
     "where": _choice,
     "and": _and,
     "or": _or,

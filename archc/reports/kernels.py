@@ -13,7 +13,8 @@ from archc.emit.fused import Fused, find
 from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, PROGRAM, SCANS, SORTED, kernel_of
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
-from archc.fuse.scans import OUTER, FusedScan, fused_scans
+from archc.fuse.fused_scan import OUTER, FusedScan
+from archc.fuse.scans import fused_scans
 from archc.fuse.traffic import HALF, SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
 from archc.passes.scans import ScanClass, classify, inside

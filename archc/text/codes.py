@@ -95,4 +95,10 @@ CODES: dict[str, Code] = {
         "fn f(x width) { return x }",
         "fn f(x[width]) { return x }",
     ),
+    "E014": Code(
+        "expressions nested too deeply",
+        "At most 100 expressions stand inside one another; terms of a sum stand side by side.",
+        f"y = {'-' * 101}x",
+        "y = -x",
+    ),
 }

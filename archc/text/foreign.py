@@ -12,6 +12,14 @@ WORDS = {
     "pass": "leave the body empty",
 }
 """At the beginning of a statement."""
+BETWEEN = {
+    "if": "there are no conditionals: choose values with where(condition, a, b)",
+    "else": "there are no conditionals: choose values with where(condition, a, b)",
+    "lambda": "declare a fn, inside of this body if need be, and give its name",
+    "is": "write '=='",
+    "in": "compare each, joined by 'or'",
+}
+"""Inside of expressions, where an operator is missing beside them."""
 
 _CHARACTERS = {
     "&": "write 'and'",
@@ -22,6 +30,9 @@ _CHARACTERS = {
     ".": "values have no attributes and functions no modules: write f(x); axes have names, so nothing is transposed",
     "%": "write the number itself, 0.1 for 10 percent",
     "\N{NO-BREAK SPACE}": "write a plain space",
+    "\N{SUPERSCRIPT TWO}": "write '^ 2'",
+    "\N{SUPERSCRIPT THREE}": "write '^ 3'",
+    "\N{SQUARE ROOT}": "write 'sqrt(...)'",
 }
 _ALIKE = {
     "*": "\N{MULTIPLICATION SIGN}\N{MIDDLE DOT}\N{DOT OPERATOR}\N{ASTERISK OPERATOR}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.diagnostics import Diagnostic, Span, closest
-from archc.text.foreign import WORDS, instead_of
+from archc.text.foreign import BETWEEN, WORDS, instead_of
 from archc.text.refusal import Mistake, Refusal
 from archc.text.scan import CLOSERS, OPENERS, RESERVED, TOP_LEVEL, blanks
 
@@ -128,7 +128,8 @@ def _missing_value(r: Refusal) -> Mistake | None:
         return Mistake(Diagnostic("E013", f"expected a value, found '{r.token.text}'", r.span(r.at), help=hint), r.at)
     if r.before.text == "*" and r.token.text == "*":
         return Mistake(Diagnostic("E006", "a power is written '^'", r.span(r.at - 1).to(r.span(r.at))), r.at)
-    hint = "remove one '='; a comparison is written '=='" if r.before.text == r.token.text == "=" else ""
+    twice = {"=": "remove one '='; a comparison is written '=='", "/": "comments begin with '#'"}
+    hint = twice.get(r.token.text, "") if r.before.text == r.token.text else ""
     message = f"a value is missing between '{r.before.text}' and '{r.token.text}'"
     return Mistake(Diagnostic("E006", message, r.span(r.at), help=hint), r.at)
 
@@ -170,6 +171,7 @@ def _side_by_side(r: Refusal) -> Mistake | None:
     between = "','" if inside and named else "',' or an operator" if inside else "an operator"
     hint = f"write '{left.text} * {right.text}'" if (left.kind, right.kind) == ("number", "word") else ""
     hint = f"write '{left.text}, {right.text} = ...'" if inside and named else hint
+    hint = BETWEEN.get(right.text) or BETWEEN.get(left.text) or hint
     message = f"{between} is missing between '{left.text}' and '{right.text}'"
     return Mistake(Diagnostic("E011", message, r.span(i), help=hint), r.at)
 
@@ -197,9 +199,8 @@ def _number_for_axis(r: Refusal) -> Mistake | None:
 
 
 def _prime(r: Refusal) -> Mistake | None:
-    if r.token.text != "'":
-        return None
-    return Mistake(Diagnostic("E013", "only axes in brackets and beside '->' have primes", r.span(r.at)), r.at)
+    found = Diagnostic("E013", "only axes in brackets and beside '->' have primes", r.span(r.at))
+    return Mistake(found, r.at) if r.token.text == "'" else None
 
 
 # --- statements --------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, may_be_flat, statements, unpacked
 from archc.emit.mixes import Mixes, mix_functions
 from archc.fuse.dag import Equations
+from archc.fuse.fused_scan import OUTER, FusedScan
 from archc.fuse.planes import PLACES, SUMS
-from archc.fuse.scans import OUTER, FusedScan
 
 DEVICE = ("expm1", "gelu", "inv_softplus", "power", "root", "sign", "mix_heads", "unmix_heads", "mix_heads_matrix")
 """The functions of `kernels/device.py`."""

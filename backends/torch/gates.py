@@ -11,8 +11,8 @@ from archc.emit.code import Code, call, infix
 from archc.emit.equations import Doc, called_in, described, function, logic, may_be_flat, row, statements, unpacked
 from archc.emit.mixes import Mixes, Tiles, mix_functions
 from archc.fuse.dag import Equations, exponentials, half, rebuilt
+from archc.fuse.fused_scan import OUTER, FusedScan
 from archc.fuse.planes import KEYS, PLACES, QUERIES, SUMS, ZEROS
-from archc.fuse.scans import OUTER, FusedScan
 from archc.ops.node import Node
 
 DEVICE = (

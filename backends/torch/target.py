@@ -16,7 +16,7 @@ from archc.emit.mixes import Mix, Mixes, function_names
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
-from archc.fuse.scans import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
+from archc.fuse.fused_scan import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
 
 
 class TorchTarget:

@@ -8,9 +8,9 @@ from math import prod
 import numpy as np
 
 from archc.fuse.dag import FIRST
+from archc.fuse.fused_scan import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
+from archc.fuse.on_axes import Group
 from archc.fuse.planes import Room
-from archc.fuse.regions import Group
-from archc.fuse.scans import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
 from archc.ir.graph import Axis, Graph, Kind, Operand, Value
 from archc.ops.node import Node
 from archc.passes.support import supports

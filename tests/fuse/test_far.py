@@ -20,7 +20,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from archc.fuse.dag import Equations, new_nodes
-from archc.fuse.scans import FusedScan
+from archc.fuse.fused_scan import FusedScan
 from archc.ops.node import Node, of
 from tests.fuse.test_printers import Run, in_jax, in_torch, template, triton, with_equations, worker
 from tests.parity.agreement import checked

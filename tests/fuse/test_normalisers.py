@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from archc.fuse.scans import FusedScan, fused_scans
+from archc.fuse.fused_scan import FusedScan
+from archc.fuse.scans import fused_scans
 from archc.ir.graph import Graph
 from tests.fuse.evaluation import leaves, run
 from tests.fuse.test_scans import check_derivatives, check_values, names

@@ -16,7 +16,8 @@ from archc.backends.torch import gates as torch_gates
 from hypothesis import given, settings
 
 from archc.fuse.dag import READ_OUT, SPECIAL, Equations
-from archc.fuse.scans import FusedScan, Handed, fused_scans
+from archc.fuse.fused_scan import FusedScan, Handed
+from archc.fuse.scans import fused_scans
 from archc.ir.graph import Graph
 from archc.ops.node import Node, of
 from archc.reference.frame import Array

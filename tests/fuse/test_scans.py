@@ -11,7 +11,8 @@ from archc.backends.torch.kernels import chunk_sizes
 
 from archc.fuse import reasons
 from archc.fuse.dag import Equations
-from archc.fuse.scans import PER_KEY, FusedScan, Handed, fused_scans
+from archc.fuse.fused_scan import PER_KEY, FusedScan, Handed
+from archc.fuse.scans import fused_scans
 from archc.ir.graph import Graph
 from archc.ops.node import Node
 from archc.passes.matrix_scans import split_decay

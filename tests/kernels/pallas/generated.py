@@ -8,7 +8,7 @@ from archc.backends.flax import gates as printed
 from archc.backends.flax import kernels as folder
 from archc.backends.flax.target import sides
 
-from archc.fuse.scans import FusedScan
+from archc.fuse.fused_scan import FusedScan
 
 PARTS = ("gates", "gates_grad", "out", "out_grad")
 

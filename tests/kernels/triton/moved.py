@@ -17,7 +17,8 @@ from collections import Counter
 from archc.backends.torch.launches import Launched
 from archc.backends.torch.moved import accesses
 
-from archc.fuse.scans import FusedScan, fused_scans
+from archc.fuse.fused_scan import FusedScan
+from archc.fuse.scans import fused_scans
 from archc.fuse.traffic import Traffic
 from archc.specs_index import program
 from tests.kernels.triton.shipped import SETTINGS, launches
