@@ -71,8 +71,8 @@ def _product(x: Tensor, W: Tensor) -> Tensor:
 if ONEDNN:
     from torch.utils.flop_counter import flop_registry, register_flop_formula  # imports Triton
 
-    def _work(x: list[int], W: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
-        return 2 * prod(x) * W[0]
+    if torch.ops.mkldnn._linear_pointwise not in flop_registry:  # by another project in the process
 
-    if torch.ops.mkldnn._linear_pointwise not in flop_registry:  # else another project of this process has said it
-        register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_work)
+        @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+        def _work(x: list[int], W: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+            return 2 * prod(x) * W[0]
