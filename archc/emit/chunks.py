@@ -9,7 +9,8 @@ from archc.emit.units import Unit, Units, own_values
 from archc.ir.graph import Region, Value
 from archc.passes.delta import DeltaScan, delta_scans
 from archc.passes.matrix_scans import obstacle, runs_fused
-from archc.passes.scans import ScanClass, classify, kept_sentence
+from archc.passes.scan_class import ScanClass
+from archc.passes.scans import classify, kept_sentence
 
 Regions = Mapping[Call, Region]
 

@@ -11,7 +11,7 @@ from archc.emit.outer import flat, log_decay
 from archc.emit.placed import sequence
 from archc.ir.graph import Axis, Kind, Operand, Region, Type, Value
 from archc.passes.delta import DeltaScan
-from archc.passes.scans import Factor
+from archc.passes.scan_class import Factor
 
 Axes = tuple[Axis, ...]
 

@@ -22,7 +22,7 @@ from archc.passes.delta import DeltaScan
 from archc.passes.gradients import needs_gradient
 from archc.passes.keyed import same_for_every_query
 from archc.passes.matrix_scans import grouped
-from archc.passes.scans import ScanClass, inside
+from archc.passes.scan_class import ScanClass, inside
 
 
 @dataclass(frozen=True)

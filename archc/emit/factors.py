@@ -6,7 +6,7 @@ from archc.emit.body import Body
 from archc.emit.code import Code, infix
 from archc.emit.layout import reindex
 from archc.ir.graph import Axis, Kind, Operand, Type, Value
-from archc.passes.scans import Factor
+from archc.passes.scan_class import Factor
 
 
 def product(body: Body, factors: tuple[Factor, ...], axes: tuple[Axis, ...]) -> Code:

@@ -25,7 +25,7 @@ from archc.passes.caches import reach
 from archc.passes.delta import inside_rule
 from archc.passes.norms import Norm, norms
 from archc.passes.placed import is_placed
-from archc.passes.scans import ScanClass, inside
+from archc.passes.scan_class import ScanClass, inside
 from archc.passes.support import live_values
 from archc.text import ast
 

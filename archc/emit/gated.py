@@ -16,7 +16,7 @@ from archc.fuse.builder import Given
 from archc.fuse.fused_scan import OUTER, PER_KEY, FusedScan, Handed
 from archc.fuse.on_axes import Group
 from archc.ir.graph import Axis, Kind, Type, Value
-from archc.passes.scans import ScanClass, ScanKind
+from archc.passes.scan_class import ScanClass, ScanKind
 
 
 def constant(stem: str) -> str:

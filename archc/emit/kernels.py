@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from archc.passes.scans import ScanClass, ScanKind
+from archc.passes.scan_class import ScanClass, ScanKind
 
 SCANS: Mapping[ScanKind, str] = {
     "diagonal": "scan",

@@ -13,7 +13,7 @@ from archc.emit.placed import sequence
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.matrix_scans import bonus_sides, grouped
 from archc.passes.placed import is_placed
-from archc.passes.scans import Factor, ScanClass
+from archc.passes.scan_class import Factor, ScanClass
 from archc.text import ast
 
 Axes = tuple[Axis, ...]

@@ -15,7 +15,7 @@ from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.delta import DeltaScan
 from archc.passes.matrix_scans import split_decay
 from archc.passes.placed import is_placed
-from archc.passes.scans import Factor, ScanClass
+from archc.passes.scan_class import Factor, ScanClass
 
 
 def _conv(body: Body, value: Value) -> Code:

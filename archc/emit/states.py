@@ -17,7 +17,7 @@ from archc.ir.graph import Axis, Region, Value
 from archc.ops.memory import stored
 from archc.passes.attention import Attention
 from archc.passes.delta import DeltaScan
-from archc.passes.scans import ScanClass
+from archc.passes.scan_class import ScanClass
 from archc.text import ast
 
 

@@ -14,7 +14,7 @@ from archc.fuse.traffic import Traffic
 from archc.ir.graph import Kind, Value
 from archc.ops.node import Node
 from archc.passes.placed import is_placed
-from archc.passes.scans import ScanClass, ScanKind
+from archc.passes.scan_class import ScanClass, ScanKind
 
 PER_HEAD: Room = frozenset()
 PER_VALUE: Room = frozenset({VALUES})

@@ -10,7 +10,7 @@ from archc.ir.graph import Value
 from archc.ops.node import Node, of
 from archc.passes.log_decay import LogDecay
 from archc.passes.matrix_scans import bonus_keys, grouped, split_decay
-from archc.passes.scans import Factor, ScanClass, ScanKind
+from archc.passes.scan_class import Factor, ScanClass, ScanKind
 
 OUTPUTS: Mapping[ScanKind, tuple[str, ...]] = {
     "diagonal": ("a", "u"),

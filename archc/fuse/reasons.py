@@ -12,7 +12,7 @@ from archc.fuse.regions import fuses
 from archc.ir.graph import Region, Value
 from archc.ops.table import OPS
 from archc.passes.matrix_scans import KERNELS, grouped, obstacle, shares_values
-from archc.passes.scans import ScanClass
+from archc.passes.scan_class import ScanClass
 
 MOST_KEYS = 128  # kernels/chunk_sizes.py: more run in parts, whose results are added behind the kernel
 

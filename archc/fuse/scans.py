@@ -20,8 +20,9 @@ from archc.ops.node import Node
 from archc.ops.table import OPS
 from archc.passes.placed import is_placed
 from archc.passes.readout import leaves
-from archc.passes.scans import ScanClass, classify
-from archc.passes.scans import inside as held
+from archc.passes.scan_class import ScanClass
+from archc.passes.scan_class import inside as held
+from archc.passes.scans import classify
 
 
 def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, FusedScan]:

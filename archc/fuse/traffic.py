@@ -10,7 +10,7 @@ from archc.fuse.composed import Composition
 from archc.fuse.mixing import Mixing
 from archc.fuse.on_axes import only_moves
 from archc.ir.graph import Kind, Value
-from archc.passes.scans import Group, ScanClass
+from archc.passes.scan_class import Group, ScanClass
 
 HALF, SINGLE = 2, 4
 """Bytes of an element in bfloat16 and in single precision."""

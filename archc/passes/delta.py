@@ -15,7 +15,7 @@ from archc.ops.table import OPS
 from archc.passes.log_decay import log_decay
 from archc.passes.placed import is_placed
 from archc.passes.readout import ReadOut, read_outs
-from archc.passes.scans import Factor, ScanClass
+from archc.passes.scan_class import Factor, ScanClass
 
 Factors = tuple[Factor, ...]
 

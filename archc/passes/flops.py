@@ -24,7 +24,8 @@ from archc.passes.caches import reach
 from archc.passes.chosen import shares
 from archc.passes.gradients import needs_gradient
 from archc.passes.keyed import same_for_every_query
-from archc.passes.scans import classify, inside
+from archc.passes.scan_class import inside
+from archc.passes.scans import classify
 from archc.passes.workload import Pairs, Workload
 
 

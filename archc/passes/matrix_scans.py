@@ -6,7 +6,8 @@ from collections import Counter
 
 from archc.ir.graph import Kind, Value
 from archc.passes.placed import is_placed
-from archc.passes.scans import Factor, ScanClass, factors_of
+from archc.passes.scan_class import Factor, ScanClass
+from archc.passes.scans import factors_of
 
 KERNELS = frozenset({"selective", "chunked", "chunked_key"})
 

@@ -17,7 +17,8 @@ from archc.fuse.fused_scan import OUTER, FusedScan
 from archc.fuse.scans import fused_scans
 from archc.fuse.traffic import HALF, SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
-from archc.passes.scans import ScanClass, classify, inside
+from archc.passes.scan_class import ScanClass, inside
+from archc.passes.scans import classify
 from archc.reports.build import attention_rows, places
 from archc.reports.layers import layers
 

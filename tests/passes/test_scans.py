@@ -8,7 +8,8 @@ import pytest
 
 from archc.ir.graph import Graph, Value
 from archc.passes.matrix_scans import runs_fused
-from archc.passes.scans import ScanClass, classify
+from archc.passes.scan_class import ScanClass
+from archc.passes.scans import classify
 
 TABLE = [  # spec, kind, heads, key, value, decay varies, read before the update
     ("griffin", "diagonal", "gates side", "", "", True, False),

@@ -8,7 +8,8 @@ from archc.backends.torch.launches import Launched
 from archc.backends.torch.moved import accesses
 
 from archc.fuse.traffic import Traffic, outer_traffic
-from archc.passes.scans import classify, inside
+from archc.passes.scan_class import inside
+from archc.passes.scans import classify
 from archc.specs_index import program
 from tests.kernels.triton.moved import fused, moved, reported, started
 from tests.kernels.triton.shipped import SETTINGS
