@@ -1,8 +1,8 @@
 """What small models find again in a sequence, and what a window or a state of fixed size cannot: accuracy on tasks.
 
-`python -m benchmarks.tasks`, from the root of the repository; about twenty minutes of one processor for each seed. Every
-model is trained by `archc train SPEC --data task:...` from each seed; a line of a table has its mean accuracies, with
-the least and the greatest where seeds differ.
+`python -m benchmarks.tasks`, from the root of the repository; about twenty minutes of one processor for each seed.
+Every model is trained by `archc train SPEC --data task:...` from each seed; a line of a table has its mean accuracies,
+with the least and the greatest where seeds differ.
 recall: the value of each of several keys, trained anew for each number of them. induction: what followed the special
 token, trained at one distance and judged at up to 16 times as much.
 """
