@@ -117,7 +117,7 @@ class _Ranges:
                 found = self.of(a) * self.of(b)
                 return Range(0, found.high) if a is b and found.low < 0 else found
             case "div", (a, b) if self.of(b).positive:
-                return self.of(a) * self._inverse(self.of(b))
+                return self._part_of_a_sum(a, b) or self.of(a) * self._inverse(self.of(b))
             case "reduce", (a,):
                 return self._summed(a, value.attrs["over"]) if value.attrs["fn"] == "sum" else self.of(a)
             case "cumsum", (a,):
@@ -172,6 +172,16 @@ class _Ranges:
                             return self.of(b).join(Range(1, 1))
         return None
 
+    def _part_of_a_sum(self, part: Operand, total: Operand) -> Range | None:
+        """`n a / (a + b)` for a number n, from 0 to n where neither a nor b is negative."""
+        times, part = _times(_bare(part))
+        match _bare(total):
+            case Value(op="add", args=(one, other)):
+                for a, b in ((one, other), (other, one)):
+                    if _bare(a) is part and self.of(a).low >= 0 and self.of(b).low >= 0:
+                        return Range(times, times) * Range(0, 1, self.of(a).positive, self.of(b).positive)
+        return None
+
     def _rest_of_a_sum(self, total: Operand, part: Operand) -> Range | None:
         """A running sum of shares without its first or its last summand."""
         whole, left = _bare(total), _bare(part)
@@ -192,6 +202,17 @@ class _Ranges:
             return found
         count = prod(operand.type.sizes[n] for n in over)
         return found.join(Range(count, count) * found)
+
+
+def _times(operand: Operand) -> tuple[float, Operand]:
+    """A number and what it multiplies."""
+    match operand:
+        case (
+            Value(op="mul", args=(int() | float() as number, other))
+            | Value(op="mul", args=(other, int() | float() as number))
+        ):
+            return float(number), _bare(other)
+    return 1.0, operand
 
 
 def _bare(operand: Operand) -> Operand:

@@ -47,6 +47,18 @@ def test_what_a_decay_is_made_of_says_whether_it_is_above_0(
         assert not positive or (made > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("text", "positive"),
+    [
+        ("1 - dt / (1 + dt)", True), ("1 - 0.5 * dt / (dt + 1)", True), ("1 - r / (r + dt)", True),
+        ("1 - 2 * dt / (1 + dt)", False), ("1 - dt / (dt + r)", False), ("1 - dt / (1 + x)", False),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_sum_is_a_share_of_it(mixer: Callable[[str], Graph], text: str, positive: bool) -> None:
+    graph = mixer(f"dt = softplus(x)\nr = relu(x)\nreturn scan(decay = {text}, input = x + r)")
+    assert range_of(decay_of(graph)).positive == positive
+
+
 def test_a_product_reaches_an_end_only_if_its_factors_do() -> None:
     unit, shares = Range(0, 1, True, True), Range(0, 1)
     assert unit * shares == Range(0, 1, False, True)
