@@ -125,8 +125,8 @@ class _Forms:
         """Whether the form may look into a value: one that this fn computes, of what has a name or none of its own."""
         if inner.op not in OPEN or inner.type.dtype != "real" or inner.origin.calls != self.value.origin.calls:
             return False
-        kernels = (self.body.results, self.body.fused.gated, self.body.fused.convs)
-        if any(v in each for v in (operand, inner) for each in kernels):
+        closed = (self.body.results, self.body.fused.gated, self.body.fused.convs, self.body.sliced)
+        if any(v in each for v in (operand, inner) for each in closed):
             return False
         return self.ahead or not {operand, inner} & self.body.names.keys() or self.is_at_hand(inner)
 
