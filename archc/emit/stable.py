@@ -58,11 +58,14 @@ def _ends(body: Body, value: Value) -> Iterator[Value | None]:
     region = body.fused.regions[body.call]
     if leaves(value, region):
         yield None
+    lets = {body.call.facts.get(s.value) for s in body.call.definition.body if isinstance(s, ast.Let)}
     for user in region.users.get(value, ()):
         own = user.origin.calls == value.origin.calls and user not in body.fused.absorbed
         if own and user.op in BETTER and _Forms(body, user, ahead=True).form() is not None:
             yield user
         elif own and (user.op in OPEN or user.op == "fp32"):
+            if user in lets:  # its line reads the value
+                yield None
             yield from _ends(body, user)
         else:
             yield None
