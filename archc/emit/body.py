@@ -63,6 +63,8 @@ class Body:
     in_rows: bool = False
     bundles: dict[ast.Call, str] = field(default_factory=dict)
     lifted: dict[Value, str] = field(default_factory=dict)
+    sliced: frozenset[Value] = frozenset()
+    """What the step of a loop is handed token by token: it may read nothing that these are made of."""
 
     def __post_init__(self) -> None:
         self.results = results_of(self.call)

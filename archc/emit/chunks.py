@@ -44,8 +44,14 @@ def alike(found: Mapping[Value, object], units: Units, regions: Regions) -> Iter
 def kernel_scans(program: Program, units: Units, regions: Regions) -> dict[Value, ScanClass]:
     """The scans of matrix states that a kernel of their class runs with their read-out; others keep every state."""
     found = classify(program.graph)
-    apart = {v for _, vs in alike(found, units, regions) for v in vs if len({found[w].log_decay.times for w in vs}) > 1}
+    apart = {v for _, vs in alike(found, units, regions) for v in vs if len({_said(found[w]) for w in vs}) > 1}
     return {v: each for v, each in found.items() if runs_fused(each) and v not in apart}
+
+
+def _said(found: ScanClass) -> tuple[object, ...]:
+    """What decides about the text of a scan: calls of a fn whose numbers differ may differ in it."""
+    log = found.log_decay
+    return runs_fused(found), found.kind, found.normaliser is None, log.form, log.times
 
 
 def kernel_loops(program: Program, units: Units, regions: Regions) -> dict[Value, DeltaScan]:
@@ -70,7 +76,7 @@ def scan_sentence(found: ScanClass, runs: Mapping[Value, ScanClass]) -> str:
     if found.kind == "diagonal" or whole in runs:
         return found.sentence
     reason = "it is no convolution of weights" if found.kind == "long_convolution" else obstacle(found)
-    return kept_sentence(found.scan, reason or "calls of its fn have other powers in its decay")
+    return kept_sentence(found.scan, reason or "calls of its fn have decays of other forms")
 
 
 def loop_sentence(loop: Value, runs: Mapping[Value, DeltaScan]) -> str:

@@ -88,9 +88,10 @@ def find(program: Program, units: Units) -> Fused:
         reads[rule.reads[0].value] = rule
         absorbed |= inside_rule(rule, users)
     fused = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
-    if numbers := _numbers(fused, units, regions):
+    partly = _partly(fused, units, regions)
+    if numbers := _numbers({v: f for v, f in fused.items() if v not in partly}, units, regions):
         fused = {f.result: f for f in fused_scans(graph, numbers).values() if _runs_with_gates(f, users)}
-    other = _other_numbers(fused, units, regions)
+    other = partly | _other_numbers({v: f for v, f in fused.items() if v not in partly}, units, regions)
     gated = {v: f for v, f in fused.items() if v not in other}
     for scan in gated.values():
         absorbed |= scan.computed
@@ -160,6 +161,18 @@ def _named(node: ast.Expr, names: dict[ast.Expr | str, str]) -> str:
         case ast.Unary(value=ast.Name(text=text)):
             return names.setdefault(f"-{text}", f"minus_{text}")
     return names.setdefault(node, f"number_{len(names) + 1}")
+
+
+def _partly(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> dict[Value, str]:
+    """The scans with equations that other calls of their fn run another way, as the numbers in them say, and why."""
+    out: dict[Value, str] = {}
+    results = {f.scan: v for v, f in fused.items()}
+    scans = {v for region in regions.values() for v in region.values if v.op == "scan"}
+    for unit, same in alike(dict.fromkeys(scans), units, regions):
+        if len({(v in results, results.get(v) is v) for v in same}) > 1:
+            reason = f"calls of '{unit.first.name}' have other numbers in its decay"
+            out |= {results[v]: reason for v in same if v in results}
+    return out
 
 
 def _other_numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> dict[Value, str]:

@@ -23,7 +23,7 @@ def render_loop(body: Body, value: Value) -> Code:
     extra = [i for i in outs if i >= len(states)]
     key = f"loop_{node.states[0].name.text}"
     saved, names = body.lines, dict(body.names)
-    body.lines = []
+    body.lines, body.sliced = [], frozenset(tokens)
     body.line(f"{_tuple(inputs)} = inputs")
     body.line(f"{_tuple(states)} = states")
     body.names.update(dict(zip(tokens, inputs, strict=True)))
@@ -39,6 +39,7 @@ def render_loop(body: Body, value: Value) -> Code:
     ]
     given += [body.render(region.results[i]).text for i in extra]
     body.line(f"return {', '.join(given)}{',' if len(given) == 1 else ''}")
+    body.sliced = frozenset()
     inner, body.lines, body.names = [line.replace("# [B, T", "# [B") for line in body.lines], saved, names
     body.statement = node
     body.lines += ["", "def step(inputs, states):", *(f"    {line}" for line in inner), ""]

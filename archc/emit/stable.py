@@ -58,11 +58,14 @@ def _ends(body: Body, value: Value) -> Iterator[Value | None]:
     region = body.fused.regions[body.call]
     if leaves(value, region):
         yield None
+    lets = {body.call.facts.get(s.value) for s in body.call.definition.body if isinstance(s, ast.Let)}
     for user in region.users.get(value, ()):
         own = user.origin.calls == value.origin.calls and user not in body.fused.absorbed
         if own and user.op in BETTER and _Forms(body, user, ahead=True).form() is not None:
             yield user
         elif own and (user.op in OPEN or user.op == "fp32"):
+            if user in lets:  # its line reads the value
+                yield None
             yield from _ends(body, user)
         else:
             yield None
@@ -125,8 +128,8 @@ class _Forms:
         """Whether the form may look into a value: one that this fn computes, of what has a name or none of its own."""
         if inner.op not in OPEN or inner.type.dtype != "real" or inner.origin.calls != self.value.origin.calls:
             return False
-        kernels = (self.body.results, self.body.fused.gated, self.body.fused.convs)
-        if any(v in each for v in (operand, inner) for each in kernels):
+        closed = (self.body.results, self.body.fused.gated, self.body.fused.convs, self.body.sliced)
+        if any(v in each for v in (operand, inner) for each in closed):
             return False
         return self.ahead or not {operand, inner} & self.body.names.keys() or self.is_at_hand(inner)
 

@@ -31,7 +31,11 @@ def logarithm(node: Node) -> Node | None:
             return 2 * left if left is right else left + right
         case "add", (a, b):
             left, right = _term(a), _term(b)
-            return None if left is None or right is None else left + of("softplus", right - left)
+            if left is None or right is None:
+                return None
+            if right.is_number(0):  # x + softplus(-x) would cancel far below 0
+                left, right = right, left
+            return left + of("softplus", right - left)
         case "sub", _:
             rest = complement(node)
             return None if rest is None else logarithm(rest)

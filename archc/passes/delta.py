@@ -44,7 +44,8 @@ class DeltaScan(ScanClass):
         """What decides about the text of the call: loops that agree in it are called alike."""
         sides = (self.factors["key"], self.factors["value"], self.correction)
         numbers = tuple(f.operand for side in sides for f in side if not isinstance(f.operand, Value))
-        decay = self.varies or self.log_decay.operand
+        log = self.log_decay
+        decay = (log.form, log.times) if self.varies else log.operand
         return (self.heads, self.key, self.value, self.decayed, decay, tuple(map(len, sides)), numbers)
 
 

@@ -102,6 +102,8 @@ class _Ranges:
     def _of(self, value: Value) -> Range:
         if any(v.type.dtype == "complex" for v in (value, *value.operands)):
             return ANYTHING
+        if value.op == "softmax" and len(value.args) > 1:
+            return Range(0, 1)  # exactly 0 where its condition is false
         if value.op in FIXED:
             return FIXED[value.op]
         if value.op in MOVES:
@@ -153,7 +155,7 @@ class _Ranges:
     def _power(self, base: Operand, exponent: Operand) -> Range:
         found, n = self.of(base), self.of(exponent)
         if 0 < found.low <= found.high < inf and -inf < n.low <= n.high < inf:
-            ends = [b**e for b in (found.low, found.high) for e in (n.low, n.high)]  # in each of the two it is monotone
+            ends = [_raised(b, e) for b in (found.low, found.high) for e in (n.low, n.high)]  # monotone in each of both
             return Range(min(ends), max(ends))
         if found.positive:
             return Range(0, 1, True) if found.high <= 1 and n.low >= 0 else POSITIVE
@@ -213,6 +215,14 @@ def _times(operand: Operand) -> tuple[float, Operand]:
         ):
             return float(number), _bare(other)
     return 1.0, operand
+
+
+def _raised(base: float, exponent: float) -> float:
+    """A power of a positive number; infinity where it is too large for one."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return inf
 
 
 def _bare(operand: Operand) -> Operand:

@@ -54,3 +54,21 @@ def test_what_is_computed_from_what_a_kernel_has_rounded_is_not_cast_again() -> 
     code = model_code(found, TorchTarget(), context=16)["model.py"]
     assert "return squash(h) @ self.U" in code
     check_bfloat16(found)
+
+
+NAMED = """
+model named(width = 8, vocab = 11) {
+    x = E[vocab width](tokens)
+    s = sigmoid(x @ W_s[width])
+    t = s * (1 - s)
+    return (sqrt(t) + t ^ 0.3) @ U[width -> vocab]
+}
+"""
+
+
+def test_a_sigmoid_that_a_line_reads_has_one_of_its_own() -> None:
+    found = program(NAMED)
+    code = model_code(found, TorchTarget(), context=16)["model.py"]
+    assert code.count("torch.sigmoid(") == 1
+    assert "t = s * (1 - s)" in code
+    check_torch(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ UNKNOWN = [
     "x", "tanh(x)", "relu(x)", "-0.5 + 0 * x", "x ^ 2", "1 - 2 * sigmoid(x)", "cos(x)", "w[width]", "abs(x)", "x * x",
     "sigmoid(x) - 0.1", "clip(x, 0, 1)", "where(pos == 0, 0, exp(x))", "1 - exp(x)", "sign(x)", "1 / x", "x ^ 3",
     "softmax(x) - sigmoid(x)", "-exp(x)", "max(x, tanh(x))", "expm1(x)", "1 - cumsum(softmax(x), over = width)",
+    "softmax(x, where = x > 0)",
 ]  # fmt: skip
 
 
@@ -57,6 +59,12 @@ def test_what_a_decay_is_made_of_says_whether_it_is_above_0(
 def test_a_part_of_a_sum_is_a_share_of_it(mixer: Callable[[str], Graph], text: str, positive: bool) -> None:
     graph = mixer(f"dt = softplus(x)\nr = relu(x)\nreturn scan(decay = {text}, input = x + r)")
     assert range_of(decay_of(graph)).positive == positive
+
+
+def test_a_power_too_large_for_a_number_is_infinite(mixer: Callable[[str], Graph]) -> None:
+    graph = mixer("a = 10 ^ (300 * (1 + index(width)))\nreturn scan(decay = 1 / a + 0 * x, input = x)")
+    (power,) = (v for r, _ in graph.regions() for v in r.values if v.op == "pow")
+    assert range_of(power).high == inf
 
 
 def test_a_product_reaches_an_end_only_if_its_factors_do() -> None:
