@@ -126,12 +126,17 @@ def _rounded(read: Any, kept: jnp.dtype) -> Any:
 
 
 def _followed(gates: Gates, chunk: Chunk, read: Any) -> tuple[jax.Array, Arrays]:
-    """What is read of the state, and what equations behind it take; something is divided by the normaliser, also of
-    what is no token.
+    """What is read of the state, and what equations behind it take; something may be divided by either, also of what is
+    no token.
     """
     if isinstance(read, Read):
-        return read.y, behind(gates, chunk.x, jnp.where(chunk.there, read.norm, 1))
-    return read, chunk.x
+        return _one_if_none(chunk, read.y), behind(gates, chunk.x, _one_if_none(chunk, read.norm))
+    return _one_if_none(chunk, read), chunk.x
+
+
+def _one_if_none(chunk: Chunk, value: jax.Array) -> jax.Array:
+    """Values of tokens, one where there is none: nothing over nothing is no number, and what has none spreads."""
+    return jnp.where(chunk.there, value, 1)
 
 
 def gates_backward(

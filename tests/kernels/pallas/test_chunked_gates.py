@@ -59,3 +59,25 @@ def test_equations_in_the_kernel_are_those_around_it(kernels, pulled, rng, sourc
 
     arrays = drawn(rng, gates, time)
     close(pulled(op(impl), *arrays), pulled(op("xla"), *arrays), 1e-8, 1e-10)
+
+
+def test_tokens_that_are_not_there_have_no_share_in_gradients(kernels, pulled, rng):
+    """The slope of a logarithm is infinite where nothing is read, as by what fills up a chunk."""
+    gates = kernels.gated.Gates(
+        lambda x, w, first: (x[1], x[0]),
+        lambda x, w, first, dlog_a, dv: ((dv, dlog_a), ()),
+        lambda read, x, w: jnp.log(read),
+        lambda read, x, w, do: (do / read, tuple(map(jnp.zeros_like, x)), ()),
+        x_sides=("values", "head"),
+    )
+    v, k, q, S = (jnp.asarray(rng.uniform(0.2, 1, size=(1, 5, 1, 1, size))) for size in (3, 2, 2, 2))
+    log_a, S = -v[..., :1], jnp.broadcast_to(S[:, 0, ..., None], (1, 1, 1, 2, 3))
+
+    def op(impl):
+        def run(v, log_a, k, q, S):
+            scan = kernels.chunked_scan.gated_chunked_scan
+            return scan(gates, (v, log_a), (), k, q, 9 + jnp.arange(5)[None], S, impl=impl, interpret=True)
+
+        return run
+
+    close(pulled(op("tpu"), v, log_a, k, q, S), pulled(op("xla"), v, log_a, k, q, S), 1e-8, 1e-10)

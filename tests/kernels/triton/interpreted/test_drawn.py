@@ -47,7 +47,7 @@ def drawn(seed: int) -> Program:
 NEXT = "\n    "
 DECAYS = (
     "exp(-dt * exp(A[heads_]))", "exp(-dt * (1 + r ^ 2))", "sigmoid(r + b[heads_])", "sigmoid(r + b[heads_]) ^ 0.25",
-    "1 - 0.5 * dt / (1 + dt)", "0.9",
+    "1 - 0.5 / (1 + dt)", "0.9",
 )  # fmt: skip
 FACTORS = ("dt * ", "sigmoid(i) * ", "dt * sigmoid(i) / 2 * ", "where(pos == 0, 1, dt) * ", "")
 VALUES = ("u", "silu(u)", "u * sigmoid(z)", "tanh(u + c[heads_ value])", "(u - z * i)", "u / (1 + u ^ 2)")
