@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isclose
 
 from archc.ir.graph import Graph, Operand, Region, Value
+from archc.passes.precision import precise
 
 PLAIN_MASKS = ("causal", "window", "everything")
 
@@ -93,13 +94,6 @@ def _two(operands: tuple[Value, ...], one: str, other: str, region: Region) -> t
         if one == "queries" and first.op == one and second.op == other:
             return first, second
     return None
-
-
-def precise(value: Value) -> Value:
-    """The value behind changes of precision."""
-    while value.op in ("fp32", "narrow"):
-        value = value.operands[0]
-    return value
 
 
 def _scaled(scores: Operand, region: Region) -> tuple[Value | None, float]:

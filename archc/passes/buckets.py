@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Kind, Operand, Region, Value
 from archc.ops.table import OPS
-from archc.passes.attention import alone, precise
+from archc.passes.attention import alone
 from archc.passes.placed import is_placed
+from archc.passes.precision import precise
 
 MIXES = frozenset({"contract", "reduce"})
 """Ops on pairs that may join elements of other axes than lanes."""

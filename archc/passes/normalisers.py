@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from archc.ir.graph import Operand, Value
+from archc.passes.precision import precise_operand
 from archc.passes.scan_class import Factor, Group, ScanClass, axes
 
 Powers = Counter[tuple[Operand, int]]
@@ -82,7 +83,7 @@ def _parts(factor: Factor, known: Powers) -> list[Factor]:
 
 def _same(factor: Factor) -> tuple[Operand, int]:
     """Equal for factors of one value in any precision."""
-    return _bare(factor.operand), factor.power
+    return precise_operand(factor.operand), factor.power
 
 
 def _sums_keys(found: ScanClass, whole: ScanClass) -> bool:
@@ -94,21 +95,14 @@ def _sums_keys(found: ScanClass, whole: ScanClass) -> bool:
     if any(c.before or c.bonus for c in (found, whole)):
         return False
     mine, theirs = found.reads[0], whole.reads[0]
-    same = mine.over == theirs.over and _bare(mine.query) is _bare(theirs.query)
+    same = mine.over == theirs.over and precise_operand(mine.query) is precise_operand(theirs.query)
     parts = [theirs.query, *(f.operand for f in whole.factors["key"])]
     if mine.value.type.wide != any(isinstance(p, Value) and p.type.wide for p in parts):
         return False  # the kernel gives the normaliser in the type of these
     keys, entering = whole.factors["key"], found.scan.args[1]
-    whole_keys = [_same(f) for f in keys] == [(_bare(entering), 1)]
+    whole_keys = [_same(f) for f in keys] == [(precise_operand(entering), 1)]
     sums = whole_keys or _multiplied(keys, _input(found)) == _input(found)
     return same and sums and set(mine.value.names) == set(whole.heads) and not _depends(whole.scan, mine.value)
-
-
-def _bare(operand: Operand) -> Operand:
-    """What is brought to another precision."""
-    while isinstance(operand, Value) and operand.op in ("fp32", "narrow"):
-        operand = operand.args[0]
-    return operand
 
 
 def _depends(value: Value, on: Value) -> bool:

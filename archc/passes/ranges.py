@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf, prod
 
 from archc.ir.graph import Operand, Value
+from archc.passes.precision import precise_operand
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,41 +166,41 @@ class _Ranges:
 
     def _mixed(self, a: Operand, rest: Operand) -> Range | None:
         """`a + (1 - a) b`, from b to 1 for a share a."""
-        match _bare(rest):
+        match precise_operand(rest):
             case Value(op="mul", args=(one, other)):
-                for share, b in ((_bare(one), other), (_bare(other), one)):
+                for share, b in ((precise_operand(one), other), (precise_operand(other), one)):
                     if isinstance(share, Value) and share.op == "sub" and share.args[0] == 1:
                         of = self.of(a)
-                        if _bare(share.args[1]) is _bare(a) and of.low >= 0 and of.high <= 1:
+                        if precise_operand(share.args[1]) is precise_operand(a) and of.low >= 0 and of.high <= 1:
                             return self.of(b).join(Range(1, 1))
         return None
 
     def _part_of_a_sum(self, part: Operand, total: Operand) -> Range | None:
         """`n a / (a + b)` for a number n, from 0 to n where neither a nor b is negative."""
-        times, part = _times(_bare(part))
-        match _bare(total):
+        times, part = _times(precise_operand(part))
+        match precise_operand(total):
             case Value(op="add", args=(one, other)):
                 for a, b in ((one, other), (other, one)):
-                    if _bare(a) is part and self.of(a).low >= 0 and self.of(b).low >= 0:
+                    if precise_operand(a) is part and self.of(a).low >= 0 and self.of(b).low >= 0:
                         return Range(times, times) * Range(0, 1, self.of(a).positive, self.of(b).positive)
         return None
 
     def _rest_of_a_sum(self, total: Operand, part: Operand) -> Range | None:
         """A running sum of shares without its first or its last summand."""
-        whole, left = _bare(total), _bare(part)
+        whole, left = precise_operand(total), precise_operand(part)
         if not (isinstance(whole, Value) and whole.op == "cumsum" and isinstance(left, Value)):
             return None
         (axis,) = whole.attrs["over"]
         first = left.op == "pick" and left.attrs["axis"] == axis and left.attrs["at"] == 0
-        summand = _bare(left.args[0]) if first else left
-        if summand is not _bare(whole.args[0]) or self.of(summand).low < 0:
+        summand = precise_operand(left.args[0]) if first else left
+        if summand is not precise_operand(whole.args[0]) or self.of(summand).low < 0:
             return None
         return Range(0, self.of(whole).high)
 
     def _summed(self, operand: Operand, over: tuple[str, ...]) -> Range:
         """A sum of one to all of the elements along axes; those of a softmax are 1 at most."""
         assert isinstance(operand, Value)
-        found, inner = self.of(operand), _bare(operand)
+        found, inner = self.of(operand), precise_operand(operand)
         if isinstance(inner, Value) and inner.op == "softmax" and set(inner.attrs["over"]) >= set(over):
             return found
         count = prod(operand.type.sizes[n] for n in over)
@@ -213,7 +214,7 @@ def _times(operand: Operand) -> tuple[float, Operand]:
             Value(op="mul", args=(int() | float() as number, other))
             | Value(op="mul", args=(other, int() | float() as number))
         ):
-            return float(number), _bare(other)
+            return float(number), precise_operand(other)
     return 1.0, operand
 
 
@@ -223,10 +224,3 @@ def _raised(base: float, exponent: float) -> float:
         return float(base**exponent)
     except OverflowError:
         return inf
-
-
-def _bare(operand: Operand) -> Operand:
-    """What is brought to another precision."""
-    while isinstance(operand, Value) and operand.op in ("fp32", "narrow"):
-        operand = operand.args[0]
-    return operand
