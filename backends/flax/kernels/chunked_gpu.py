@@ -54,9 +54,12 @@ def _passes(rule: Rule, most: int, gates: Gates, x: Arrays, half: jnp.dtype, int
 
 
 def _swap(x: jax.Array, half: int) -> jax.Array:
-    """A product with a permutation: tiles in registers cannot be cut."""
-    row, lane = square(x.shape[0])
-    return dot(((row ^ lane) == half).astype(x.dtype), x, 1, 0, exact=True)
+    """As sums over the two halves of a block of which one is left out: tiles in registers cannot be cut."""
+    blocks = x.reshape(-1, 2, half, x.shape[1])
+    late = jax.lax.broadcasted_iota(jnp.int32, blocks.shape, 1) == 1
+    first = jnp.sum(jnp.where(late, 0, blocks), 1, keepdims=True)
+    second = jnp.sum(jnp.where(late, blocks, 0), 1, keepdims=True)
+    return jnp.where(late, first, second).reshape(x.shape)
 
 
 def _column(row: jax.Array) -> jax.Array:
