@@ -79,12 +79,13 @@ class _Place(NamedTuple):
         """The values or the keys."""
         return self.values if side == "values" else self.keys
 
-    def of_tokens(self, ref: Ref, side: Side) -> jax.Array:
-        """An input [Q, slice], [Q, K] or [Q, 1]; copies of others where there is none."""
+    def of_tokens(self, ref: Ref, side: Side, again: bool = False) -> jax.Array:
+        """An input [Q, slice], [Q, K] or [Q, 1]; copies of others where there is none. again: for the last time."""
         at = self.tokens if self.live is None else jnp.minimum(self.tokens, self.sizes.tokens - 1)
+        policy = "evict_first" if again else None  # without which the compiler would keep what was read before
         if side == "head":
-            return plgpu.load(ref.at[at])[:, None]
-        return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]])
+            return plgpu.load(ref.at[at], eviction_policy=policy)[:, None]
+        return plgpu.load(ref.at[at[:, None], self._near(side)[None, :]], eviction_policy=policy)
 
     def of_both(self, ref: Ref, side: Side) -> jax.Array:
         """A gradient that the other half of the backward pass has left, shaped as an input; zero where none is."""
@@ -218,6 +219,7 @@ class Walk(NamedTuple):
             for ref in dkeys:
                 self._store_tokens(here, "keys", ref, d.k)
             dq = here.of_both(queries[0], "keys") if queries else None
+            chunk = chunk._replace(x=self._inputs(here, x, matrix(dS).dtype, again=True))  # not to be held in between
             of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, dq)
             for side, ref, value in zip(self.gates.x_sides, dx, of_tokens, strict=True):
                 self._store_tokens(here, side, ref, value)
@@ -255,9 +257,9 @@ class Walk(NamedTuple):
         return tuple(here.of_head(z, side) for side, z in zip(self.gates.w_sides, w, strict=True))
 
     def _chunk(self, here: _Place, x: Refs, weights: Arrays, handed: Refs, starts: Ref, S: Tree) -> Chunk:
-        inputs, keys = zip(self.gates.x_sides, x, strict=True), here.some("keys")
+        keys = here.some("keys")
         return Chunk(
-            x=tuple(here.of_tokens(z, side).astype(matrix(S).dtype) for side, z in inputs),
+            x=self._inputs(here, x, matrix(S).dtype),
             w=weights,
             handed=tuple(tile(z, here.tokens, here.keys, here.mask("keys")) for z in handed),
             half=self.half,
@@ -265,6 +267,10 @@ class Walk(NamedTuple):
             some=None if keys is None else keys[None, :],
             documents=here.documents(starts),
         )
+
+    def _inputs(self, here: _Place, x: Refs, dtype: jnp.dtype, again: bool = False) -> Arrays:
+        sides = zip(self.gates.x_sides, x, strict=True)
+        return tuple(here.of_tokens(z, side, again).astype(dtype) for side, z in sides)
 
     def _store_tokens(self, here: _Place, side: Side, ref: Ref, value: jax.Array) -> None:
         if side == "head":

@@ -13,21 +13,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from kernels.chunk import square
 
 Swap = Callable[[jax.Array, int], jax.Array]
 
 
 class Sums(NamedTuple):
-    """Sums of log decays [Q, K]: from the border of a level to a token or from the token to it; and of whole chunks.
-
-    until: up to the token, with its own unless it is read `before`, here and in levels. after: of the tokens after it.
-    whole: of all, at every token.
+    """Sums of log decays [Q, K] in the blocks of a level: up to a token in its block, with its own unless what is read
+    is the state `before`; of the tokens after it; of the whole block, at every token of it.
     """
 
-    levels: tuple[jax.Array, ...]
     until: jax.Array
     after: jax.Array
     whole: jax.Array
+
+
+def levels_of(size: int) -> int:
+    """How often a chunk of so many tokens, a power of two, is halved; level 0 has blocks of two tokens."""
+    return size.bit_length() - 1
 
 
 def right(shape: tuple[int, ...], half: int) -> jax.Array:
@@ -35,36 +38,55 @@ def right(shape: tuple[int, ...], half: int) -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, shape, 0) & half != 0
 
 
-def sums(log_a: jax.Array, swap: Swap, before: bool) -> Sums:
-    """From log decays [Q, K], Q a power of two; swap(x, half) exchanges the halves of each block of 2 half tokens.
+def of_tokens(log_a: jax.Array, before: bool) -> Sums:
+    """Those in blocks of one token; log_a [Q, K].
 
     before: what is read is the state before the update, which a token's own decay is not in.
     """
     nothing = jnp.zeros_like(log_a)
-    levels, until, after, whole = [], nothing if before else log_a, nothing, log_a
-    half = 1
-    while half < log_a.shape[0]:
-        late, other = right(log_a.shape, half), swap(whole, half)
-        levels.append(jnp.where(late, until, after))
-        until, after = until + jnp.where(late, other, 0), after + jnp.where(late, 0, other)
-        whole, half = whole + other, 2 * half
-    return Sums(tuple(levels), until, after, whole)
+    return Sums(nothing if before else log_a, nothing, log_a)
 
 
-def sums_back(d: Sums, swap: Swap, before: bool) -> jax.Array:
-    """The gradient of log decays from those of their sums."""
-    until, after, whole = d.until, d.after, d.whole
-    half = until.shape[0] // 2
-    for level in reversed(d.levels):
-        late = right(until.shape, half)
-        whole = whole + swap(whole + jnp.where(late, until, after), half)
-        until, after = until + jnp.where(late, level, 0), after + jnp.where(late, 0, level)
-        half //= 2
-    return whole if before else until + whole
+def widened(held: Sums, swap: Swap, level: int) -> tuple[jax.Array, Sums]:
+    """The sums [Q, K] between the border of a level and a token, and those in its blocks from those in their halves.
+
+    swap(x, half) exchanges the halves of each block of 2 half tokens.
+    """
+    half = 1 << level
+    late, other = right(held.whole.shape, half), swap(held.whole, half)
+    wide = Sums(
+        until=held.until + jnp.where(late, other, 0),
+        after=held.after + jnp.where(late, 0, other),
+        whole=held.whole + other,
+    )
+    return jnp.where(late, held.until, held.after), wide
 
 
-def apart(size: int, level: int) -> jax.Array:
-    """Which pairs of tokens [Q, Q] are in different halves of one block of that level."""
-    difference = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
-    difference ^= jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
-    return (difference >= 1 << level) & (difference < 2 << level)
+def widened_back(d: Sums, border: jax.Array, swap: Swap, level: int) -> Sums:
+    """The gradients of the sums in halves, from those of the sums in blocks and from the border of a level."""
+    half = 1 << level
+    late = right(border.shape, half)
+    return Sums(
+        until=d.until + jnp.where(late, border, 0),
+        after=d.after + jnp.where(late, 0, border),
+        whole=d.whole + swap(d.whole + jnp.where(late, d.until, d.after), half),
+    )
+
+
+def of_tokens_back(d: Sums, before: bool) -> jax.Array:
+    """The gradient of log decays."""
+    return d.whole if before else d.until + d.whole
+
+
+def parted(pairs: jax.Array) -> jax.Array:
+    """Of pairs of tokens [Q, Q], the bits in which their places differ, or none for those that `pairs` leaves out.
+
+    It depends on where documents start, so that no compiler holds a mask for each level around a loop over chunks.
+    """
+    here, other = square(pairs.shape[0])
+    return jnp.where(pairs, here ^ other, 0)
+
+
+def apart(bits: jax.Array, level: int) -> jax.Array:
+    """Which of the pairs are in different halves of one block of that level."""
+    return (bits >= 1 << level) & (bits < 2 << level)

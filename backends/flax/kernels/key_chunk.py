@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from kernels.chunk import Documents, Gradients, Keys, Products, Rule, dot, products, square
-from kernels.halves import Sums, Swap, apart, sums, sums_back
+from kernels.halves import Sums, Swap, apart, levels_of, of_tokens, of_tokens_back, parted, widened, widened_back
 
 
 class Moves(NamedTuple):
@@ -46,7 +46,7 @@ class _Met(NamedTuple):
     """Decays and scores between the tokens of a chunk.
 
     Decays of each level [Q, K], from the state before to a token, from it to the state after [Q, K], of the state
-    [1, K]; which pairs of tokens are of one document [Q, Q]; scores [Q, Q], zero where one does not see the other; keys
+    [1, K]; how pairs of tokens of one document are `parted` [Q, Q]; scores [Q, Q], zero where one does not see the other; keys
     and queries [Q, K] as the decays are, those of a bonus, what the query of a token meets of the token itself, keys
     and bonus or nothing, and the type of operands.
     """
@@ -55,7 +55,7 @@ class _Met(NamedTuple):
     inward: jax.Array
     outward: jax.Array
     kept: jax.Array
-    pairs: jax.Array
+    bits: jax.Array
     scores: jax.Array
     k: jax.Array
     q: jax.Array
@@ -65,16 +65,23 @@ class _Met(NamedTuple):
 
 
 def _meet(moves: Moves, before: bool, logs: jax.Array, documents: Documents, keys: Keys) -> _Met:
-    found, (k, q, half, bonus) = sums(logs, moves.swap, before), keys
-    levels = tuple(map(jnp.exp, found.levels))
+    """Level by level, so that what a level takes need not be held for the next."""
+    held, (k, q, half, bonus) = of_tokens(logs, before), keys
     own = bonus if before else k if bonus is None else k + bonus
+    levels, scores, bits = [], _of_own(q, own), parted(documents.pairs)
+    for level in range(levels_of(logs.shape[0])):
+        border, held = widened(held, moves.swap, level)
+        decay = jnp.exp(border)
+        between = dot((q * decay).astype(half), (k * decay).astype(half), 1, 1)
+        scores = jnp.where(apart(bits, level), between, scores)
+        levels.append(decay)
     return _Met(
-        levels=levels,
-        inward=jnp.where(documents.inward, jnp.exp(found.until), 0),
-        outward=jnp.where(documents.outward, jnp.exp(found.after), 0),
+        levels=tuple(levels),
+        inward=jnp.where(documents.inward, jnp.exp(held.until), 0),
+        outward=jnp.where(documents.outward, jnp.exp(held.after), 0),
         kept=jnp.where(documents.kept, jnp.exp(jnp.sum(logs, 0, keepdims=True)), 0),
-        pairs=documents.pairs,
-        scores=_scores(levels, documents.pairs, keys, own),
+        bits=bits,
+        scores=scores,
         k=k,
         q=q,
         bonus=bonus,
@@ -83,16 +90,12 @@ def _meet(moves: Moves, before: bool, logs: jax.Array, documents: Documents, key
     )
 
 
-def _scores(levels: tuple[jax.Array, ...], pairs: jax.Array, keys: Keys, own: jax.Array | None) -> jax.Array:
-    """The sums over keys of q[i] k[j] and the decay between them [Q, Q], of q[i] own[i]; zero where i sees no j."""
-    size = pairs.shape[0]
-    found = jnp.zeros((size, size), keys.q.dtype)
-    if own is not None:
-        found = jnp.where(_same(size), jnp.sum(keys.q * own, 1, keepdims=True), 0)
-    for level, decay in enumerate(levels):
-        between = dot((keys.q * decay).astype(keys.half), (keys.k * decay).astype(keys.half), 1, 1)
-        found = jnp.where(pairs & apart(size, level), between, found)
-    return found
+def _of_own(q: jax.Array, own: jax.Array | None) -> jax.Array:
+    """The scores [Q, Q] of tokens with themselves, the sums over keys of q[i] own[i]; zero elsewhere."""
+    size = q.shape[0]
+    if own is None:
+        return jnp.zeros((size, size), q.dtype)
+    return jnp.where(_same(size), jnp.sum(q * own, 1, keepdims=True), 0)
 
 
 def _same(size: int) -> jax.Array:
@@ -117,17 +120,17 @@ def _back_queries(
     moves: Moves, before: bool, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The share [Q, K] is a part of the gradient of the log decays."""
-    k, q, half, d_levels = met.k, met.q, met.half, []
+    k, q, half = met.k, met.q, met.half
     from_state = dot(dy.astype(half), S.astype(half), 1, 1)
-    dq = met.inward * from_state
+    dq, nothing = met.inward * from_state, jnp.zeros_like(from_state)
+    d = Sums(until=q * dq, after=nothing, whole=nothing)
     if met.own is not None:
         dq = dq + _diagonal(dscores) * met.own
-    for level, decay in enumerate(met.levels):
+    for level, decay in reversed(list(enumerate(met.levels))):
         between = dot(_between(met, dscores, level), (k * decay).astype(half), 1, 0)
         dq = dq + between * decay
-        d_levels.append((q * decay).astype(half) * between)
-    nothing = jnp.zeros_like(dq)
-    return dq, sums_back(Sums(tuple(d_levels), q * met.inward * from_state, nothing, nothing), moves.swap, before)
+        d = widened_back(d, (q * decay).astype(half) * between, moves.swap, level)
+    return dq, of_tokens_back(d, before)
 
 
 def _back_keys(
@@ -141,25 +144,27 @@ def _back_keys(
     dy: jax.Array,
     share: jax.Array,
 ) -> Gradients:
-    k, q, half, d_levels = met.k, met.q, met.half, []
-    v, dy = v.astype(half), dy.astype(half)
-    to_state = dot(v, dS.astype(half), 1, 1)
+    """What the state needs comes first, so that only keys and queries are held for the levels."""
+    k, q, half = met.k, met.q, met.half
+    v, dy, late = v.astype(half), dy.astype(half), dS.astype(half)
+    leaving = k * met.outward
+    dv = dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), late, 1, 0)
+    to_state = dot(v, late, 1, 1)
+    before_chunk = moves.column(met.kept) * dS + dot((q * met.inward).astype(half), dy, 0, 0)
     dk, own = met.outward * to_state, _diagonal(dscores) * q
+    first = jax.lax.broadcasted_iota(jnp.int32, leaving.shape, 0) == 0
+    d = Sums(until=jnp.zeros_like(dk), after=leaving * to_state, whole=jnp.where(first, met.kept * fade, 0))
     if not before:
         dk = dk + own
-    for level, decay in enumerate(met.levels):
+    for level, decay in reversed(list(enumerate(met.levels))):
         between = dot(_between(met, dscores, level), (q * decay).astype(half), 0, 0)
         dk = dk + between * decay
-        d_levels.append((k * decay).astype(half) * between)
-    entering, leaving = q * met.inward, k * met.outward
-    first = jax.lax.broadcasted_iota(jnp.int32, leaving.shape, 0) == 0
-    whole = jnp.where(first, met.kept * fade, 0)
-    nothing = jnp.zeros_like(dk)
+        d = widened_back(d, (k * decay).astype(half) * between, moves.swap, level)
     return Gradients(
-        logs=share + sums_back(Sums(tuple(d_levels), nothing, leaving * to_state, whole), moves.swap, before),
+        logs=share + of_tokens_back(d, before),
         k=dk,
-        v=dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), dS.astype(half), 1, 0),
-        S=moves.column(met.kept) * dS + dot(entering.astype(half), dy, 0, 0),
+        v=dv,
+        S=before_chunk,
         bonus=None if met.bonus is None else own,
     )
 
@@ -171,8 +176,8 @@ def _diagonal(dscores: jax.Array) -> jax.Array:
 
 def _between(met: _Met, dscores: jax.Array, level: int) -> jax.Array:
     """The gradients of the scores whose tokens are apart at a level; a token is in the later half or in the other."""
-    return jnp.where(met.pairs & apart(dscores.shape[0], level), dscores, 0).astype(met.half)
+    return jnp.where(apart(met.bits, level), dscores, 0).astype(met.half)
 
 
 def _products(Q: int, K: int, V: int) -> Products:
-    return products(Q.bit_length() - 1, Q, K, V)
+    return products(levels_of(Q), Q, K, V)
