@@ -143,7 +143,8 @@ class _Specs:
         self.start = pl.BlockSpec((None, starts.shape[1]), lambda b, h, s: (b, 0))
         self.state = jax.tree.map(lambda z: self._own(*z.shape[2:]), o.S)
         self.states = jax.tree.map(lambda z: self._own(self.count, *z.shape[2:]), o.S)
-        few = tile.keys <= WIDE and not passes.gates.normalised  # with a normaliser the registers of 4 warps are full
+        full = passes.gates.normalised or passes.rule.side == "keys"  # whose registers 4 warps do not have
+        few = tile.keys <= (WIDE // 2 if full else WIDE)
         self.warps = plgpu.CompilerParams(num_warps=4 if few else 8, num_stages=1)
 
     def _own(self, *axes: int) -> pl.BlockSpec:

@@ -47,23 +47,30 @@ class _Place(NamedTuple):
         """The mask of [K, slice]."""
         return _product(self.some("keys"), self.some("values"), (self.keys.shape[0], self.values.shape[0]))
 
-    @property
-    def state(self) -> tuple[jax.Array, jax.Array]:
-        """Where a state is [K, slice]."""
-        return self.keys[:, None], self.values[None, :]
-
     def load_state(self, refs: Tree, *chunk: jax.Array) -> Tree:
-        """The slice of a state [K, slice], and with a normaliser the sums of all keys [1, K]."""
+        """The slice of a state [K, slice], and with a normaliser the sums of all keys [1, K]; copies of other values
+        where there are none, as of the tokens, for something may be divided by what is read.
+        """
         if isinstance(refs, State):
-            sums = load(refs.sums.at[(*chunk, self.keys)], self.some("keys"))
-            return State(self.load_state(refs.S, *chunk), sums[None, :])
-        return load(refs.at[(*chunk, *self.state)], self.of_states)
+            return State(self.load_state(refs.S, *chunk), self._load_sums(refs, *chunk))
+        mask = _product(self.some("keys"), None, (self.keys.shape[0], self.values.shape[0]))
+        return load(refs.at[(*chunk, self.keys[:, None], self._near("values")[None, :])], mask)
+
+    def load_gradient(self, refs: Tree) -> Tree:
+        """That of a state, zero where there are no values."""
+        if isinstance(refs, State):
+            return State(self.load_gradient(refs.S), self.of_one_slice(self._load_sums(refs)))
+        return tile(refs, self.keys, self.values, self.of_states)
+
+    def _load_sums(self, refs: State, *chunk: jax.Array) -> jax.Array:
+        return load(refs.sums.at[(*chunk, self.keys)], self.some("keys"))[None, :]
 
     def store_state(self, refs: Tree, S: Tree, *chunk: jax.Array) -> None:
         """Slices that share the sums of the keys write the same."""
         if isinstance(refs, State):
             store(refs.sums.at[(*chunk, self.keys)], jnp.sum(S.sums, 0), self.some("keys"))
-        store(matrix(refs).at[(*chunk, *self.state)], matrix(S), self.of_states)
+        place = (*chunk, self.keys[:, None], self.values[None, :])
+        store(matrix(refs).at[place], matrix(S), self.of_states)
 
     def of_one_slice(self, gradient: jax.Array) -> jax.Array:
         """The gradient of what slices share comes in through the first, for what they give back is added up."""
@@ -226,9 +233,7 @@ class Walk(NamedTuple):
             more = zip(self.gates.w_sides, sums, of_weights, strict=True)
             return d.S, *(old + (z if side == "head" else jnp.sum(z, 0, keepdims=True)) for side, old, z in more)
 
-        dS = begin.load_state(dlast)
-        if isinstance(dS, State):
-            dS = dS._replace(sums=begin.of_one_slice(dS.sums))
+        dS = begin.load_gradient(dlast)
         nothing = (self._nothing(side, matrix(dS)) for side in self.gates.w_sides)
         dS, *sums = jax.lax.fori_loop(0, count, step, (dS, *nothing))
         begin.store_state(dS0, dS)

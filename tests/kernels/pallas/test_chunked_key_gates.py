@@ -98,3 +98,25 @@ def test_half_precision_is_as_exact_as_its_operands(kernels, pulled, rng, impl, 
     assert {z.dtype for z in (last, *dw, dS)} == {jnp.dtype("float32")}
     for one, right in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(np.asarray(one, float), right, rtol=0, atol=0.03 * np.abs(right).max())
+
+
+def test_what_is_read_of_a_state_is_a_number_where_a_slice_has_no_values_left(kernels, pulled, rng):
+    """The logarithm of what is read before the first update, which is positive for all values that there are."""
+
+    def out_grad(y, x, w, do):
+        return do / y, tuple(map(jnp.zeros_like, x)), ()
+
+    gates = kernels.chunked_scan.given(per_key=True, before=True)
+    gates = gates._replace(out=lambda y, x, w: jnp.log(y), out_grad=out_grad)
+    pos = jnp.arange(4, 8)
+
+    def on(impl):
+        def run(v, log_a, k, q, S):
+            scan = kernels.gated_key_scan.gated_chunked_key_scan
+            return scan(gates, (v, -log_a, k, q), (), jnp.stack([pos]), S, impl=impl, interpret=True)
+
+        return run
+
+    shapes = ((1, 4, 1, 1, VALUES), *[(1, 4, 1, 1, KEYS)] * 3, (1, 1, 1, KEYS, VALUES))
+    arrays = [jnp.asarray(rng.uniform(0.5, 1, size=shape)) for shape in shapes]
+    close(pulled(on("gpu"), *arrays), pulled(on("xla"), *arrays), 1e-8, 1e-10)
