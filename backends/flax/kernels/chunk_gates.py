@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from kernels.chunk import Documents, Gradients, Keys, Rule
 from kernels.chunk_sizes import LOWEST
 from kernels.normalised_chunk import Read, matrix
-from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, behind, once
+from kernels.tiles import Arrays, Gates, Side, added, again_and_back, array, behind, estimated, once
 
 
 def given(per_key: bool, *, before: bool = False, normalised: bool = False) -> Gates:
@@ -198,7 +198,7 @@ Part = Literal["forward", "backward", "queries", "keys"]
 def cost(rule: Rule, gates: Gates, tile: Sizes, chunks: int, moved: int, part: Part) -> pl.CostEstimate:
     """That of so many chunks, with the bytes read and written."""
     equations = once(gates) if part == "forward" else again_and_back(gates)
-    around = pl.estimate_cost(equations, *_tiles(gates, tile), array((tile.tokens, 1), jnp.bool))
+    around = estimated(equations, *_tiles(gates, tile), array((tile.tokens, 1), jnp.bool))
     p = rule.products(*tile)
     again = (rule.side == "head" and not gates.normalised) or reads_again(gates, tile)
     products = {

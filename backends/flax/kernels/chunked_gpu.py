@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import Tree, power
-from kernels.chunk import Rule, Turns, dot, head_rule, last_of, square
+from kernels.chunk import Rule, Turns, head_rule, last_of
 from kernels.chunk_sizes import ON_GPU, ON_GPU_PER_KEY
 from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
 from kernels.key_chunk import Moves, key_rule

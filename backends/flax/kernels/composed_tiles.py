@@ -10,8 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from kernels.tiles import Arrays, array
+from kernels.tiles import Arrays, array, estimated
 
 Planes = TypeVar("Planes", bound=tuple[object, ...])
 
@@ -216,8 +215,8 @@ class Work(NamedTuple):
         for (mix, own), (there, back) in zip(split(composed, *planes), counts, strict=True):
             if mix is not None:
                 given = sides_of(mix, Shape(*own), a)
-                flops += there * pl.estimate_cost(mix.mix, a, *given).flops
-                flops += back * pl.estimate_cost(mix.grad, a, *given, a).flops
+                flops += there * estimated(mix.mix, a, *given).flops
+                flops += back * estimated(mix.grad, a, *given, a).flops
         return Cost(flops, a.size * self.exponentials)
 
 

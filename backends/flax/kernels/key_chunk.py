@@ -46,9 +46,9 @@ class _Met(NamedTuple):
     """Decays and scores between the tokens of a chunk.
 
     Decays of each level [Q, K], from the state before to a token, from it to the state after [Q, K], of the state
-    [1, K]; how pairs of tokens of one document are `parted` [Q, Q]; scores [Q, Q], zero where one does not see the other; keys
-    and queries [Q, K] as the decays are, those of a bonus, what the query of a token meets of the token itself, keys
-    and bonus or nothing, and the type of operands.
+    [1, K]; how pairs of tokens of one document are `parted` [Q, Q]; scores [Q, Q], zero where one does not see the
+    other; keys and queries [Q, K] as the decays are, those of a bonus, what the query of a token meets of the token
+    itself, keys and bonus or nothing, and the type of operands.
     """
 
     levels: tuple[jax.Array, ...]

@@ -1,5 +1,6 @@
 """What the fused kernels share: the gates that they are given, the machine they run on, the sizes of their blocks."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 Arrays = tuple[jax.Array, ...]
 Machine = Literal["xla", "tpu", "gpu"]
@@ -152,12 +154,38 @@ def added(one: Arrays, other: Arrays) -> Arrays:
     return tuple(a + b for a, b in zip(one, other, strict=True)) if other else one
 
 
+def estimated(function: Callable[..., object], *arrays: Any) -> pl.CostEstimate:
+    """Operations and exponentials of a function of such arrays; no bytes, for what it computes stays in registers.
+
+    That of JAX, which takes the logarithm of the exponent of a whole power, so that a negative one is counted here: of
+    `x ** -n` the quotient of one and `x ** n`.
+    """
+    return _estimated(jax.make_jaxpr(function)(*arrays).jaxpr)
+
+
+def _estimated(jaxpr: Jaxpr) -> pl.CostEstimate:
+    flops = transcendentals = 0
+    for equation in jaxpr.eqns:
+        params, inner = dict(equation.params), [z for z in equation.params.values() if isinstance(z, ClosedJaxpr)]
+        if negative := equation.primitive is jax.lax.integer_pow_p and params["y"] < 0:
+            params["y"] = -params["y"]
+        shapes = (array(z.aval.shape, z.aval.dtype) for z in equation.invars)
+        found = (
+            [_estimated(each.jaxpr) for each in inner]
+            if inner
+            else [pl.estimate_cost(functools.partial(equation.primitive.bind, **params), *shapes)]
+        )
+        flops += sum(each.flops for each in found) + negative * equation.outvars[0].aval.size
+        transcendentals += sum(each.transcendentals for each in found)
+    return pl.CostEstimate(flops=flops, transcendentals=transcendentals, bytes_accessed=0)
+
+
 def gates_cost(
     equations: Callable[[Arrays, Arrays, jax.Array], object], x: Arrays, w: Arrays, traffic: int
 ) -> pl.CostEstimate:
     """Work of these equations and of a recurrence for all tokens x [B, T, C], with the bytes read and written."""
     one = array((1,), jnp.float32)
-    found = pl.estimate_cost(equations, tuple(one for _ in x), tuple(one for _ in w), array((1,), jnp.bool))
+    found = estimated(equations, tuple(one for _ in x), tuple(one for _ in w), array((1,), jnp.bool))
     return pl.CostEstimate(
         flops=(found.flops + 2) * x[0].size,
         transcendentals=found.transcendentals * x[0].size,

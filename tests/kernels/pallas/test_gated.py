@@ -174,3 +174,22 @@ def without_last(grad):
         return *before, dw[:-1]
 
     return some
+
+
+def test_gates_may_have_negative_whole_powers(kernels, pulled, rng):
+    """What XLA is told of their cost, too, which JAX has no number for."""
+
+    def powers(x, w, first):
+        return jax.nn.sigmoid(x[0]), x[1] ** -2
+
+    def powers_grad(x, w, first, da, du):
+        s = jax.nn.sigmoid(x[0])
+        return (da * s * (1 - s), -2 * du * x[1] ** -3), ()
+
+    gates = kernels.gated.Gates(powers, powers_grad)
+    x, h, pos = jnp.asarray(rng.uniform(1, 2, size=(2, 1, 5, 3))), jnp.ones((1, 3)), jnp.arange(5)
+
+    def op(impl):
+        return lambda x, h: kernels.gated.gated_scan(gates, tuple(x), (), pos, h, impl=impl, interpret=True)
+
+    close(pulled(op("gpu"), x, h), pulled(op("xla"), x, h), 1e-9, 1e-12)
