@@ -2,15 +2,20 @@
 
 ON_TPU = 128  # tokens of a chunk in a kernel, a power of two
 ON_GPU = 64
-ON_GPU_PER_KEY = 32  # with one decay per key
+ON_GPU_PER_KEY = 32  # with one decay per key, half as many if there are many keys
 SLICE = 64  # values of a program of a GPU, half as many if there are many keys
-WIDE = 64  # keys of such a program, more than which take more warps
+WIDE = 64  # keys of such a program, more than which are many
 MOST = 256  # keys of a head there; of more array code runs
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
 LONGEST = 128  # tokens of a chunk of array code
 KEYED = 4  # tokens of the shortest one with a decay per key
 LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and sums over a chunk stay exact enough
 CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
+
+
+def tokens_per_key(keys: int) -> int:
+    """Tokens of a chunk of a GPU with one decay per key, whose decays are held once for each time it is halved."""
+    return ON_GPU_PER_KEY if keys <= WIDE else ON_GPU_PER_KEY // 2
 
 
 def values_of_program(keys: int) -> int:

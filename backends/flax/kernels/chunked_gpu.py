@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import Tree, power
 from kernels.chunk import Rule, Turns, head_rule, last_of
-from kernels.chunk_sizes import ON_GPU, ON_GPU_PER_KEY
+from kernels.chunk_sizes import ON_GPU, tokens_per_key
 from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
 from kernels.key_chunk import Moves, key_rule
 from kernels.normalised_chunk import normalised_rule
 from kernels.tiles import Arrays, Gates
 
-CHUNK, KEY_CHUNK = ON_GPU, ON_GPU_PER_KEY
+CHUNK = ON_GPU
 
 
 def chunked_scan_gpu(
@@ -46,7 +46,8 @@ def chunked_key_scan_gpu(
     interpret: bool,
 ) -> tuple[Tree, Tree]:
     """The same with one decay per key; nothing is handed: equations make keys and queries."""
-    return over_chunks(_passes(KEYS[gates.before], KEY_CHUNK, gates, x, half, interpret), x, w, handed, pos, S)
+    most = tokens_per_key(S.shape[3])
+    return over_chunks(_passes(KEYS[gates.before], most, gates, x, half, interpret), x, w, handed, pos, S)
 
 
 def _passes(rule: Rule, most: int, gates: Gates, x: Arrays, half: jnp.dtype, interpret: bool) -> ChunksGpu:

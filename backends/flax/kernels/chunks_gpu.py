@@ -14,13 +14,14 @@ from jax.experimental.pallas import triton as plgpu
 from kernels.blocks_gpu import Tree, power
 from kernels.chunk import Rule, document_starts, of_sharers
 from kernels.chunk_gates import Operands, Part, Sizes, cost, reads_again
-from kernels.chunk_sizes import WIDE, values_of_program
+from kernels.chunk_sizes import values_of_program
 from kernels.chunks_walk_gpu import Walk
 from kernels.normalised_chunk import Read, matrix
 from kernels.passes import run
 from kernels.tiles import Arrays, Gates, Side, array, array_like, traffic, up
 
 LEAST = 16  # rows and columns of a product
+WARPS = plgpu.CompilerParams(num_warps=8, num_stages=1)  # the registers of 4 are full with 64 keys
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ChunksGpu:
             in_specs=[*specs.operands(), specs.state],
             out_specs=[specs.read_out(self.gates.gives_both), specs.state, specs.states],
             out_shape=[found, last, states],
-            compiler_params=specs.warps,
+            compiler_params=WARPS,
             cost_estimate=specs.cost(moved, "forward"),
             interpret=self.interpret,
             name=self.rule.name,
@@ -85,7 +86,7 @@ class ChunksGpu:
                 specs.state_out,
             ],
             out_shape=[x, w, keys, specs.state_gradient],
-            compiler_params=specs.warps,
+            compiler_params=WARPS,
             cost_estimate=specs.cost(moved, "keys"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
@@ -117,7 +118,7 @@ class ChunksGpu:
                 [specs.token_out("keys"), specs.token_out(self.rule.side), tuple(read_out for _ in reads)]
             ),
             out_shape=[dq, share, reads],
-            compiler_params=specs.warps,
+            compiler_params=WARPS,
             cost_estimate=specs.cost(moved, "queries"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient_of_queries",
@@ -143,9 +144,6 @@ class _Specs:
         self.start = pl.BlockSpec((None, starts.shape[1]), lambda b, h, s: (b, 0))
         self.state = jax.tree.map(lambda z: self._own(*z.shape[2:]), o.S)
         self.states = jax.tree.map(lambda z: self._own(self.count, *z.shape[2:]), o.S)
-        full = passes.gates.normalised or passes.rule.side == "keys"  # whose registers 4 warps do not have
-        few = tile.keys <= (WIDE // 2 if full else WIDE)
-        self.warps = plgpu.CompilerParams(num_warps=4 if few else 8, num_stages=1)
 
     def _own(self, *axes: int) -> pl.BlockSpec:
         """What every head has of these axes."""

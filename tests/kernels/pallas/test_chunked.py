@@ -14,9 +14,9 @@ NAMES = {"head": "chunked_scan", "key": "chunked_key_scan"}
 def scan(request, kernels, monkeypatch):
     """One of the two functions, with small chunks on every machine."""
     monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
-    for constant in ("CHUNK", "KEY_CHUNK"):
-        monkeypatch.setattr(kernels.chunked_gpu, constant, 16)
-    monkeypatch.setattr(kernels.chunk_sizes, "SLICE", 4)
+    monkeypatch.setattr(kernels.chunked_gpu, "CHUNK", 16)
+    for constant, size in (("ON_GPU_PER_KEY", 16), ("SLICE", 4)):
+        monkeypatch.setattr(kernels.chunk_sizes, constant, size)
     monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
     return getattr(kernels.chunked_scan, NAMES[request.param])
 

@@ -22,8 +22,8 @@ OF_WEIGHTS = Path(__file__).parents[2] / "parity" / "cases" / "keys_that_only_we
 @pytest.fixture(autouse=True)
 def _small_chunks(kernels, monkeypatch):
     monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
-    monkeypatch.setattr(kernels.chunked_gpu, "KEY_CHUNK", 16)
-    monkeypatch.setattr(kernels.chunk_sizes, "SLICE", 4)
+    for constant, size in (("ON_GPU_PER_KEY", 16), ("SLICE", 4)):
+        monkeypatch.setattr(kernels.chunk_sizes, constant, size)
     monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
 
 
