@@ -70,6 +70,19 @@ class Operands(NamedTuple):
     handed: Arrays
     S: Any
 
+    def inputs(self, starts: jax.Array) -> "Inputs":
+        """What chunks are made of, where documents start there."""
+        return Inputs(self.x, self.w, self.handed, starts)
+
+
+class Inputs(NamedTuple):
+    """What chunks are made of in memory, but for the state: the operands, and where the documents of tokens start."""
+
+    x: Any
+    w: Any
+    handed: Any
+    starts: Any
+
 
 class Made(NamedTuple):
     """What equations make of a chunk: log decays [Q, 1 or K], values [Q, V]; and keys, which they may be handed."""

@@ -6,19 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from kernels.chunk_sizes import MOST
-from kernels.chunked_gpu import chunked_key_scan_gpu, chunked_scan_gpu
-from kernels.chunked_tpu import chunked_key_scan_tpu, chunked_scan_tpu
+from kernels.chunked_gpu import chunked_scan_gpu
+from kernels.chunked_tpu import chunked_scan_tpu
 from kernels.normalised_chunk import State
 from kernels.tiles import Arrays, Gates, Machine, accumulator
 
 Kernel = Callable[..., tuple[Any, Any]]
-HEAD_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_scan_tpu, "gpu": chunked_scan_gpu}
-KEY_KERNELS: dict[Machine, Kernel] = {"tpu": chunked_key_scan_tpu, "gpu": chunked_key_scan_gpu}
+KERNELS: dict[Machine, Kernel] = {"tpu": chunked_scan_tpu, "gpu": chunked_scan_gpu}
 
 
-def kernel_on(machine: Machine, kernels: dict[Machine, Kernel], keys: int) -> Kernel | None:
+def kernel_on(machine: Machine, keys: int) -> Kernel | None:
     """That of a machine, if there is one: a GPU has none for more than MOST keys."""
-    return None if machine == "gpu" and keys > MOST else kernels.get(machine)
+    return None if machine == "gpu" and keys > MOST else KERNELS.get(machine)
 
 
 def fused(
@@ -37,9 +36,10 @@ def fused(
     """What a kernel gives back: y in the dtype of x[0], and the last state (None without one).
 
     x [B, T, G, H, axis], w [G, H, axis], handed [B, T, G, H, K], or what broadcasts to them, x[0] in full; pos [T] or
-    [B, T]. Operands of products are in half precision if x[0] or any of what is handed is, or of x where nothing is
-    handed; sums and states are in at least single precision. With a normaliser, sums are those of its keys
-    [B, G, H, K], the last state is a `State`, and y, unless equations take the normaliser, a `Read`.
+    [B, T]. There is one decay per head where keys and queries are handed, else, where equations make them, one per key.
+    Operands of products are in half precision if x[0] or any of what is handed is, or of x where nothing is handed;
+    sums and states are in at least single precision. With a normaliser, sums are those of its keys [B, G, H, K], the
+    last state is a `State`, and y, unless equations take the normaliser, a `Read`.
     """
     shape, acc = x[0].shape, accumulator(*x, *w, *handed)
     S: Any = state_before((keys, shape[-1]), shape, acc, pos, state)

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import Tree, power
-from kernels.chunk import Rule, Turns, head_rule, last_of
+from kernels.chunk import Turns, last_of
+from kernels.chunk_rules import rules
 from kernels.chunk_sizes import ON_GPU, tokens_per_key
 from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
-from kernels.key_chunk import Moves, key_rule
-from kernels.normalised_chunk import normalised_rule
+from kernels.key_chunk import Moves
+from kernels.normalised_chunk import matrix
 from kernels.tiles import Arrays, Gates
 
 CHUNK = ON_GPU
@@ -24,34 +25,15 @@ def chunked_scan_gpu(
     half: jnp.dtype,
     interpret: bool,
 ) -> tuple[Tree, Tree]:
-    """What the equations make of y, in the dtype of x[0], and the last S, with one decay per head.
+    """What the equations make of y, and the last S: see `over_chunks`.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed, keys and queries, [B, T, G, H, K], pos
-    [B, T], S [B, G, H, K, V] of the token before; x but for x[0] and handed may have 1 for H, or for G and H. half: the
-    precision of products. There are at most MOST keys. With a normaliser S and y are those of `over_chunks`.
+    There is one decay per head where keys and queries are handed, else, where equations make them, one per key. half:
+    the precision of products.
     """
-    rule = NORMALISED if gates.normalised else HEADS
-    return over_chunks(_passes(rule, CHUNK, gates, x, half, interpret), x, w, handed, pos, S)
-
-
-def chunked_key_scan_gpu(
-    gates: Gates,
-    x: Arrays,
-    w: Arrays,
-    handed: Arrays,
-    pos: jax.Array,
-    S: Tree,
-    *,
-    half: jnp.dtype,
-    interpret: bool,
-) -> tuple[Tree, Tree]:
-    """The same with one decay per key; nothing is handed: equations make keys and queries."""
-    most = tokens_per_key(S.shape[3])
-    return over_chunks(_passes(KEYS[gates.before], most, gates, x, half, interpret), x, w, handed, pos, S)
-
-
-def _passes(rule: Rule, most: int, gates: Gates, x: Arrays, half: jnp.dtype, interpret: bool) -> ChunksGpu:
-    return ChunksGpu(rule, gates, half, interpret, min(most, power(x[0].shape[1], LEAST)))
+    most = CHUNK if handed else tokens_per_key(matrix(S).shape[3])
+    size = min(most, power(x[0].shape[1], LEAST))
+    passes = ChunksGpu(RULES.rule(gates, per_key=not handed), gates, half, interpret, size)
+    return over_chunks(passes, x, w, handed, pos, S)
 
 
 def _swap(x: jax.Array, half: int) -> jax.Array:
@@ -84,7 +66,6 @@ def _whole(x: jax.Array) -> jax.Array:
     return last_of(jnp.cumsum(jnp.sum(x, 1))[None, :])
 
 
-TURNS = Turns(_until, _onward, _whole)
-HEADS, NORMALISED = head_rule(TURNS), normalised_rule(TURNS)
-MOVES = Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :])
-KEYS = {before: key_rule(MOVES, before=before) for before in (False, True)}
+RULES = rules(
+    Turns(_until, _onward, _whole), Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :])
+)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
 from kernels.chunk_gates import given
-from kernels.chunk_kernels import HEAD_KERNELS, KEY_KERNELS, fused, kernel_on, state_before
+from kernels.chunk_kernels import fused, kernel_on, state_before
 from kernels.chunk_sizes import LOWEST, SPAN, chunk_length, key_chunk_length
 from kernels.tiles import Arrays, Gates, Machine, accumulator, machine, with_numbers
 
@@ -40,7 +40,7 @@ def chunked_scan(
     y [B, T, G, H, V] in the dtype of v and the last S unrounded (None without a state). impl, interpret: for tests,
     the kernel of another machine.
     """
-    kernel = kernel_on(machine(impl, v.shape[1]), HEAD_KERNELS, k.shape[-1])
+    kernel = kernel_on(machine(impl, v.shape[1]), k.shape[-1])
 
     def run(
         log_a: jax.Array, k: jax.Array, v: jax.Array, q: jax.Array, pos: jax.Array, state: jax.Array | None
@@ -74,7 +74,7 @@ def gated_chunked_scan(
     """
     gates = with_numbers(gates, numbers)
     shape = jnp.broadcast_shapes(*(z.shape for z in x))
-    kernel = kernel_on(machine_of(gates, x, w, impl), HEAD_KERNELS, k.shape[-1])
+    kernel = kernel_on(machine_of(gates, x, w, impl), k.shape[-1])
     if kernel is not None:
         return fused(kernel, gates, x, w, (k, q), k.shape[-1], pos, state, interpret=interpret)
     acc = accumulator(*x, *w)
@@ -102,7 +102,7 @@ def chunked_key_scan(
     log_a [B, T, G, H, K], or what broadcasts to it.
     """
     log_a = jnp.broadcast_to(log_a, (*v.shape[:-1], k.shape[-1]))
-    kernel = kernel_on(machine(impl, v.shape[1]), KEY_KERNELS, k.shape[-1])
+    kernel = kernel_on(machine(impl, v.shape[1]), k.shape[-1])
     if kernel is not None:
         gates, x = given(per_key=True, before=before), (v, log_a, k, q)
         return fused(kernel, gates, x, (), (), k.shape[-1], pos, state, interpret=interpret)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import Tree
-from kernels.chunk import Turns, dot, head_rule, square
+from kernels.chunk import Turns, dot, square
+from kernels.chunk_rules import rules
 from kernels.chunk_sizes import ON_TPU
 from kernels.chunks_tpu import ChunksTpu, over_chunks
 from kernels.chunks_walk_tpu import column
 from kernels.halves import right
-from kernels.key_chunk import Moves, key_rule
-from kernels.normalised_chunk import normalised_rule
+from kernels.key_chunk import Moves
 from kernels.tiles import Arrays, Gates
 
 CHUNK = ON_TPU
@@ -28,30 +28,13 @@ def chunked_scan_tpu(
     half: jnp.dtype,
     interpret: bool,
 ) -> tuple[Tree, Tree]:
-    """What the equations make of y, in the dtype of x[0], and the last S, with one decay per head.
+    """What the equations make of y, and the last S: see `over_chunks`.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed, keys and queries, [B, T, G, H, K], pos
-    [B, T], S [B, G, H, K, V] of the token before; x but for x[0] and handed may have 1 for H, or for G and H. half: the
-    precision of products. With a normaliser S and y are those of `over_chunks`.
+    There is one decay per head where keys and queries are handed, else, where equations make them, one per key. half:
+    the precision of products.
     """
-    rule, time = NORMALISED if gates.normalised else HEADS, x[0].shape[1]
-    return over_chunks(ChunksTpu(rule, gates, half, interpret, time), _length(time), x, w, handed, pos, S)
-
-
-def chunked_key_scan_tpu(
-    gates: Gates,
-    x: Arrays,
-    w: Arrays,
-    handed: Arrays,
-    pos: jax.Array,
-    S: Tree,
-    *,
-    half: jnp.dtype,
-    interpret: bool,
-) -> tuple[Tree, Tree]:
-    """The same with one decay per key; nothing is handed: equations make keys and queries."""
     time = x[0].shape[1]
-    passes = ChunksTpu(KEYS[gates.before], gates, half, interpret, time)
+    passes = ChunksTpu(RULES.rule(gates, per_key=not handed), gates, half, interpret, time)
     return over_chunks(passes, _length(time), x, w, handed, pos, S)
 
 
@@ -84,7 +67,4 @@ def _whole(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sum(x, 0, keepdims=True), 1, keepdims=True)
 
 
-TURNS = Turns(_until, _onward, _whole)
-HEADS, NORMALISED = head_rule(TURNS), normalised_rule(TURNS)
-MOVES = Moves(_swap, column, _sum_to_row)
-KEYS = {before: key_rule(MOVES, before=before) for before in (False, True)}
+RULES = rules(Turns(_until, _onward, _whole), Moves(_swap, column, _sum_to_row))

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from kernels.blocks_gpu import Tree, power
 from kernels.chunk import Rule, document_starts, of_sharers
-from kernels.chunk_gates import Operands, Part, Sizes, cost, reads_again
+from kernels.chunk_gates import Inputs, Operands, Part, Sizes, cost, reads_again
 from kernels.chunk_sizes import values_of_program
 from kernels.chunks_walk_gpu import Walk
 from kernels.normalised_chunk import Read, matrix
@@ -41,41 +41,42 @@ class ChunksGpu:
         """What the equations make of y [B, T, heads, V], or y and its normaliser [B, T, heads], the last S; S before
         every chunk [B, heads, chunks, K, V].
         """
-        specs = _Specs(self, starts, o)
+        specs, inputs = _Specs(self, starts, o), o.inputs(starts)
         found, last = specs.read(self.gates.gives_both), jax.tree.map(array_like, o.S)
         states = jax.tree.map(lambda z: array((*z.shape[:2], specs.count, *z.shape[2:]), z.dtype), o.S)
-        moved = traffic(*o.x, *o.w, *o.handed, found, starts, o.S, o.S, states)
+        moved = traffic(inputs, found, o.S, o.S, states)
         found, last, kept = pl.pallas_call(
             specs.walk.forward,
             grid=specs.grid,
-            in_specs=[*specs.operands(), specs.state],
+            in_specs=[specs.inputs, specs.state],
             out_specs=[specs.read_out(self.gates.gives_both), specs.state, specs.states],
             out_shape=[found, last, states],
             compiler_params=WARPS,
             cost_estimate=specs.cost(moved, "forward"),
             interpret=self.interpret,
             name=self.rule.name,
-        )(o.x, o.w, o.handed, starts, o.S)
+        )(inputs, o.S)
         return (found, last), kept
 
     def backward(self, starts: jax.Array, o: Operands, states: Tree, gradients: Tree) -> Operands:
         """The gradients of the operands."""
         specs, (do, dlast), normalised = _Specs(self, starts, o), gradients, self.gates.normalised
+        inputs = o.inputs(starts)
         acc, slices, batch = specs.acc, specs.slices, specs.grid[0]
         weights = zip(self.gates.w_sides, o.w, strict=True)
         x = tuple(specs.gradient(side, z.dtype) for side, z in zip(self.gates.x_sides, o.x, strict=True))
         w = tuple(array((batch, *z.shape) if s == "values" else (slices, batch, *z.shape), acc) for s, z in weights)
-        dq, share, reads = self._queries(starts, o, states, do)
+        dq, share, reads = self._queries(specs, inputs, states, do)
         keys = tuple(specs.gradient("keys", z.dtype) for z in o.handed[:1])
         again = () if keys else (dq,)
         more = do, dlast, dlast, share, *again, *reads
-        moved = traffic(*o.x, *x, *o.w, *w, *o.handed, *keys, starts, states, *more)
+        moved = traffic(inputs, x, w, keys, states, more)
         dx, dw, dkeys, dS = pl.pallas_call(
             specs.walk.backward,
             grid=specs.grid,
             in_specs=[
-                *specs.operands(),
-                *(specs.states, specs.read_out(self.gates.gives_both), specs.state, specs.token_out(self.rule.side)),
+                *(specs.inputs, specs.states),
+                *(specs.read_out(self.gates.gives_both), specs.state, specs.token_out(self.rule.side)),
                 tuple(specs.token_out("keys") for _ in again),
                 tuple(specs.read_out(normalised) for _ in reads),
             ],
@@ -90,7 +91,7 @@ class ChunksGpu:
             cost_estimate=specs.cost(moved, "keys"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
-        )(o.x, o.w, o.handed, starts, states, do, dlast, share, again, reads)
+        )(inputs, states, do, dlast, share, again, reads)
         return Operands(
             x=tuple(map(_over_programs, dx, o.x)),
             w=tuple(d.sum(tuple(range(d.ndim - z.ndim))) for d, z in zip(dw, o.w, strict=True)),
@@ -99,20 +100,20 @@ class ChunksGpu:
         )
 
     def _queries(
-        self, starts: jax.Array, o: Operands, states: Tree, do: Tree
+        self, specs: "_Specs", inputs: Inputs, states: Tree, do: Tree
     ) -> tuple[jax.Array, jax.Array, tuple[Tree, ...]]:
         """The gradient of the queries, their share in that of log decays, and what was read out, if that is wanted."""
-        specs, normalised = _Specs(self, starts, o), self.gates.normalised
-        acc, read_out = specs.acc, specs.read_out(normalised)
-        dq, share = specs.gradient("keys", o.handed[1].dtype if o.handed else acc), specs.gradient(self.rule.side, acc)
+        acc, normalised = specs.acc, self.gates.normalised
+        dq = specs.gradient("keys", inputs.handed[1].dtype if inputs.handed else acc)
+        share, read_out = specs.gradient(self.rule.side, acc), specs.read_out(normalised)
         reads = tuple(specs.read(normalised) for _ in range(reads_again(self.gates, specs.walk.tile)))
-        moved = traffic(*o.x, *o.w, *o.handed, starts, states, do, dq, share, *reads)
+        moved = traffic(inputs, states, do, dq, share, reads)
         found: tuple[jax.Array, jax.Array, tuple[Tree, ...]] = pl.pallas_call(
             specs.walk.queries,
             grid=(*specs.grid, specs.count),
             in_specs=[
-                *_in_all_chunks(specs.operands()),
-                *(specs.one_state, _in_all_chunks(specs.read_out(self.gates.gives_both))),
+                *(_in_all_chunks(specs.inputs), specs.one_state),
+                _in_all_chunks(specs.read_out(self.gates.gives_both)),
             ],
             out_specs=_in_all_chunks(
                 [specs.token_out("keys"), specs.token_out(self.rule.side), tuple(read_out for _ in reads)]
@@ -122,7 +123,7 @@ class ChunksGpu:
             cost_estimate=specs.cost(moved, "queries"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient_of_queries",
-        )(o.x, o.w, o.handed, starts, states, do)
+        )(inputs, states, do)
         return found
 
 
@@ -137,7 +138,7 @@ class _Specs:
     def __init__(self, passes: ChunksGpu, starts: jax.Array, o: Operands) -> None:
         (batch, time), (heads, key, value) = o.x[0].shape[:2], matrix(o.S).shape[1:]
         tile = Sizes(passes.size, power(key, LEAST), power(min(value, values_of_program(key)), LEAST))
-        self.passes, self.given, self.sizes, self.acc = passes, o, Sizes(time, key, value), matrix(o.S).dtype
+        self.passes, self.operands, self.sizes, self.acc = passes, o, Sizes(time, key, value), matrix(o.S).dtype
         self.walk = Walk(passes.rule, passes.gates, passes.half, self.sizes, tile)
         self.slices, self.count = up(value, tile.values) // tile.values, starts.shape[1] // passes.size
         self.grid = (batch, heads, self.slices)
@@ -157,7 +158,7 @@ class _Specs:
             own = z.shape[2:]
             return pl.BlockSpec((None, None, None, *own), lambda b, h, s, n: (b, h, n, *(0 for _ in own)))
 
-        return jax.tree.map(one, self.given.S)
+        return jax.tree.map(one, self.operands.S)
 
     @property
     def state_out(self) -> Tree:
@@ -167,7 +168,7 @@ class _Specs:
     @property
     def state_gradient(self) -> Tree:
         """Where programs leave that."""
-        S = jax.tree.map(array_like, self.given.S)
+        S = jax.tree.map(array_like, self.operands.S)
         if not self.passes.gates.normalised:
             return S
         return S._replace(sums=array((self.slices, *S.sums.shape), self.acc))
@@ -179,7 +180,7 @@ class _Specs:
 
     def read(self, normalised: bool) -> Tree:
         """Where programs leave that."""
-        y = array_like(self.given.x[0])
+        y = array_like(self.operands.x[0])
         return Read(y, array(y.shape[:3], self.acc)) if normalised else y
 
     def token(self, side: Side, sharers: int) -> pl.BlockSpec:
@@ -223,16 +224,17 @@ class _Specs:
             return pl.BlockSpec((None, None, None, self.sizes.keys), lambda b, h, s: (s, b, h, 0))
         return pl.BlockSpec((None, None, self.sizes.values), lambda b, h, s: (b, h, 0))
 
-    def operands(self) -> list[object]:
+    @property
+    def inputs(self) -> Inputs:
         """Of inputs, weights, keys and queries, and starts."""
-        gates, given, heads = self.passes.gates, self.given, self.grid[1]
-        x = zip(gates.x_sides, given.x, strict=True)
-        return [
-            tuple(self.token(side, heads // z.shape[2]) for side, z in x),
-            tuple(map(self.weight, gates.w_sides)),
-            tuple(self.token("keys", heads // z.shape[2]) for z in given.handed),
-            self.start,
-        ]
+        gates, heads = self.passes.gates, self.grid[1]
+        x = zip(gates.x_sides, self.operands.x, strict=True)
+        return Inputs(
+            x=tuple(self.token(side, heads // z.shape[2]) for side, z in x),
+            w=tuple(map(self.weight, gates.w_sides)),
+            handed=tuple(self.token("keys", heads // z.shape[2]) for z in self.operands.handed),
+            starts=self.start,
+        )
 
     def cost(self, moved: int, part: Part) -> pl.CostEstimate:
         """That of all chunks, with the bytes read and written."""
@@ -241,7 +243,7 @@ class _Specs:
         return cost(self.passes.rule, self.passes.gates, self.walk.tile, chunks, moved, part)
 
 
-def _in_all_chunks(specs: list[object]) -> list[object]:
+def _in_all_chunks(specs: Tree) -> Tree:
     """The same in a grid that has chunks as well."""
 
     def one(spec: pl.BlockSpec) -> pl.BlockSpec:

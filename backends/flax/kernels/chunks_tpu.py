@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import ORDER, Tree
 from kernels.chunk import Rule, document_starts, of_sharers
-from kernels.chunk_gates import Operands, Part, Sizes, cost
+from kernels.chunk_gates import Inputs, Operands, Part, Sizes, cost
 from kernels.chunks_walk_tpu import Walk
 from kernels.normalised_chunk import Read, matrix
 from kernels.passes import run
@@ -40,13 +40,13 @@ class ChunksTpu:
         """What the equations make of y [B, heads, T filled up, V], or y and its normaliser [B, heads, chunks, 1, Q],
         and the last S; S before every chunk [B, heads, chunks, K, V].
         """
-        specs = _Specs(self, starts, o)
+        specs, inputs = _Specs(self, starts, o), o.inputs(starts)
         states = jax.tree.map(lambda z: array((*specs.grid, *z.shape[2:]), z.dtype), o.S)
-        moved = traffic(*o.x, *o.w, *o.handed, specs.result, starts, o.S, o.S, states)
+        moved = traffic(inputs, specs.result, o.S, o.S, states)
         found, last, kept = pl.pallas_call(
             specs.walk.forward,
             grid=specs.grid,
-            in_specs=specs.operands(specs.state),
+            in_specs=[specs.inputs, specs.state],
             out_specs=[specs.result_blocks, specs.state, specs.states],
             out_shape=[specs.result, jax.tree.map(array_like, o.S), states],
             scratch_shapes=[specs.carry],
@@ -54,20 +54,20 @@ class ChunksTpu:
             cost_estimate=specs.cost(moved, "forward"),
             interpret=self.interpret,
             name=self.rule.name,
-        )(o.x, o.w, o.handed, starts, o.S)
+        )(inputs, o.S)
         return (found, last), kept
 
     def backward(self, starts: jax.Array, o: Operands, states: Tree, gradients: Tree) -> Operands:
         """The gradients of the operands."""
         specs, (do, dlast) = _Specs(self, starts, o, reverse=True), gradients
-        heads = specs.grid[:2]
+        inputs, heads = o.inputs(starts), specs.grid[:2]
         x, handed = (tuple(array((*heads, *z.shape[2:]), z.dtype) for z in each) for each in (o.x, o.handed))
         w = tuple(array((heads[0], *z.shape), z.dtype) for z in o.w)
-        moved = traffic(*o.x, *x, *o.w, *w, *o.handed, *handed, starts, states, do, dlast, dlast)
+        moved = traffic(inputs, x, w, handed, states, do, dlast, dlast)
         dx, dw, dhanded, dS = pl.pallas_call(
             specs.walk.backward,
             grid=specs.grid,
-            in_specs=[*specs.operands(specs.states), specs.result_blocks, specs.state],
+            in_specs=[specs.inputs, specs.states, specs.result_blocks, specs.state],
             out_specs=[
                 tuple(map(specs.token_out, self.gates.x_sides)),
                 tuple(map(specs.weight_out, self.gates.w_sides)),
@@ -80,7 +80,7 @@ class ChunksTpu:
             cost_estimate=specs.cost(moved, "backward"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
-        )(o.x, o.w, o.handed, starts, states, do, dlast)
+        )(inputs, states, do, dlast)
         return Operands(
             x=tuple(of_sharers(d, z, 1) for d, z in zip(dx, o.x, strict=True)),
             w=tuple(d.sum(0) for d in dw),
@@ -94,7 +94,7 @@ class _Specs:
 
     def __init__(self, passes: ChunksTpu, starts: jax.Array, o: Operands, reverse: bool = False) -> None:
         (batch, count, _, size), (heads, key, value) = starts.shape, matrix(o.S).shape[1:]
-        self.passes, self.given, self.sizes, self.grid = passes, o, Sizes(size, key, value), (batch, heads, count)
+        self.passes, self.operands, self.sizes, self.grid = passes, o, Sizes(size, key, value), (batch, heads, count)
         self.walk = Walk(passes.rule, passes.gates, passes.half, passes.time)
         self.reverse, at = reverse, self.at
         self.start = pl.BlockSpec((1, 1, 1, size), lambda b, h, t: (b, at(t), 0, 0))
@@ -133,17 +133,17 @@ class _Specs:
         """Of the gradient of a weight in a sequence."""
         return pl.BlockSpec((1, 1, 1, self.sizes.across(side)), lambda b, h, t: (b, h, 0, 0))
 
-    def operands(self, state: Tree) -> list[object]:
-        """Of inputs, weights, keys and queries, starts, and the state or the states of all chunks."""
-        gates, given = self.passes.gates, self.given
-        x = zip(gates.x_sides, given.x, strict=True)
-        return [
-            tuple(self.token(side, self._sharers(z)) for side, z in x),
-            tuple(map(self.weight, gates.w_sides)),
-            tuple(self.token("keys", self._sharers(z)) for z in given.handed),
-            self.start,
-            state,
-        ]
+    @property
+    def inputs(self) -> Inputs:
+        """Of inputs, weights, keys and queries, and starts."""
+        gates = self.passes.gates
+        x = zip(gates.x_sides, self.operands.x, strict=True)
+        return Inputs(
+            x=tuple(self.token(side, self._sharers(z)) for side, z in x),
+            w=tuple(map(self.weight, gates.w_sides)),
+            handed=tuple(self.token("keys", self._sharers(z)) for z in self.operands.handed),
+            starts=self.start,
+        )
 
     def _sharers(self, z: jax.Array) -> int:
         """How many heads have one row of an input between them."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from kernels.blocks_tpu import LANES, Ref, Refs, Tree
 from kernels.chunk import Documents, Rule, square
-from kernels.chunk_gates import Chunk, chunk_forward, gates_backward, known
+from kernels.chunk_gates import Chunk, Inputs, chunk_forward, gates_backward, known
 from kernels.normalised_chunk import matrix
 from kernels.tiles import Gates
 
@@ -15,7 +15,7 @@ from kernels.tiles import Gates
 class Walk(NamedTuple):
     """The kernels for these equations and `time` tokens; the grid is batch, heads, chunks.
 
-    half: the precision of operands of products. handed: keys and queries, unless equations make them.
+    half: the precision of operands of products.
     """
 
     rule: Rule
@@ -25,10 +25,7 @@ class Walk(NamedTuple):
 
     def forward(
         self,
-        x: Refs,
-        w: Refs,
-        handed: Refs,
-        starts: Ref,
+        inputs: Inputs,
         S0: Tree,
         o: Tree,
         last: Tree,
@@ -43,17 +40,14 @@ class Walk(NamedTuple):
 
         S = _held(carry)
         _write(states, S, 0, 0, 0)
-        found, S = chunk_forward(self.rule, self.gates, self._chunk(pl.program_id(2), x, w, handed, starts, S), S)
+        found, S = chunk_forward(self.rule, self.gates, self._chunk(pl.program_id(2), inputs, S), S)
         jax.tree.map(_write_tokens, o, found)
         _write(carry, S)
         _write(last, S, 0, 0)
 
     def backward(
         self,
-        x: Refs,
-        w: Refs,
-        handed: Refs,
-        starts: Ref,
+        inputs: Inputs,
         states: Tree,
         do: Tree,
         dlast: Tree,
@@ -72,16 +66,15 @@ class Walk(NamedTuple):
                 z[...] = jnp.zeros_like(z)
 
         S, dS = _held(states, 0, 0, 0), _held(carry)
-        chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), x, w, handed, starts, S)
+        chunk = self._chunk(pl.num_programs(2) - 1 - pl.program_id(2), inputs, S)
         exact = matrix(S).dtype
-        given = jax.tree.map(lambda ref: _tokens(ref, exact), do)
-        both = known(self.rule, self.gates, chunk, S, given, None, exact)
+        both = known(self.rule, self.gates, chunk, S, jax.tree.map(lambda ref: _tokens(ref, exact), do), None, exact)
         dq, share = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
         fade = self.rule.fade(S, dS)
         d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, share)
         for ref, value in zip(dhanded, (d.k, dq), strict=False):
             ref[0, 0] = value.astype(ref.dtype)
-        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, None if handed else dq)
+        of_tokens, of_weights = gates_backward(self.gates, chunk, both, d, None if inputs.handed else dq)
         for ref, value in zip(dx, of_tokens, strict=True):
             _write_tokens(ref, jnp.where(chunk.there, value, 0))
         for ref, value in zip(dw, of_weights, strict=True):
@@ -89,16 +82,16 @@ class Walk(NamedTuple):
         _write(carry, d.S)
         _write(dS0, d.S, 0, 0)
 
-    def _chunk(self, n: jax.Array, x: Refs, w: Refs, handed: Refs, starts: Ref, S: Tree) -> Chunk:
-        size = starts.shape[3]
+    def _chunk(self, n: jax.Array, inputs: Inputs, S: Tree) -> Chunk:
+        size = inputs.starts.shape[3]
         return Chunk(
-            x=tuple(_tokens(ref, matrix(S).dtype) for ref in x),
-            w=tuple(z[0] for z in w),
-            handed=tuple(z[0, 0] for z in handed),
+            x=tuple(_tokens(ref, matrix(S).dtype) for ref in inputs.x),
+            w=tuple(z[0] for z in inputs.w),
+            handed=tuple(z[0, 0] for z in inputs.handed),
             half=self.half,
             there=jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0) < self.time - n * size,
             some=None,
-            documents=_documents(starts[0, 0]),
+            documents=_documents(inputs.starts[0, 0]),
         )
 
 

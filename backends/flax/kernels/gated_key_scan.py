@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
-from kernels.chunk_kernels import KEY_KERNELS, fused, kernel_on
+from kernels.chunk_kernels import fused, kernel_on
 from kernels.chunked_scan import chunked_key_scan
 from kernels.tiles import Arrays, Gates, Machine, accumulator, with_numbers
 
@@ -29,7 +29,7 @@ def gated_chunked_key_scan(
     gates = with_numbers(gates, numbers)
     both = zip((*x, *w), (*gates.x_sides, *gates.w_sides), strict=True)
     keys = next(z.shape[-1] for z, side in both if side == "keys")
-    kernel = kernel_on(machine_of(gates, x, w, impl), KEY_KERNELS, keys)
+    kernel = kernel_on(machine_of(gates, x, w, impl), keys)
     if kernel is not None:
         return fused(kernel, gates, x, w, (), keys, pos, state, interpret=interpret)
     shape, dtype = x[0].shape, x[0].dtype

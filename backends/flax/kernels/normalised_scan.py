@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
 from kernels.chunk_gates import given
-from kernels.chunk_kernels import HEAD_KERNELS, fused, kernel_on
+from kernels.chunk_kernels import fused, kernel_on
 from kernels.chunked_scan import chunked_scan
 from kernels.normalised_chunk import State
 from kernels.tiles import Arrays, Gates, Machine, accumulator, machine, with_numbers
@@ -31,7 +31,7 @@ def normalised_chunked_scan(
     Returns y like v with norm [B, T, G, H] in the dtype of queries times keys, and the last states.
     """
     log_a = jnp.broadcast_to(log_a, v.shape[:-1])
-    kernel = kernel_on(machine(impl, v.shape[1]), HEAD_KERNELS, k.shape[-1])
+    kernel = kernel_on(machine(impl, v.shape[1]), k.shape[-1])
     if kernel is None:
         (y, norm), last = _scan(log_a, k, v, q, pos, states)
     else:
@@ -56,7 +56,7 @@ def gated_normalised_scan(
 ) -> tuple[jax.Array, States]:
     """`gated_chunked_scan` whose gates behind the scan take the normaliser [B, T, G, H, 1], too, as the last of x."""
     gates = with_numbers(gates, numbers)
-    kernel = kernel_on(machine_of(gates, x, w, impl), HEAD_KERNELS, k.shape[-1])
+    kernel = kernel_on(machine_of(gates, x, w, impl), k.shape[-1])
     if kernel is not None:
         o, after = fused(kernel, gates, x, w, (k, q), k.shape[-1], pos, *states, interpret=interpret)
         return o, _pair(after)
