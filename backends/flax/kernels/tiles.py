@@ -169,15 +169,20 @@ def _estimated(jaxpr: Jaxpr) -> pl.CostEstimate:
         params, inner = dict(equation.params), [z for z in equation.params.values() if isinstance(z, ClosedJaxpr)]
         if negative := equation.primitive is jax.lax.integer_pow_p and params["y"] < 0:
             params["y"] = -params["y"]
-        shapes = (array(z.aval.shape, z.aval.dtype) for z in equation.invars)
+        shapes, (result, *_) = map(_shape, equation.invars), map(_shape, equation.outvars)
         found = (
             [_estimated(each.jaxpr) for each in inner]
             if inner
             else [pl.estimate_cost(functools.partial(equation.primitive.bind, **params), *shapes)]
         )
-        flops += sum(each.flops for each in found) + negative * equation.outvars[0].aval.size
+        flops += sum(each.flops for each in found) + negative * result.size
         transcendentals += sum(each.transcendentals for each in found)
     return pl.CostEstimate(flops=flops, transcendentals=transcendentals, bytes_accessed=0)
+
+
+def _shape(value: Any) -> jax.ShapeDtypeStruct:
+    """That of a value in a program."""
+    return array_like(value.aval)
 
 
 def gates_cost(
