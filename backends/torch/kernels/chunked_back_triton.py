@@ -104,7 +104,7 @@ def chunked_backward_queries(
     shares += head
     if CONTINUED:
         state += (batch * heads + head) * K * V
-    S = _state(state, n, p, K, V, CONTINUED, ACC)
+    S = tl.trans(_state(state, n, p, K, V, CONTINUED, ACC))
     if NORMALISED:
         z = _sums(sums, batch * heads + head, n, K, CONTINUED, ACC)
     w = weights(ws, p, head, V, W, NUMBERS, RAGGED, ACC)
@@ -119,11 +119,10 @@ def chunked_backward_queries(
         grads, d_norm = _incoming_both(
             dy, d_norms, reads, norms, x, w, row, r, p, left, heads, V, OUT_GRAD, NORMALISED, ACC
         )
-        d_past = _dot(grads, tl.trans(S), DOT, PRECISION)
-        leaving = tl.trans(keys.to(ACC) * leave[:, None])
+        d_past = _dot(grads, S, DOT, PRECISION)
         if NORMALISED:
             d_past += d_norm[:, None] * z[None, :]
-            z = kept * z + tl.sum(leaving, 1)
+            z = kept * z + tl.sum(keys.to(ACC) * leave[:, None], 0)
         d_past = enter[:, None] * d_past
         queries = _rows(q + row * q_heads * K, r, q_heads * K, n, K, left).to(ACC)
         tl.store(shares + (shift + row) * heads + r * heads, tl.sum(queries * d_past, 1), mask=r < left)
@@ -131,9 +130,9 @@ def chunked_backward_queries(
         if NORMALISED:
             d_weights += d_norm[:, None]
         d_scores = d_weights * _pair_decays(high, low, document, r, False)
+        S = _add_dot(kept * S, tl.trans(values.to(ACC) * leave[:, None]), keys, DOT, PRECISION)
         d_queries = _add_dot(d_past, d_scores, keys, DOT, PRECISION)
         _store_rows(dq + (shift + row) * heads * K, r, heads * K, n, K, left, d_queries)
-        S = _add_dot(kept * S, leaving, values, DOT, PRECISION)
 
 
 @triton.jit
@@ -166,13 +165,13 @@ def chunked_backward_keys(
     own = sequence * K * V
     if CONTINUED:
         dlast += own
-    E = _state(dlast, n, p, K, V, CONTINUED, ACC)
+    E = tl.trans(_state(dlast, n, p, K, V, CONTINUED, ACC))
     if NORMALISED:
         e = _sums(d_last_sums, sequence, n, K, CONTINUED, ACC)
         e = tl.where(tl.program_id(0) == 0, e, 0.0)
     behind = tl.full((Q,), 0.0, ACC)
     if CONTINUED:  # the last state is one more query
-        behind += tl.sum(tl.sum(E * _state(last + own, n, p, K, V, True, ACC), 1), 0)
+        behind += tl.sum(tl.sum(E * tl.trans(_state(last + own, n, p, K, V, True, ACC)), 1), 0)
         if NORMALISED:
             behind += tl.sum(e * _sums(last_sums, sequence, n, K, True, ACC), 0)
     w = weights(ws, p, head, V, W, NUMBERS, RAGGED, ACC)
@@ -193,7 +192,7 @@ def chunked_backward_keys(
         )
         kept_pairs = _pair_decays(high, low, document, r, True)
         scores = _dot(keys, tl.trans(queries), DOT, PRECISION) * kept_pairs
-        d_values = leave[:, None] * _dot(keys, E, DOT, PRECISION)
+        d_values = leave[:, None] * _dot(keys, tl.trans(E), DOT, PRECISION)
         share = tl.load(shares + (shift + row) * heads + r * heads, mask=r < left, other=0.0)
         share -= tl.sum(values.to(ACC) * d_values, 1)
         d_values = _add_dot(d_values, scores, grads, DOT, PRECISION)
@@ -203,14 +202,14 @@ def chunked_backward_keys(
             share -= leave * tl.sum(keys.to(ACC) * e[None, :], 1)
         pairs = scores * d_weights
         share += tl.sum(pairs, 0) - tl.sum(pairs, 1)
-        d_keys = _dot(values, tl.trans(E), DOT, PRECISION)
+        d_keys = _dot(values, E, DOT, PRECISION)
         if NORMALISED:
             d_keys += e[None, :]
             e = kept * e + tl.sum(queries.to(ACC) * (enter * d_norm)[:, None], 0)
         d_keys = leave[:, None] * d_keys
+        E = _add_dot(kept * E, tl.trans(grads.to(ACC) * enter[:, None]), queries, DOT, PRECISION)
         d_keys = _add_dot(d_keys, d_weights * kept_pairs, queries, DOT, PRECISION)
         _store_rows(dk + (shift + row) * heads * K, r, heads * K, n, K, left, d_keys)
-        E = _add_dot(kept * E, tl.trans(queries.to(ACC) * enter[:, None]), grads, DOT, PRECISION)
         d_log = behind + tl.sum(tl.where(r[None, :] >= r[:, None], share[None, :], 0.0), 1)
         behind += tl.sum(share[None, :] + tl.full((Q, Q), 0.0, ACC), 1)
         if PACKED:
@@ -222,7 +221,7 @@ def chunked_backward_keys(
             dx, dw = summed(dx, more), summed(dw, shares_of_w)
         store_tokens(dxs, dx, row, shift, r, p, left, head, heads, V, X, ACC)
         d_w = over_tokens(d_w, dw, r, p, left, V, W, ACC)
-    _store_state(dstate + own, n, p, K, V, E)
+    _store_state(dstate + own, n, p, K, V, tl.trans(E))
     if NORMALISED:
         slice_ = tl.program_id(0) * tl.num_programs(2).to(tl.int64) * heads
         tl.store(d_sums + (slice_ + sequence) * K + n, e, mask=n < K)

@@ -11,16 +11,19 @@ from kernels.chunked_key_token_triton import key_token
 from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
 from kernels.chunked_launch import (
     SMALLEST,
+    Tile,
     accumulated,
     filled,
     grid_of,
-    stages_of,
     tile_constants,
     token_tile,
-    warps_of,
 )
 from kernels.gated_operator import Given, Result
 from torch import Tensor
+
+FORWARD = QUERIES = {128: Tile(SMALLEST, 64, 4)}
+KEYS = {64: Tile(SMALLEST, 64, 4), 128: Tile(SMALLEST, 64, 8)}
+"""As in `chunked_launch`."""
 
 
 def key_forward(gates: Any, given: Given, result: Result) -> None:
@@ -28,7 +31,7 @@ def key_forward(gates: Any, given: Given, result: Result) -> None:
     if given.one_token:
         _token(gates, given, result)
         return
-    constants, y = _constants(gates, given, result.last), result.y
+    constants, y = _constants(FORWARD, gates, given, result.last), result.y
     parts = constants["PARTS"]
     assert parts == 1 or gates.read is None, "what follows needs what all keys read"
     each = y if parts == 1 else y.new_empty(parts, *y.shape)
@@ -36,7 +39,6 @@ def key_forward(gates: Any, given: Given, result: Result) -> None:
         chunked_key_forward[_grid(y, constants)](
             tuple(given.x), tuple(given.w), given.pos, given.start, each, result.last, filled(result.kept),
             *_sizes(result), OUT=gates.read and gates.read.device, BONUS=gates.bonus, **constants,
-            num_warps=warps_of(constants), num_stages=stages_of(constants),
         )  # fmt: skip
     if parts > 1:
         y.copy_(each.sum(0, dtype=result.last.dtype))
@@ -57,33 +59,37 @@ def _token(gates: Any, given: Given, result: Result) -> None:
 def key_backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> list[Tensor]:
     """The gradients of x, w and of the state that came in; `result.y` holds that of y."""
     dy, last = result.y, result.last
-    constants = _constants(gates, given, last) | {"OUT_GRAD": gates.read and gates.read.grad}
-    grid, options = _grid(dy, constants), {"num_warps": warps_of(constants), "num_stages": stages_of(constants)}
-    shares = {"head": grid[0], "value": constants["PARTS"], "key": grid[0] // constants["PARTS"]}
+    of_queries, of_keys = (
+        _constants(tiles, gates, given, last) | {"OUT_GRAD": gates.read and gates.read.grad}
+        for tiles in (QUERIES, KEYS)
+    )
+    grid, parts = _grid(dy, of_keys), of_keys["PARTS"]
+    assert grid == _grid(dy, of_queries), "one kernel leaves shares of its slices to the other"
+    shares = {"head": grid[0], "value": parts, "key": grid[0] // parts}
     dq, dstate = last.new_empty(shares["key"], *dy.shape[:3], last.shape[2]), torch.empty_like(last)
     dx = [_gradient(z, shares[of], dy, last) for z, of in zip(given.x, gates.x_of, strict=True)]
     dw = [last.new_empty(shares[of], dy.shape[0], *z.shape) for z, of in zip(given.w, gates.w_of, strict=True)]
     inputs = tuple(given.x), tuple(given.w), given.pos
     with torch.cuda.device_of(dy):
         chunked_key_backward_queries[grid](
-            *inputs, given.start, dy, filled(result.kept), dq, *_sizes(result), **constants, **options
-        )  # fmt: skip
-        constants["CONTINUED"] = dlast is not None
+            *inputs, given.start, dy, filled(result.kept), dq, *_sizes(result), **of_queries
+        )
+        of_keys["CONTINUED"] = dlast is not None
         chunked_key_backward_keys[grid](
             *inputs, last, dlast, dy, filled(result.kept), dq, tuple(dx), tuple(dw), dstate, *_sizes(result),
-            GATES_GRAD=gates.grad or as_they_are_grad, BONUS=gates.bonus, **constants, **options,
+            GATES_GRAD=gates.grad or as_they_are_grad, BONUS=gates.bonus, **of_keys,
         )  # fmt: skip
     found = [_over_programs(d, z) for d, z in zip(dx, given.x, strict=True)]
     found += [d.sum((0, 1)).to(z.dtype) for d, z in zip(dw, given.w, strict=True)]
     return [*found, dstate]
 
 
-def _constants(gates: Any, given: Given, last: Tensor) -> dict[str, Any]:
+def _constants(tiles: dict[int, Tile], gates: Any, given: Given, last: Tensor) -> dict[str, Any]:
     keys, values = last.shape[2:]
     parts, part = key_parts(keys)
     narrow = next((z for z in given.x if z.element_size() == 2), given.x[0])
     like = last.new_empty((1, 1, 1, part), dtype=narrow.dtype)
-    constants = tile_constants(like, given.x[0], like, given.pos, given.start)[1] | {"Q": SMALLEST}
+    constants = tile_constants(tiles, like, given.x[0], like, given.pos, given.start)[1] | {"Q": SMALLEST}
     ragged = (values % constants["BV"] != 0, keys != parts * constants["BK"])
     return constants | _gates(gates, given, last.shape[1]) | {"RAGGED": ragged, "PART": part, "PARTS": parts}
 

@@ -1,7 +1,7 @@
 """The launches of the scan of outer products with a decay per head: tiles, and sums over programs."""
 # mypy: disable-error-code="no-untyped-call"
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -11,11 +11,28 @@ from kernels.chunked_back_triton import chunked_backward_keys, chunked_backward_
 from kernels.chunked_token_triton import outer_token
 from kernels.chunked_triton import chunked_forward
 from kernels.gated_operator import Given
-from kernels.operators import arch_of
 from torch import Tensor
 
 SMALLEST = 16  # of any side of a matrix product
 ONE_TOKEN = 2048  # elements of the state that a program of a single token holds, at most
+
+
+class Tile(NamedTuple):
+    """Tokens of a chunk, values of a slice, warps of a program, chunks that are loaded at once."""
+
+    tokens: int
+    values: int
+    warps: int
+    stages: int = 2
+
+
+FORWARD = {64: Tile(32, 64, 4), 128: Tile(32, 64, 8)}
+QUERIES = {64: Tile(32, 64, 4), 128: Tile(32, 64, 8)}
+KEYS = {64: Tile(32, 64, 4, stages=1), 128: Tile(16, 64, 8)}
+"""By keys, at most: the tiles with the fewest instructions an element of which nothing has to leave the registers, also
+with the gates of Mamba-2 inside, on every GPU from Ampere on."""
+EXACT = Tile(SMALLEST, SMALLEST, 8, stages=1)
+"""Of products in full precision, which matrix units do not have: both factors are in registers."""
 DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -25,13 +42,12 @@ def forward(gates: Any, given: Given, result: Result) -> None:
         _token(gates, given, result)
         return
     y, (k, q, sums) = result.y, Outer(*given.outer)
-    constants = _constants(gates, given)
+    constants = _constants(FORWARD, gates, given)
     with torch.cuda.device_of(y):
         chunked_forward[grid_of(y, constants)](
             tuple(given.x), tuple(given.w), k, q, given.pos, given.start, sums, y, result.last,
             *map(filled, (result.last_sums, result.kept, result.norm)), *sizes_of(k, y, q),
             OUT=gates.read and gates.read.device, **constants,
-            num_warps=warps_of(constants), num_stages=stages_of(constants),
         )  # fmt: skip
 
 
@@ -61,8 +77,11 @@ def backward(
         dlast, d_last_sums = _or_zeros(dlast, last), _or_zeros(d_last_sums, result.last_sums)
     if gates.normalised and gates.read is None:
         d_norm = _or_zeros(d_norm, result.norm)
-    constants = _constants(gates, given, backward=True) | {"OUT_GRAD": gates.read and gates.read.grad}
-    grid, options = grid_of(dy, constants), {"num_warps": 8, "num_stages": stages_of(constants)}
+    of_queries, of_keys = (
+        _constants(tiles, gates, given) | {"OUT_GRAD": gates.read and gates.read.grad} for tiles in (QUERIES, KEYS)
+    )
+    grid = grid_of(dy, of_keys)
+    assert grid == grid_of(dy, of_queries), "one kernel leaves shares of its slices to the other"
     slices, reads, norms, dstate = grid[0], filled(result.kept), filled(result.norm), torch.empty_like(last)
     d_sums = last.new_empty(slices, *result.last_sums.shape)
     dk, dq = (z.new_empty(slices, *dy.shape[:3], z.shape[-1]) for z in (k, q))
@@ -73,12 +92,12 @@ def backward(
     inputs, gradients = (tuple(given.x), tuple(given.w), k, q, given.pos), (dy, d_norm, reads, norms)
     with torch.cuda.device_of(dy):
         chunked_backward_queries[grid](
-            *inputs, given.start, sums, *gradients, dq, shares, *sizes_of(k, dy, q), **constants, **options
+            *inputs, given.start, sums, *gradients, dq, shares, *sizes_of(k, dy, q), **of_queries
         )
-        constants["CONTINUED"] = dlast is not None
+        of_keys["CONTINUED"] = dlast is not None
         chunked_backward_keys[grid](
             *inputs, last, filled(result.last_sums), dlast, d_last_sums, *gradients, dk, tuple(dx), tuple(dw), dstate,
-            filled(d_sums), shares, *sizes_of(k, dy, q), GATES_GRAD=gates.grad, **constants, **options,
+            filled(d_sums), shares, *sizes_of(k, dy, q), GATES_GRAD=gates.grad, **of_keys,
         )  # fmt: skip
     found = [d if z.dim() == 4 else d.sum(0).to(z.dtype) for d, z in zip(dx, given.x, strict=True)]
     found += [d.flatten(0, -z.dim() - 1).sum(0).to(z.dtype) for d, z in zip(dw, given.w, strict=True)]
@@ -95,14 +114,10 @@ def _or_zeros(x: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if x is None else x
 
 
-def _constants(gates: Any, given: Given, backward: bool = False) -> dict[str, Any]:
+def _constants(tiles: dict[int, Tile], gates: Any, given: Given) -> dict[str, Any]:
     k, q, _ = Outer(*given.outer)
     v = given.x[0]
-    narrow, constants = tile_constants(k, v, q, given.pos, given.start)
-    has_gates = gates.device is not None
-    least = 64 if arch_of(v) >= 90 and not has_gates else 32
-    if backward and constants["BK"] > least and (arch_of(v) < 100 or has_gates or gates.normalised):
-        constants["Q"] = min(constants["Q"], 32)  # of longer chunks, or of gates beside them, some would be in memory
+    narrow, constants = tile_constants(tiles, k, v, q, given.pos, given.start)
     return {
         **constants,
         **_equations(gates, given),
@@ -139,22 +154,30 @@ def grid_of(v: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def tile_constants(
-    k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
+    tiles: dict[int, Tile], k: Tensor, v: Tensor, q: Tensor, pos: Tensor | None, start: Tensor | None
 ) -> tuple[torch.dtype, dict[str, Any]]:
-    """The type of the operands of products, and constants of either kind of decay."""
+    """The type of the operands of products, and constants of either kind of decay with the options of the launch.
+
+    tiles: by keys, at most.
+    """
     narrow = _operands(k.dtype, q.dtype, v.dtype)
     if not v.is_cuda:  # the interpreter's product of two bfloat16 is garbage
         narrow = torch.promote_types(narrow, torch.float32)
-    chunk, slice_ = _tile(narrow, _side(k.shape[3]), torch.backends.cuda.matmul.allow_tf32)
+    keys, tf32 = _side(k.shape[3]), torch.backends.cuda.matmul.allow_tf32
+    tile = next(tile for most, tile in tiles.items() if keys <= most)
+    if narrow.itemsize > 2:
+        tile = tile._replace(tokens=SMALLEST) if tf32 and narrow is torch.float32 else EXACT
     return narrow, {
         "PACKED": pos is not None,
         "CONTINUED": start is not None,
-        "Q": min(_side(v.shape[1]), chunk),
-        "BK": _side(k.shape[3]),
-        "BV": min(_side(v.shape[3]), slice_),
+        "Q": min(_side(v.shape[1]), tile.tokens),
+        "BK": keys,
+        "BV": min(_side(v.shape[3]), tile.values),
         "DOT": DOTS[narrow],
         "ACC": accumulated(narrow),
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
     }
 
 
@@ -182,22 +205,5 @@ def _operands(*given: torch.dtype) -> torch.dtype:
     return found
 
 
-def _tile(dtype: torch.dtype, keys: int, tf32: bool) -> tuple[int, int]:
-    """Tokens of a chunk and values of a slice that fit into registers; exact products hold both factors there."""
-    if dtype is torch.float64 or (dtype is torch.float32 and not tf32):
-        return 16, 16
-    return 32 if dtype is torch.float32 else 64, 64 if keys <= 64 else 32
-
-
 def _side(size: int) -> int:
     return max(SMALLEST, 1 << (size - 1).bit_length())
-
-
-def warps_of(constants: dict[str, Any]) -> int:
-    """Warps of a program, by its keys."""
-    return 4 if constants["BK"] <= 64 else 8
-
-
-def stages_of(constants: dict[str, Any]) -> int:
-    """Chunks that are loaded at once."""
-    return 2 if constants["BK"] <= 128 else 1

@@ -4,6 +4,10 @@ Inside of a chunk pairs of tokens are a matrix; the state carries what came befo
 sequence and a slice of the values. Sums of what products leave are taken of tiles alone, also where a vector is summed:
 Triton 3.7 does not compile others for Blackwell. The way back is in `chunked_back_triton`.
 
+Triton spreads all products of a loop over the warps as the last one: along columns if that has more columns than rows.
+A chunk has few rows, and warps along them would do the same work over again; so the state lies as [values, keys], and
+the last product of a round is one of a chunk. Weights are read again in each round rather than kept in registers.
+
 Gates make log decays and values of tokens xs and weights ws, OUT the result of what is read, xs and ws: device
 functions as in `kernels/chunked_gates.py`. Every slice computes what it needs of them. Without gates (None) xs are the
 values and the log decays.
@@ -19,8 +23,8 @@ import triton
 import triton.language as tl
 from kernels.chunked_gates_triton import gated, starting, tokens, weights
 
-ONES = tl.constexpr(8)
-"""Columns of values that are one: the fewest of a product on matrix units."""
+ONES = tl.constexpr(16)
+"""Values that are one: the fewest rows of a product on matrix units."""
 
 
 @triton.jit
@@ -160,15 +164,15 @@ def chunked_forward(
     own = sequence * K * V
     if CONTINUED:
         state += own
-    S = _state(state, n, p, K, V, CONTINUED, ACC)
+    S = tl.trans(_state(state, n, p, K, V, CONTINUED, ACC))
     if NORMALISED:
-        z = _sums(sums, sequence, n, K, CONTINUED, ACC)[:, None] + tl.full((BK, ONES), 0.0, ACC)
+        z = _sums(sums, sequence, n, K, CONTINUED, ACC)[None, :] + tl.full((ONES, BK), 0.0, ACC)
         ones = tl.full((Q, ONES), 1.0, DOT)
-    w = weights(ws, p, head, V, W, NUMBERS, RAGGED, ACC)
     for first in tl.range(0, time, Q, disable_licm=True):
         left = time - first
         row = base + first
         starts = starting(pos, row, first, r, left, PACKED)
+        w = weights(ws, p, head, V, W, NUMBERS, RAGGED, ACC)
         x = tokens(xs, row, r, p, left, head, heads, V, X, GATES, RAGGED, ACC)
         log, values = gated(x, w, starts, r, p, left, V, GATES, ACC)
         high, low, document, enter, leave, kept = _decays(log, starts, PACKED, ACC, LEAST)
@@ -176,22 +180,22 @@ def chunked_forward(
         queries = _rows(q + row * q_heads * K, r, q_heads * K, n, K, left)
         scores = _dot(queries, tl.trans(keys), DOT, PRECISION) * _pair_decays(high, low, document, r, False)
         if NORMALISED:
-            past = enter[:, None] * _dot(queries, z, DOT, PRECISION)
+            past = enter[:, None] * _dot(queries, tl.trans(z), DOT, PRECISION)
             norm = _column(_add_dot(past, scores, ones, DOT, PRECISION))
             if norms is not None:
                 there = (r < left) & (tl.program_id(0) == 0)
                 tl.store(norms + (row + r) * heads + head, norm, mask=there)
             x = x + (tl.where(r < left, norm, 1.0)[:, None],)  # something is divided by it, also of no token
-        out = _add_dot(enter[:, None] * _dot(queries, S, DOT, PRECISION), scores, values, DOT, PRECISION)
-        leaving = tl.trans(keys.to(ACC) * leave[:, None])
+        out = enter[:, None] * _dot(queries, tl.trans(S), DOT, PRECISION)
         if NORMALISED:
-            z = _add_dot(kept * z, leaving, ones, DOT, PRECISION)
-        S = _add_dot(kept * S, leaving, values, DOT, PRECISION)
+            z = _add_dot(kept * z, tl.trans(leave[:, None] * ones.to(ACC)), keys, DOT, PRECISION)
+        S = _add_dot(kept * S, tl.trans(values.to(ACC) * leave[:, None]), keys, DOT, PRECISION)
+        out = _add_dot(out, scores, values, DOT, PRECISION)
         if OUT is not None:
             if reads is not None:
                 _store_rows(reads + row * heads * V, r, heads * V, p, V, left, out)
             out = OUT(out, x, w)
         _store_rows(y + row * heads * V, r, heads * V, p, V, left, out)
-    _store_state(last + own, n, p, K, V, S)
+    _store_state(last + own, n, p, K, V, tl.trans(S))
     if NORMALISED:
-        tl.store(last_sums + sequence * K + n, _column(z), mask=(n < K) & (tl.program_id(0) == 0))
+        tl.store(last_sums + sequence * K + n, tl.sum(z, 0) / ONES, mask=(n < K) & (tl.program_id(0) == 0))
