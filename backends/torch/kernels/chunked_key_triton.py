@@ -121,12 +121,12 @@ def chunked_key_forward(
     if CONTINUED:
         state += own
     S = _state(state, n, p, K, V, CONTINUED, ACC)
-    w = key_weights(ws, n, p, head, K, V, W, NUMBERS, RAGGED, ACC)
     for first in tl.range(0, time, Q, disable_licm=True):
         left = time - first
         row = base + first
         starts = starting(pos, row, first, r, left, PACKED)
         document, started = _documents(starts, PACKED)
+        w = key_weights(ws, n, p, head, K, V, W, NUMBERS, RAGGED, ACC)
         x = key_tokens(xs, row, r, n, p, left, head, heads, K, V, X, SHARED, RAGGED, ACC)
         _, keys, values, queries, bonus = key_gated(x, w, starts, r, n, p, left, K, V, GATES, BONUS, ACC)
         scores = tl.full((Q, Q), 0.0, ACC)
