@@ -231,7 +231,8 @@ def function(
 def described(fused: FusedScan, doc: Doc) -> list[str]:
     """The docstring of a generated function, as lines: what it computes, of which scan, and the axes it takes."""
     scan = f"the scan '{fused.scan.label}'" if fused.scan.label else "the scan"
-    read = "state" if fused.kind == "diagonal" else "read-out"
+    state = "state before each token" if fused.found.before else "state"
+    read = state if fused.kind == "diagonal" else "read-out"
     *most, last = fused.outputs
     axes = fused.scan.names if fused.kind == "chunked_key" else fused.tile
     made = {

@@ -87,10 +87,12 @@ def find(program: Program, units: Units) -> Fused:
     for rule in kernel_loops(program, units, regions).values():
         reads[rule.reads[0].value] = rule
         absorbed |= inside_rule(rule, users)
-    fused = {f.result: f for f in fused_scans(graph).values() if _runs_with_gates(f, users)}
+    fused = {f.result: f for f in fused_scans(graph).values()}
+    alone = {v: reason for v, f in fused.items() if (reason := _obstacle(f, users))}
+    fused = {v: f for v, f in fused.items() if v not in alone}
     partly = _partly(fused, units, regions)
     if numbers := _numbers({v: f for v, f in fused.items() if v not in partly}, units, regions):
-        fused = {f.result: f for f in fused_scans(graph, numbers).values() if _runs_with_gates(f, users)}
+        fused = {f.result: f for f in fused_scans(graph, numbers).values() if f.result in fused}
     other = partly | _other_numbers({v: f for v, f in fused.items() if v not in partly}, units, regions)
     gated = {v: f for v, f in fused.items() if v not in other}
     for scan in gated.values():
@@ -103,7 +105,7 @@ def find(program: Program, units: Units) -> Fused:
     plain = {v: reason for v, reason in (plain | scattered).items() if v not in in_buckets}
     return Fused(
         attention, reads, frozenset(absorbed), regions, contracted_weights(graph), reach(graph), norms(graph), gated,
-        convs, composed, in_buckets, plain | other,
+        convs, composed, in_buckets, plain | alone | other,
     )  # fmt: skip
 
 
@@ -125,17 +127,22 @@ def _runs_whole(found: Attention) -> bool:
     return len(found.over) == 1 and len(calls) == 1 and len(wide) == 1
 
 
-def _runs_with_gates(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> bool:
-    """Whether a scan is emitted with its equations: of real numbers.
+def _obstacle(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> str:
+    """Why a scan is emitted without its equations, if it is.
 
     The kernel gives its result in the type of its inputs. What later tokens read as well keeps single precision.
     """
-    if any(OPS[u.op].flow == "time" for u in users.get(found.result, ())):
-        return False
-    if any(is_placed(h.value) for h in found.inputs):  # the kernel wants a batch
-        return False
-    real = all(h.value.type.dtype == "real" for h in (*found.inputs, *found.weights))
-    return found.gates is not None and real
+    if found.gates is None:
+        return found.reason
+    later = [u.op for u in users.get(found.result, ()) if OPS[u.op].flow == "time"]
+    if later:
+        return f"its result keeps single precision, for later tokens read it too ('{later[0]}')"
+    for handed in (*found.inputs, *found.weights):
+        if is_placed(handed.value):
+            return f"'{handed.name}' is the same for all sequences, and its kernel takes tokens of a batch"
+        if handed.value.type.dtype != "real":
+            return f"'{handed.name}' is of {handed.value.type.dtype} numbers, and its kernel takes real ones"
+    return ""
 
 
 def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> Numbers:

@@ -58,16 +58,17 @@ class FusedScan:
 
     `normaliser`: what its normaliser is handed to `out` as, behind the inputs, if it has one; nothing else reads it.
 
-    `out` has one output, from the leaf `given[0]` that stands for the state or what is read out of it, and `result` is
-    the value that it computes (state or read-out itself if `out` is None), `groups` the axes of the tile that each of
-    its axes is made of. `gates` is None for a scan that is not run this way. `inputs` (varying with the token),
-    `weights` (hoisted: computed once, outside) and `numbers` are in the order of `gates.x`, `gates.w` and `gates.n`,
-    and likewise of `out`. `computed` are the values that no line of code computes any more. `reason`: why not more is
-    fused, a sentence.
+    `start` is the state, that before each token, or what is read out of it. `out` has one output, from the leaf
+    `given[0]` that stands for it, and `result` is the value that it computes (`start` itself if `out` is None),
+    `groups` the axes of the tile that each of its axes is made of. `gates` is None for a scan that is not run this way.
+    `inputs` (varying with the token), `weights` (hoisted: computed once, outside) and `numbers` are in the order of
+    `gates.x`, `gates.w` and `gates.n`, and likewise of `out`. `computed` are the values that no line of code computes
+    any more. `reason`: why not more is fused, a sentence.
     """
 
     scan: Value
     found: ScanClass
+    start: Value
     tile: tuple[str, ...]
     inputs: tuple[Handed, ...]
     weights: tuple[Handed, ...]

@@ -19,7 +19,7 @@ from archc.ir.graph import Graph, Kind, Region, Value
 from archc.ops.node import Node
 from archc.ops.table import OPS
 from archc.passes.placed import is_placed
-from archc.passes.readout import leaves
+from archc.passes.readout import leaves, read_before
 from archc.passes.scan_class import ScanClass
 from archc.passes.scan_class import inside as held
 from archc.passes.scans import classify
@@ -37,8 +37,7 @@ def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, Fus
     convs = frozenset(v for conv in fused_convs(graph).values() for v in (conv.result, *conv.computed))
     for scan in reversed(found):  # what two states meet in runs with the later one
         if not problem(found[scan]):
-            start = scan if found[scan].kind == "diagonal" else found[scan].reads[0].value
-            ends[scan] = behind(placed(start), home[scan], _others(ends, scan))
+            ends[scan] = behind(placed(_start(found[scan], home[scan])), home[scan], _others(ends, scan))
     return {
         scan: _fused(
             each,
@@ -51,6 +50,13 @@ def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, Fus
         else _unfused(each, problem(each))
         for scan, each in found.items()
     }
+
+
+def _start(found: ScanClass, region: Region) -> Value:
+    """What follows a scan in its kernel: its state, that before each token if no one reads another, or its read-out."""
+    if found.kind == "diagonal":
+        return read_before(found.scan, region) or found.scan
+    return found.reads[0].value
 
 
 def _others(ends: Mapping[Value, End], scan: Value) -> frozenset[Value]:
@@ -75,7 +81,9 @@ def _takes_all(fused: FusedScan, out: Equations) -> bool:
 
 def _unfused(found: ScanClass, reason: str) -> FusedScan:
     scan, nothing = found.scan, frozenset[Value]()
-    return FusedScan(scan, found, scan.names, (), (), (), None, None, scan, placed(scan).groups, nothing, None, reason)
+    return FusedScan(
+        scan, found, scan, scan.names, (), (), (), None, None, scan, placed(scan).groups, nothing, None, reason
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +118,8 @@ class _Plan:
         """What is computed besides the equations."""
         cone = (p.value for p in self.end.cone)
         scans = [c for c in (self.found, self.found.normaliser) if c is not None]
-        own = {*cone, *(v for c in scans for v in (c.scan, *(v for r in c.reads for v in r.path)))}
+        reads = (v for c in scans for v in (c.scan, *(v for r in c.reads for v in r.path)))
+        own = {self.end.start.value, *cone, *reads}
         between: set[Value] = held(self.found)
         stops = {p.value for p in self.tops}
         keys = {f.operand for f in self.found.factors["key"]}
@@ -169,6 +178,7 @@ def _assembled(plan: _Plan) -> FusedScan:
     made = FusedScan(
         scan=plan.found.scan,
         found=plan.found,
+        start=end.start.value,
         tile=plan.tile,
         inputs=inputs,
         weights=weights,

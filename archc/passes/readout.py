@@ -64,6 +64,14 @@ def read_outs(scan: Value, region: Region) -> tuple[ReadOut, ...] | None:
     return tuple(out)
 
 
+def read_before(scan: Value, region: Region) -> Value | None:
+    """The `prev` of the same call that is all that reads a state, if there is one."""
+    users = region.users.get(scan, ())
+    if len(users) != 1 or users[0].op != "prev" or leaves(scan, region):
+        return None
+    return users[0] if users[0].origin.calls == scan.origin.calls else None
+
+
 def leaves(value: Value, region: Region) -> bool:
     """Whether a value is a result of the region, or used by a region inside of it."""
     inner = (r for v in region.values if v in region.live for r in regions_of(v))

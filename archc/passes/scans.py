@@ -12,8 +12,8 @@ from dataclasses import replace
 from archc.ir.graph import Graph, Kind, Operand, Region, Value
 from archc.passes.log_decay import NO_LOGARITHM, log_decay
 from archc.passes.normalisers import normalised
-from archc.passes.readout import ReadOut, read_outs
-from archc.passes.scan_class import Factor, ScanClass, ScanKind, axes
+from archc.passes.readout import ReadOut, read_before, read_outs
+from archc.passes.scan_class import Factor, Group, ScanClass, ScanKind, axes
 
 
 def classify(graph: Graph) -> dict[Value, ScanClass]:
@@ -31,9 +31,9 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     reads = read_outs(scan, region)
     decays = set(decay.names) if isinstance(decay, Value) else set[str]()
     varies = isinstance(decay, Value) and decay.kind is Kind.TOKEN
-    plain = ScanClass(
-        scan, "diagonal", scan.names, (), (), {"head": factors, "key": (), "value": ()}, log_decay(decay), varies
-    )
+    before = reads is None and read_before(scan, region) is not None
+    none: dict[Group, tuple[Factor, ...]] = {"head": factors, "key": (), "value": ()}
+    plain = ScanClass(scan, "diagonal", scan.names, (), (), none, log_decay(decay), varies, before=before)
     problem = _problem(reads)
     if reads is None or problem:
         sentence = _diagonal(plain) if not problem else kept_sentence(scan, problem)
@@ -108,7 +108,8 @@ def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Facto
 
 def _diagonal(found: ScanClass) -> str:
     fixed = "" if found.varies else ", the same decay for every token"
-    return f"diagonal scan over {axes(found.scan.names)}{fixed}; the state itself is the result"
+    result = "the state before each token is what is read" if found.before else "the state itself is the result"
+    return f"diagonal scan over {axes(found.scan.names)}{fixed}; {result}"
 
 
 def kept_sentence(scan: Value, problem: str) -> str:

@@ -85,8 +85,8 @@ def _scan(found: ScanClass, fused: FusedScan, emitted: Fused, sentence: str) -> 
     if fused.gates is None:
         yield f"its equations are not fused, since {fused.reason}"
     elif fused.traffic is not None:
-        why = f", since {emitted.plain[fused.result]}" if fused.result in emitted.plain else ""
-        yield f"its equations are operations of their own{why}; fused: {_bytes(fused.traffic)}"
+        why = emitted.plain[fused.result]
+        yield f"its equations are operations of their own, since {why}; fused: {_bytes(fused.traffic)}"
 
 
 def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
@@ -94,7 +94,8 @@ def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
     if loop in emitted.absorbed:
         yield f"kernel {SCANS['delta']}: corrections, scan and read-out are one, as operations on tensors of chunks"
     else:
-        yield "kernel loop: the equations of its body are operations of their own, for every token"
+        equations = "the equations of its body are operations of their own, for every token"
+        yield f"kernel loop: {equations}, since it is no delta rule"
 
 
 def _in_flax(found: ScanClass, needs_read: bool) -> str:

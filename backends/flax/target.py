@@ -88,8 +88,8 @@ def _together(stem: str, fused: FusedScan) -> str:
         named = {"x_sides": fused.inputs, "w_sides": fused.weights}
         words = {name: row([f'"{side}"' for side in sides(fused, each)]) for name, each in named.items() if each}
         given += [f"{name}={text}" for name, text in words.items()]
-        given += ["before=True"] if fused.found.before else []
-        given += ["normalised=True"] if fused.normaliser is not None else []
+    given += ["before=True"] if fused.found.before else []
+    given += ["normalised=True"] if fused.normaliser is not None else []
     return call(f"{constant(stem)} = Gates", *given).text
 
 

@@ -82,7 +82,7 @@ def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
         linear = ["linear=True"] if fused.reads_linearly and fused.kind == "diagonal" and on_device else []
         linear += ["needs_y=False"] if not fused.needs_read and fused.kind in OUTER and on_device else []
         given.append(f"read=Read({', '.join([*read, *linear])})")
-    given += ["before=True"] if fused.kind == "chunked_key" and fused.found.before else []
+    given += ["before=True"] if fused.found.before else []
     given += ["bonus=True"] if fused.found.bonus else []
     given += ["normalised=True"] if fused.normaliser is not None else []
     return f"{constant(stem)} = {_CLASSES[fused.kind][0]}({', '.join(given)})"

@@ -79,6 +79,25 @@ def test_what_one_kernel_computes_is_an_input_of_the_next(mixer: Callable[..., G
     assert [h.value.op for h in second.inputs] == ["param", "scan"]
 
 
+@pytest.mark.parametrize(
+    ("rest", "result"),
+    [
+        ("return tanh(prev(h)) * x", "mul"),
+        ("return (silu(x) * prev(h) + x) @ W[width -> width']", "add"),
+        ("return prev(h) @ W[width -> width']", "prev"),
+        ("return h + prev(h)", "scan"),  # the kernel gives one of the two
+    ],
+)
+def test_a_state_that_is_only_read_before_its_update_is_read_in_the_kernel(
+    mixer: Callable[..., Graph], rest: str, result: str
+) -> None:
+    graph = mixer(f"h = scan(decay = sigmoid(x), input = x)\n{rest}")
+    check_values(graph)
+    (fused,) = with_gates(graph)
+    assert fused.result.op == result
+    assert fused.found.before == (fused.start.op == "prev") == (fused.scan in fused.computed)
+
+
 SELECTIVE = """
     dt = softplus(x @ W_dt[width -> width'])
     k  = x @ W_k[n = 3]

@@ -14,7 +14,7 @@ from archc.passes.scans import classify
 TABLE = [  # spec, kind, heads, key, value, decay varies, read before the update
     ("griffin", "diagonal", "gates side", "", "", True, False),
     ("hgrn", "diagonal", "width", "", "", True, False),
-    ("rwkv4", "diagonal", "width", "", "", True, False),
+    ("rwkv4", "diagonal", "width", "", "", True, True),
     ("mamba", "selective", "inner", "state", "", True, False),
     ("falcon_mamba", "selective", "inner", "state", "", True, False),
     ("mamba1_in_llama", "selective", "kv group part side", "state", "", True, False),

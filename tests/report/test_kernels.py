@@ -64,3 +64,11 @@ def test_every_scan_and_every_sum_over_keys_is_explained(name: str) -> None:
     assert sum("  kernel " in line for line in text.splitlines()) == len(scans) + len(sums) + len(loops)
     assert all(f": {v.attrs['state']}" in text for v in scans)
     assert all(f": {', '.join(v.attrs['states'])}" in text for v in loops)
+    lines = text.splitlines()
+    apart = [i for i, line in enumerate(lines) if "operations of their own" in line or "are not fused" in line]
+    assert all(" since " in lines[i] or ("kernel scan:" in lines[i] and " since " in lines[i + 1]) for i in apart)
+
+
+def test_the_gates_of_a_state_that_is_read_before_its_update_run_in_its_kernel() -> None:
+    text = explanation(program("rwkv4:tiny"))
+    assert text.count("the state before each token is what is read") == text.count("kernel gated_scan:") == 2

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from kernels.blocks_gpu import machine_of
 from kernels.gated_gpu import gated_scan_gpu
 from kernels.gated_tpu import gated_scan_tpu
+from kernels.prev import prev
 from kernels.scan import scan
 from kernels.selective_scan import fused, selective_scan
 from kernels.tiles import Arrays, Gates, Machine, accumulator, flat, read, with_numbers
@@ -35,7 +36,7 @@ def gated_scan(
     others several, each with all of them. pos [T] or [B, T]; state [B, *axes], h of the token before; numbers: those
     that the gates take. Computes in at least single precision; returns out(h, x, w), or h, [B, T, *axes], flat if any
     of x was, in the dtype of x[0], and the last h unrounded as the new state (None without one). impl, interpret: for
-    tests, the kernel of another machine.
+    tests, the kernel of another machine. With `gates.before` out takes h of the token before.
     """
     if is_flat(x, w):
         x, w = tuple(flat(z, 2) for z in x), tuple(flat(z, 0) for z in w)
@@ -52,6 +53,7 @@ def gated_scan(
         exact = tuple(z.astype(acc) for z in x), tuple(z.astype(acc) for z in w)
         a, u = gates.gates(*exact, first)
         h, last = scan(a, jnp.broadcast_to(u, x[0].shape), pos, state)
+        h = prev(h, pos, state)[0] if gates.before else h
         return read(gates, h, *exact).astype(x[0].dtype), last
     run = gated_scan_tpu if chosen == "tpu" else gated_scan_gpu
     y, last = run(gates, x, w, pos, h0, interpret=interpret)

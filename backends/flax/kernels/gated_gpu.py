@@ -131,8 +131,9 @@ def _forward_kernel(
         store(start.at[n], h, lanes)
         for token in tokens_of(n, STEPS, time, lanes, x, first, acc):
             a, u = _gates(gates, token, weights)
-            h = a * h + u
-            store(y.at[token.t], read(gates, h, token.x, weights), lanes & token.live)
+            before, h = h, a * h + u
+            states = jnp.where(token.first, 0, before) if gates.before else h
+            store(y.at[token.t], read(gates, states, token.x, weights), lanes & token.live)
         return h
 
     h = jax.lax.fori_loop(0, start.shape[0], block, load(h0, lanes))
@@ -167,11 +168,15 @@ def _backward_kernel(
             decays.append(a)
             before.append(a * before[-1] + u)
         for k in reversed(range(STEPS)):
-            token, a, h = tokens[k], decays[k], before[k]
-            d, dxs_read, dws_read = read_grad(gates, before[k + 1], token.x, weights, gradients[k])
-            g = jnp.where(token.live, d, 0) + e  # e[t] = a[t] g[t] is what reaches h[t-1]
-            e = a * g
-            da, du = jnp.where(token.live & ~token.first, g * h, 0), jnp.where(token.live, g, 0)
+            token, a, h = tokens[k], decays[k], jnp.where(tokens[k].first, 0, before[k])
+            states = h if gates.before else before[k + 1]
+            d, dxs_read, dws_read = read_grad(gates, states, token.x, weights, gradients[k])
+            d = jnp.where(token.live, d, 0)
+            if gates.before:  # e[t] is what reaches h[t-1]
+                g, e = e, a * e + jnp.where(token.first, 0, d)
+            else:
+                g, e = d + e, a * (d + e)
+            da, du = jnp.where(token.live, g * h, 0), jnp.where(token.live, g, 0)
             dxs, dws = gates.gates_grad(token.x, weights, token.first, da, du)
             for z, value in zip(dx, added(dxs, dxs_read), strict=True):
                 store(z.at[token.t], jnp.broadcast_to(value, lanes.shape), lanes & token.live)

@@ -169,9 +169,11 @@ def _forward_kernel(
     def of_group(i: jax.Array, h: jax.Array) -> jax.Array:
         at, live = group(i, left, fresh.shape[1])
         tokens = inputs(x, at, live, u.dtype), weights(w)
-        a[...], u[...] = _gates(gates, *tokens, fresh[at, :] != 0, live)
-        h = _walk(a, u, h, 0)
-        y[0, at, :] = read(gates, u[...], *tokens).astype(y.dtype)
+        starts = fresh[at, :] != 0
+        a[...], u[...] = _gates(gates, *tokens, starts, live)
+        before, h = h, _walk(a, u, h, 0)
+        states = jnp.where(starts, 0, _previous(u[...], before)) if gates.before else u[...]
+        y[0, at, :] = read(gates, states, *tokens).astype(y.dtype)
         return h
 
     carry[...] = jax.lax.fori_loop(0, fresh.shape[0] // ROWS, of_group, carry[...])
@@ -217,16 +219,17 @@ def _backward_kernel(
         at, live = group(i, left, fresh.shape[1])
         place = jax.lax.broadcasted_iota(jnp.int32, e.shape, 0)
         tokens = inputs(x, at, live, e.dtype), weights(w)
-        d, dxs_read, dws_read = read_grad(gates, h[at, :], *tokens, dy[0, at, :].astype(e.dtype))
-        d = jnp.where(live, d, 0)
-        e[...] = a[at, :] * d
-        earliest = _walk_back(a, e, after, i * ROWS)
-        g = d + jnp.where(place == ROWS - 1, after, pltpu.roll(e[...], ROWS - 1, 0))  # e[t] = a[t] g[t]
-        h_before = h[pl.ds(jnp.maximum(i * ROWS - 1, 0), 1), :]
-        h_before = jnp.where(i == 0, start[0, 0], h_before)
-        previous = jnp.where(place == 0, h_before, pltpu.roll(h[at, :], 1, 0))
         starts = fresh[at, :] != 0
-        da, du = jnp.where(live & ~starts, g * previous, 0), jnp.where(live, g, 0)
+        h_before = h[pl.ds(jnp.maximum(i * ROWS - 1, 0), 1), :]
+        previous = jnp.where(starts, 0, _previous(h[at, :], jnp.where(i == 0, start[0, 0], h_before)))
+        states = previous if gates.before else h[at, :]
+        d, dxs_read, dws_read = read_grad(gates, states, *tokens, dy[0, at, :].astype(e.dtype))
+        d = jnp.where(live & ~starts if gates.before else live, d, 0)
+        e[...] = d if gates.before else a[at, :] * d
+        earliest = _walk_back(a, e, after, i * ROWS)
+        g = jnp.where(place == ROWS - 1, after, pltpu.roll(e[...], ROWS - 1, 0))  # e[t] = a[t] g[t], or that and d
+        g = g if gates.before else d + g
+        da, du = jnp.where(live, g * previous, 0), jnp.where(live, g, 0)
         dxs, dws = gates.gates_grad(*tokens, starts, da, du)
         for z, value in zip(dx, added(dxs, dxs_read), strict=True):
             z[0, at, :] = jnp.broadcast_to(value, e.shape).astype(z.dtype)
@@ -246,6 +249,11 @@ def _gates(gates: Gates, x: Arrays, w: Arrays, first: jax.Array, live: jax.Array
     return jnp.where(live, jnp.where(first, 0, a), 1), jnp.where(live, u, 0)
 
 
+def _previous(h: jax.Array, before: jax.Array) -> jax.Array:
+    """The state before each of ROWS tokens, from those after each and that before the first."""
+    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, h.shape, 0) == 0, before, pltpu.roll(h, 1, 0))
+
+
 def _walk(a: Ref, u: Ref, h: jax.Array, base: jax.Array | int) -> jax.Array:
     """h = a h + u over ROWS rows, in place of u."""
     for k in range(ROWS):
@@ -256,7 +264,7 @@ def _walk(a: Ref, u: Ref, h: jax.Array, base: jax.Array | int) -> jax.Array:
 
 
 def _walk_back(a: Ref, e: Ref, after: jax.Array, base: jax.Array | int) -> jax.Array:
-    """e[t] = a[t] (dy[t] + e[t+1]) over ROWS rows in reverse, in place of a dy."""
+    """e[t] = a[t] e[t+1] + d[t] over ROWS rows in reverse, in place of d."""
     for k in reversed(range(ROWS)):
         after = a[pl.ds(base + k, 1), :] * after + e[pl.ds(k, 1), :]
         e[pl.ds(k, 1), :] = after

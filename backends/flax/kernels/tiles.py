@@ -32,7 +32,8 @@ class Gates(NamedTuple):
     anything. Where calls differ in numbers, w has them behind the weights (`with_numbers`), dw has not.
     x_sides, w_sides: of a scan of outer products, along what x and w vary; x[0] has values. Tiles are [tokens, values],
     [tokens, keys] or [tokens, 1], of weights [1, values], [1, keys] or [1, 1], and so are their derivatives: what has
-    no values gets sums over them. before: of one with a decay per key, what is read is the state before the update.
+    no values gets sums over them. before: of one with a decay per key, or of a diagonal one, what is read is the state
+    before the update.
     normalised: of one with a decay per head, out and out_grad find its normaliser [tokens, 1] behind x.
     """
 

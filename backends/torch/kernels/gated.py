@@ -15,6 +15,7 @@ import torch
 from kernels.gated_operator import Given, Result, Scan, register
 from kernels.gated_tiles import SPAN
 from kernels.operators import TRITON, runs_fused
+from kernels.prev import prev
 from kernels.read_out import Read
 from kernels.recurrence import linear_scan
 from torch import Tensor
@@ -31,13 +32,15 @@ class Gates:
     starts, booleans with B and T or broadcast. device: `(x, w, first) -> (a, u)` on tuples of tiles, a Triton function;
     grad: `(x, w, first, da, du) -> (dx, dw)`; behind the weights their w has the numbers. Both None where
     there is no Triton. What is needed of weights alone is better computed outside. A decay at the start of a document
-    is not read. read: what is made of the state, if anything.
+    is not read. read: what is made of the state, if anything. before: what is read, and given back, is the state before
+    each token, zero where a document starts.
     """
 
     plain: Callable[..., tuple[Tensor, Tensor]]
     device: Any = None
     grad: Any = None
     read: Read | None = None
+    before: bool = False
     fused: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -60,8 +63,8 @@ def gated_scan(
     x: tokens [B, T, *axes], w: weights [*axes], or what broadcasts to these; or, if any of x has one axis of channels
     and others several, each with all of them. numbers: those that the gates take.
     pos: [T] (whole documents, the state is not read) or [B, T]. state: [B, *axes] or None.
-    Returns h, or what the gates read out of it, [B, T, *axes], flat if any of x was, in the dtype of the first input,
-    and h[T-1] in at least single precision.
+    Returns h (before each token, if the gates say so), or what the gates read out of it, [B, T, *axes], flat if any of
+    x was, in the dtype of the first input, and h[T-1] in at least single precision.
     """
     if is_flat(x, w):
         x, w = tuple(each.flatten(2) for each in x), tuple(each.flatten() for each in w)
@@ -72,6 +75,7 @@ def gated_scan(
         first = (pos == 0).reshape(pos.shape + (1,) * (len(shape) - 2))
         a, u = gates.plain(*x, *w, *numbers, first)
         h, last = linear_scan(a, u.expand(shape), pos, state)
+        h = prev(h, pos, state)[0] if gates.before else h
         y = h if gates.read is None else gates.read.plain(h, *x, *w, *numbers)
         return y.to(x[0].dtype), last
     channels = prod(shape[2:])

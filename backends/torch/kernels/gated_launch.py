@@ -32,7 +32,8 @@ def _states(gates: Any, given: Given, starts: Tensor | None, result: Result, len
     tile = tile_of("forward" if time > 1 else "one token", arch_of(given.x[0]), many)
     scan_forward[(batch * triton.cdiv(channels, tile.channels), triton.cdiv(time, length))](
         tuple(given.x), tuple(given.w), given.pos, starts, result.y, result.kept, result.last, time, channels, length,
-        G=gates.device, OUT=out, N=tuple(given.numbers), SPAN=SPAN, **_constants(tile, result.last.dtype),
+        G=gates.device, OUT=out, N=tuple(given.numbers), BEFORE=gates.before, SPAN=SPAN,
+        **_constants(tile, result.last.dtype),
     )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> 
         scan_backward[(batch * triton.cdiv(channels, tile.channels), pieces)](
             tuple(given.x), tuple(given.w), given.pos, carries, dy, ends, tuple(dxs), tuple(dws), leaving,
             time, channels, length, G=gates.device, D=gates.grad, OUT_GRAD=gates.read and gates.read.grad,
-            N=tuple(given.numbers), SPAN=SPAN, **_constants(tile, wide),
+            N=tuple(given.numbers), BEFORE=gates.before, SPAN=SPAN, **_constants(tile, wide),
         )  # fmt: skip
     return [*dxs, *(dw.sum((0, 1)).to(w.dtype) for dw, w in zip(dws, given.w, strict=True)), leaving[:, 0].contiguous()]
 
@@ -81,7 +82,8 @@ def _enter(
     decays, ends, entering = (given.x[0].new_empty((batch, pieces, channels), dtype=wide) for _ in range(3))
     scan_pieces[(batch * triton.cdiv(channels, tile.channels), pieces)](
         tuple(given.x), tuple(given.w), given.pos, dy, states, decays, ends, time, channels, length,
-        G=gates.device, OUT_GRAD=gates.read and gates.read.grad, N=tuple(given.numbers), **_constants(tile, wide),
+        G=gates.device, OUT_GRAD=gates.read and gates.read.grad, N=tuple(given.numbers), BEFORE=gates.before,
+        **_constants(tile, wide),
     )  # fmt: skip
     scan_carries[(batch * triton.cdiv(channels, 128),)](
         decays, ends, first, entering, channels, pieces,

@@ -15,13 +15,14 @@ def _join(decay, end, next_decay, next_end):
 @triton.jit
 def scan_pieces(
     xs, ws, pos, dy, states, decays, ends, T, C, L,
-    G: tl.constexpr, OUT_GRAD: tl.constexpr, N: tl.constexpr,
+    G: tl.constexpr, OUT_GRAD: tl.constexpr, N: tl.constexpr, BEFORE: tl.constexpr,
     K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """What each chunk does to the state (with dy, to the adjoint) that enters it: decay and end [B, chunks, C].
 
     A row of the tile has L / S tokens to itself, so that nothing goes across threads before the last one. L is a
-    multiple of S * K. states: [B, T, C], or None where the derivative that OUT_GRAD gives does not depend on them.
+    multiple of S * K. states: [B, T, C], or None where the derivative that OUT_GRAD gives does not depend on them; with
+    BEFORE those before each token.
     """
     blocks = tl.cdiv(C, BC)
     b = tl.program_id(0) // blocks
@@ -49,7 +50,7 @@ def scan_pieces(
             else:
                 t = segment * part + (tile + step)
             inside = lo + t < hi
-            x, a, u, _first = token_at(xs, row * C, w, pos, t, t * C + c, lo + t, inside, some, G, ACC)
+            x, a, u, first = token_at(xs, row * C, w, pos, t, t * C + c, lo + t, inside, some, G, ACC)
             if dy is not None:
                 d = tl.load(dy + (t * C + c), mask=inside & some, other=0.0).to(ACC)
                 if OUT_GRAD is not None:
@@ -58,7 +59,10 @@ def scan_pieces(
                         h = tl.load(states + row * C + (t * C + c), mask=inside & some, other=0.0)
                     d, _dx, _dw = OUT_GRAD(h, x, w, d)
                     d = tl.where(inside, d, 0.0)
-                end = a * (end + d)
+                if BEFORE:
+                    end = a * end + tl.where(first, 0.0, d)
+                else:
+                    end = a * (end + d)
             else:
                 end = a * end + u
             decay = decay * a

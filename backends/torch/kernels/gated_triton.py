@@ -4,7 +4,7 @@ A tile is S segments of K consecutive tokens by BC channels. A thread holds the 
 by name; only what a segment does to a state, the pair (decay, end), goes across threads. Gates come in as two device
 functions, `G(x, w, first) -> (a, u)` and `D(x, w, first, da, du) -> (dx, dw)`, on tuples of tiles; what follows the
 state as two more or None, `OUT(h, x, w) -> o` and `OUT_GRAD(h, x, w, do) -> (dh, dx, dw)`. Behind the weights w has
-the numbers N, which dw has not.
+the numbers N, which dw has not. BEFORE: what is read is the state before each token.
 """
 # mypy: ignore-errors
 # ruff: noqa: C901, RUF005  (Triton unrolls branches when it compiles, and knows no stars in tuples)
@@ -17,7 +17,7 @@ from kernels.gated_tokens_triton import across, token_at, weights_at
 @triton.jit
 def scan_forward(
     xs, ws, pos, starts, y, carries, last, T, C, L,
-    G: tl.constexpr, OUT: tl.constexpr, N: tl.constexpr, SPAN: tl.constexpr,
+    G: tl.constexpr, OUT: tl.constexpr, N: tl.constexpr, BEFORE: tl.constexpr, SPAN: tl.constexpr,
     K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """States (with OUT, o) y [B, T, C] of a chunk of L tokens, the state before every SPAN, and the last one [B, C].
@@ -49,12 +49,14 @@ def scan_forward(
         x = ()
         decays = ()
         inputs = ()
+        firsts = ()
         for k in tl.static_range(K):
             t = tb + rows + k
-            x_k, a, u, _first = token_at(xs, at, w, pos, t - lo, offsets + k * C, t, t < hi, some, G, ACC)
+            x_k, a, u, first = token_at(xs, at, w, pos, t - lo, offsets + k * C, t, t < hi, some, G, ACC)
             x = x + (x_k,)
             decays = decays + (a,)
             inputs = inputs + (u,)
+            firsts = firsts + (first,)
         if S == 1:
             h = state
         else:
@@ -67,10 +69,13 @@ def scan_forward(
         spans = (tb + rows) // SPAN
         tl.store(carries + spans * C + c, h, mask=((tb + rows) % SPAN == 0) & (tb + rows < hi) & some)
         for k in tl.static_range(K):
+            before = h
             h = decays[k] * h + inputs[k]
             out = h
+            if BEFORE:
+                out = tl.where(firsts[k], 0.0, before)
             if OUT is not None:
-                out = OUT(h, x[k], w)
+                out = OUT(out, x[k], w)
             tl.store(y + (offsets + k * C), out.to(y.dtype.element_ty), mask=(tb + rows + k < hi) & some)
         if S == 1:
             state = h
@@ -82,14 +87,15 @@ def scan_forward(
 @triton.jit
 def scan_backward(
     xs, ws, pos, carries, dy, ends, dxs, dws, leaving, T, C, L,
-    G: tl.constexpr, D: tl.constexpr, OUT_GRAD: tl.constexpr, N: tl.constexpr, SPAN: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, OUT_GRAD: tl.constexpr, N: tl.constexpr, BEFORE: tl.constexpr,
+    SPAN: tl.constexpr,
     K: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the inputs [B, T, C] and, for each sequence and chunk, of the weights [B, chunks, C].
 
     Tile by tile from the last: the states again from the carry before it, then the adjoint that leaves a token for the
-    one before, `e[t] = a[t] (dy[t] + e[t+1])`. ends: e behind each chunk [B, chunks, C] or None; leaving: e of
-    the first token of each chunk, likewise. S * K is a multiple of SPAN.
+    one before, `e[t] = a[t] (dy[t] + e[t+1])`, with BEFORE `a[t] e[t+1] + dy[t]`. ends: e behind each chunk
+    [B, chunks, C] or None; leaving: e of the first token of each chunk, likewise. S * K is a multiple of SPAN.
     """
     blocks = tl.cdiv(C, BC)
     b = tl.program_id(0) // blocks
@@ -145,28 +151,42 @@ def scan_backward(
         for k in tl.static_range(K):
             befores = befores + (h,)
             h = decays[k] * h + inputs[k]
+            read = h
+            if BEFORE:
+                read = tl.where(firsts[k], 0.0, befores[k])
             d = dys[k]
             if OUT_GRAD is not None:
                 inside = tb + rows + k < hi
-                d, dx_k, dw_k = OUT_GRAD(h, x[k], w, d)
+                d, dx_k, dw_k = OUT_GRAD(read, x[k], w, d)
                 d = tl.where(inside, d, 0.0)
                 more = more + (dx_k,)
                 total = ()
                 for i in tl.static_range(len(ws)):
                     total = total + (dw[i] + tl.where(inside, dw_k[i], 0.0),)
                 dw = total
+            if BEFORE:
+                d = tl.where(firsts[k], 0.0, d)
             coming = coming + (d,)
         e = adjoint
         if S > 1:
-            back = decays[K - 1] * coming[K - 1]
+            back = coming[K - 1]
+            if not BEFORE:
+                back = decays[K - 1] * back
             for k in tl.static_range(1, K):
-                back = decays[K - 1 - k] * (coming[K - 1 - k] + back)
+                if BEFORE:
+                    back = decays[K - 1 - k] * back + coming[K - 1 - k]
+                else:
+                    back = decays[K - 1 - k] * (coming[K - 1 - k] + back)
             e, adjoint = across(tl.flip(decay, 0), tl.flip(back, 0), e, S)
             e = tl.flip(e, 0)
         for k in tl.static_range(K - 1, -1, -1):
             inside = tb + rows + k < hi
-            g = coming[k] + e
-            e = decays[k] * g
+            if BEFORE:
+                g = e
+                e = decays[k] * g + coming[k]
+            else:
+                g = coming[k] + e
+                e = decays[k] * g
             da = g * befores[k]
             if pos is not None:
                 da = tl.where(firsts[k], 0.0, da)

@@ -19,11 +19,16 @@ class Equations(NamedTuple):
     out: Callable | None = None
     out_grad: Callable | None = None
     plain_out: Callable = lambda h, *others: h
+    before: bool = False
 
     @property
     def functions(self):
         """As `Gates` takes them."""
         return self.gates, self.gates_grad, self.out, self.out_grad
+
+    def of(self, kind):
+        """The gates of the kernels, `kind` being their class."""
+        return kind(*self.functions, before=self.before)
 
 
 def less_than_one(x):
@@ -124,6 +129,7 @@ DIAGONAL = {
     ),
     "min_gru": Equations(2, 0, min_gru, min_gru_grad, min_gru_plain),
 }
+DIAGONAL["gated_hgrn before"] = DIAGONAL["gated_hgrn"]._replace(before=True)
 
 
 def mamba(x, w, first):

@@ -51,7 +51,7 @@ def there_and_back(op: Callable, *arrays: jax.ShapeDtypeStruct) -> jax.stages.Tr
 
 def diagonal(kernels, name, impl, size, dtype, sharding=None):
     equations, (batch, time, channels) = DIAGONAL[name], size
-    gates = kernels.gated.Gates(*equations.functions)
+    gates = equations.of(kernels.gated.Gates)
 
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -139,3 +139,6 @@ BOUNDED_MIN_GRU = Gates(bounded_min_gru, min_gru_device, bounded_min_gru_grad, B
 RG_LRU = Gates(rg_lru, rg_lru_device, rg_lru_grad)
 HGRN = Gates(hgrn, hgrn_device, hgrn_grad)
 MIN_GRU = Gates(min_gru, min_gru_device, min_gru_grad)
+GATED_BEFORE = Gates(gated_rg_lru, rg_lru_device, gated_rg_lru_grad, OUTPUT_GATE, before=True)
+BOUNDED_BEFORE = Gates(bounded_min_gru, min_gru_device, bounded_min_gru_grad, BOUND, before=True)
+HGRN_BEFORE = Gates(hgrn, hgrn_device, hgrn_grad, before=True)

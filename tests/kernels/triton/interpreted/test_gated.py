@@ -1,5 +1,6 @@
 """Gated scans against a loop over tokens in double precision: values, gradients, restarts, states, pieces, dtypes."""
 
+import inspect
 from collections.abc import Callable
 
 import kernels.gated_tiles
@@ -11,13 +12,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.kernels.triton.gates import (
+    BOUNDED_BEFORE,
     BOUNDED_MIN_GRU,
+    GATED_BEFORE,
     GATED_RG_LRU,
     HGRN,
+    HGRN_BEFORE,
     MIN_GRU,
     RG_LRU,
     bound,
     bounded_min_gru,
+    gated_rg_lru,
+    hgrn,
     rg_lru,
     rg_lru_device,
     rg_lru_grad,
@@ -33,17 +39,18 @@ def slow(gates: Gates, inputs: Inputs, pos: Tensor, state: Tensor | None) -> tup
     h = torch.zeros_like(u[:, 0]) if state is None else state
     out = []
     for t in range(u.shape[1]):
-        h = torch.where(starts[:, t, None], 0, a[:, t]) * h + u[:, t]
-        out.append(h)
+        before = torch.where(starts[:, t, None], 0, h)
+        h = a[:, t] * before + u[:, t]
+        out.append(before if gates.before else h)
     states = torch.stack(out, 1)
     return states if gates.read is None else gates.read.plain(states, *x, *w), h
 
 
 def inputs(gates: Gates, batch: int, time: int, width: int, dtype: torch.dtype = torch.float64) -> Inputs:
-    count = {RG_LRU: 3, GATED_RG_LRU: 4, BOUNDED_MIN_GRU: 3}.get(gates, 2)
-    x = tuple(torch.randn(batch, time, width).to(dtype).requires_grad_() for _ in range(count))
+    count = len(inspect.signature(gates.plain).parameters) - 1
     rate, low = -2 * torch.rand(width), torch.rand(width)
-    weights = {RG_LRU: (rate,), GATED_RG_LRU: (rate, torch.randn(width)), HGRN: (low,)}.get(gates, ())
+    weights = {rg_lru: (rate,), gated_rg_lru: (rate, torch.randn(width)), hgrn: (low,)}.get(gates.plain, ())
+    x = tuple(torch.randn(batch, time, width).to(dtype).requires_grad_() for _ in range(count - len(weights)))
     return x, tuple(w.to(torch.promote_types(dtype, torch.float32)).requires_grad_() for w in weights)
 
 
@@ -73,10 +80,10 @@ def compare(gates: Gates, given: Inputs, pos: Tensor, state: Tensor | None) -> N
     assert_same((*mine, *gradients(mine, wanted)), (*theirs, *gradients(theirs, wanted)))
 
 
-EVERY = [RG_LRU, HGRN, MIN_GRU, GATED_RG_LRU, BOUNDED_MIN_GRU]
+EVERY = [RG_LRU, HGRN, MIN_GRU, GATED_RG_LRU, BOUNDED_MIN_GRU, GATED_BEFORE]
 
 
-@pytest.mark.parametrize("gates", EVERY, ids=lambda gates: gates.plain.__name__)
+@pytest.mark.parametrize("gates", EVERY, ids=lambda gates: gates.plain.__name__ + "_before" * gates.before)
 def test_the_scan_is_the_loop_with_restarts_and_states(gates: Gates) -> None:
     state = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     compare(gates, inputs(gates, 2, 39, 5), packed(39), state)
@@ -91,9 +98,10 @@ def test_a_whole_document_leaves_the_state_unread_and_returns_its_own() -> None:
     compare(RG_LRU, inputs(RG_LRU, 2, 6, 3), torch.arange(6), torch.full((2, 3), torch.nan, dtype=torch.float64))
 
 
-def test_one_token_goes_on_from_the_state() -> None:
+@pytest.mark.parametrize("gates", [GATED_RG_LRU, GATED_BEFORE], ids=["after", "before"])
+def test_one_token_goes_on_from_the_state(gates: Gates) -> None:
     state = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    compare(GATED_RG_LRU, inputs(GATED_RG_LRU, 3, 1, 4), torch.tensor([[7], [0], [-1]]), state)
+    compare(gates, inputs(gates, 3, 1, 4), torch.tensor([[7], [0], [-1]]), state)
 
 
 @pytest.fixture
@@ -103,7 +111,11 @@ def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_pieces")
 @pytest.mark.parametrize(
-    ("gates", "packs"), [(RG_LRU, True), (RG_LRU, False), (GATED_RG_LRU, True), (BOUNDED_MIN_GRU, True)]
+    ("gates", "packs"),
+    [
+        *[(RG_LRU, True), (RG_LRU, False), (GATED_RG_LRU, True), (BOUNDED_MIN_GRU, True)],
+        *[(BOUNDED_BEFORE, True), (HGRN_BEFORE, False)],
+    ],
 )
 def test_pieces_of_time_side_by_side_are_one_pass(gates: Gates, packs: bool) -> None:
     time, width = 75, 3
@@ -231,10 +243,10 @@ def test_multiply_adds_are_counted() -> None:
     assert counter.get_total_flops() == (2 + 4) * 2 * 9 * 3
 
 
-def test_gates_without_a_device_function_are_operations_on_tensors() -> None:
-    compare(
-        Gates(rg_lru), inputs(RG_LRU, 2, 7, 3), packed(7), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    )
+@pytest.mark.parametrize("before", [False, True])
+def test_gates_without_a_device_function_are_operations_on_tensors(before: bool) -> None:
+    state = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    compare(Gates(rg_lru, before=before), inputs(RG_LRU, 2, 7, 3), packed(7), state)
     plain = Gates(bounded_min_gru, read=Read(bound))
     (x, w), state = inputs(BOUNDED_MIN_GRU, 2, 7, 3), torch.randn(2, 3, dtype=torch.float64)
     assert_same(gated_scan(plain, x, w, packed(7), state)[:1], gated_scan(BOUNDED_MIN_GRU, x, w, packed(7), state)[:1])
