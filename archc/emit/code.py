@@ -101,7 +101,7 @@ RESERVED = METHODS | frozenset(
     len min max int float abs range enumerate super
     affine fp32 inv_softplus power root softmax_over softmax_keys orthogonal top causal_conv prev scan maxscan
     selective_scan long_convolution chunked_scan chunked_key_scan delta_scan normalised_chunked_scan gated_scan
-    gated_selective_scan
+    gated_complex_scan joined_parts gated_selective_scan
     gated_chunked_scan gated_chunked_key_scan gated_normalised_scan attention bidirectional_attention
     composed_attention loop over_buckets over_rows remember unflatten
     Frozen Layers stacked single

@@ -233,14 +233,16 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
     scan = f"the scan '{fused.scan.label}'" if fused.scan.label else "the scan"
     state = "state before each token" if fused.found.before else "state"
     read = state if fused.kind == "diagonal" else "read-out"
+    names = fused.outputs[::2] if fused.is_complex else fused.outputs
     *most, last = fused.outputs
     axes = fused.scan.names if fused.kind == "chunked_key" else fused.tile
+    in_parts = ", in parts" if fused.is_complex else ""
     made = {
-        "gates": f"{_sentence([GATES[n] for n in (*most, last)])} of {scan} [{' '.join(axes)}].",
+        "gates": f"{_sentence([GATES[n.removesuffix('_re')] for n in names])} of {scan} [{' '.join(axes)}]{in_parts}.",
         "gates grad": f"Derivatives by x and w, from those by the gates of {scan}, {', '.join(f'd{n}' for n in most)} "
         f"and d{last}.",
         "out": f"What follows the {read} of {scan} [{' '.join(fused.tile)}].",
-        "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}.",
+        "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}{in_parts}.",
     }[doc]
     norm = fused.normaliser if doc.startswith("out") else None
     inputs = fused.inputs if norm is None else (*fused.inputs, norm)

@@ -15,6 +15,7 @@ from archc.fuse.builder import Given, Numbers
 from archc.fuse.composed import Composition, compositions
 from archc.fuse.convs import FusedConv, fused_convs
 from archc.fuse.fused_scan import FusedScan
+from archc.fuse.parts import is_complex
 from archc.fuse.scans import fused_scans
 from archc.ir.graph import Graph, Kind, Value
 from archc.ops.support import Support
@@ -37,7 +38,7 @@ class Fused:
     that it sums, `spans` how far the keys of a pair can lie, `norms` what a framework's own norm computes, `gated` the
     scans and `convs` the convolutions that run with the equations around them, by what their kernel gives back,
     `composed` the sums over keys that run with their heads composed, `buckets` those that run in the order of buckets,
-    `plain` why others, and scans, do not."""
+    `plain` why others, and scans, do not, `parted` the complex results of which only the parts are read."""
 
     attention: Mapping[Value, Attention]
     reads: Mapping[Value, ScanClass]
@@ -51,6 +52,7 @@ class Fused:
     composed: Mapping[Value, Composition]
     buckets: Mapping[Value, Buckets]
     plain: Mapping[Value, str]
+    parted: frozenset[Value]
 
     @cached_property
     def remembered(self) -> frozenset[Value]:
@@ -61,7 +63,8 @@ class Fused:
     @cached_property
     def rounded(self) -> frozenset[Value]:
         """What kernels give back in the compute type, that of their first input, whatever the spec has it in."""
-        return frozenset(v for v, found in self.gated.items() if not found.inputs[0].value.type.wide)
+        given = {v for v, found in self.gated.items() if not found.inputs[0].value.type.wide}
+        return frozenset(v for v in given if not is_complex(v) or v in self.parted)
 
     def is_matrix(self, weight: Value) -> bool:
         """Whether the weight is stored as a matrix: [kept, contracted, made]."""
@@ -105,7 +108,7 @@ def find(program: Program, units: Units) -> Fused:
     plain = {v: reason for v, reason in (plain | scattered).items() if v not in in_buckets}
     return Fused(
         attention, reads, frozenset(absorbed), regions, contracted_weights(graph), reach(graph), norms(graph), gated,
-        convs, composed, in_buckets, plain | alone | other,
+        convs, composed, in_buckets, plain | alone | other, frozenset(v for v in gated if _is_parted(v, users)),
     )  # fmt: skip
 
 
@@ -140,9 +143,16 @@ def _obstacle(found: FusedScan, users: Mapping[Value, Sequence[Value]]) -> str:
     for handed in (*found.inputs, *found.weights):
         if is_placed(handed.value):
             return f"'{handed.name}' is the same for all sequences, and its kernel takes tokens of a batch"
-        if handed.value.type.dtype != "real":
+        if not handed.is_real:
             return f"'{handed.name}' is of {handed.value.type.dtype} numbers, and its kernel takes real ones"
     return ""
+
+
+def _is_parted(value: Value, users: Mapping[Value, Sequence[Value]]) -> bool:
+    """Whether only the parts of a complex value are read, where it was computed."""
+    readers = users.get(value, ())
+    near = all(u.op in ("real", "imag") and u.origin.calls == value.origin.calls for u in readers)
+    return is_complex(value) and bool(readers) and near
 
 
 def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> Numbers:

@@ -12,9 +12,10 @@ from archc.emit.layout import legend, reindex
 from archc.emit.numbers import number_from
 from archc.emit.outer import keys_and_queries, outer_axes, states_of
 from archc.emit.recurrent import state_operands
-from archc.fuse.builder import Given
+from archc.fuse.builder import Given, own_name
 from archc.fuse.fused_scan import OUTER, PER_KEY, FusedScan, Handed
 from archc.fuse.on_axes import Group
+from archc.fuse.parts import is_complex
 from archc.ir.graph import Axis, Kind, Type, Value
 from archc.passes.scan_class import ScanClass, ScanKind
 
@@ -54,6 +55,10 @@ def gated(body: Body, value: Value) -> Code:
         arguments.append(f"numbers={_row([_number(body, each).text for each in fused.numbers])}")
     text = f"{body.kernel(kernel_of(fused.found, gated=True))}({', '.join(arguments)})"
     code = body.hoist(value, text, kept, "" if fused.out is None else "out")
+    if is_complex(value):
+        if value not in body.fused.parted:
+            body.line(f"{code.text} = {body.kernel('joined_parts')}({code.text})", value)
+        return code
     return _in_own_axes(body, value, code, fused)
 
 
@@ -62,7 +67,12 @@ def _is_flat(fused: FusedScan) -> bool:
     axis then, and no line splits channels that the next one would merge.
     """
     whole = all(handed.axes == fused.tile for handed in (*fused.inputs, *fused.weights))
-    return fused.kind == "diagonal" and whole and any(len(h.groups) == 1 < len(fused.tile) for h in fused.inputs)
+    return (
+        fused.kind == "diagonal"
+        and not fused.is_complex
+        and whole
+        and any(len(h.groups) == 1 < len(fused.tile) for h in fused.inputs)
+    )
 
 
 def _in_own_axes(body: Body, value: Value, code: Code, fused: FusedScan) -> Code:
@@ -118,14 +128,21 @@ def _flat(groups: tuple[Group, ...]) -> tuple[str, ...]:
 
 
 def _named(body: Body, handed: Handed) -> Code:
-    """An input by a name of its own where the spec has none for it."""
+    """An input by a name of its own where the spec has none for it; a part of a complex one."""
     code = body.render(handed.value)
+    if handed.part:
+        return body.dialect.function({"re": "real", "im": "imag"}[handed.part], _once(body, handed.value, code))
     name = python_name(handed.name)
     if handed.value.kind is Kind.WEIGHT or code.text.isidentifier() or name in body.taken:
         return code
     body.line(f"{name} = {code.text}", handed.value)
     body.bind(handed.value, name)
     return Code(name)
+
+
+def _once(body: Body, value: Value, code: Code) -> Code:
+    """A complex value by a name, for both of its parts."""
+    return code if code.text.isidentifier() else body.named(value, code.text, own_name(value) or "parts")
 
 
 def _number(body: Body, given: Given) -> Code:

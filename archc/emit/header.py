@@ -20,6 +20,8 @@ KERNELS = {
     "prev": "prev.py",
     "scan": "scan.py",
     "gated_scan": "gated.py",
+    "gated_complex_scan": "gated_complex.py",
+    "joined_parts": "gated_complex.py",
     "maxscan": "scan.py",
     "selective_scan": "selective_scan.py",
     "long_convolution": "long_convolution.py",

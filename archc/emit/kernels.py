@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from archc.fuse.parts import is_complex
 from archc.passes.scan_class import ScanClass, ScanKind
 
 SCANS: Mapping[ScanKind, str] = {
@@ -22,6 +23,8 @@ GATED: Mapping[ScanKind, str] = {
     "chunked_key": "gated_chunked_key_scan",
 }
 """Of scans whose equations run inside."""
+GATED_COMPLEX = "gated_complex_scan"
+"""Of a diagonal scan of a complex state, whose equations run inside."""
 ATTENTION, BOTH_WAYS = "attention", "bidirectional_attention"
 """Of plain attention, causal or to later keys too."""
 COMPOSED, SORTED, PROGRAM = "composed_attention", "over_buckets", "over_rows"
@@ -34,4 +37,6 @@ def kernel_of(found: ScanClass, *, gated: bool) -> str:
     """The function that runs a scan, with or without the equations around it."""
     if found.normaliser is not None:
         return GATED_NORMALISED if gated else NORMALISED
+    if gated and is_complex(found.scan):
+        return GATED_COMPLEX
     return (GATED if gated else SCANS)[found.kind]

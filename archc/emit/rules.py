@@ -120,7 +120,8 @@ def _fp32(body: Body, value: Value) -> Code:
 
 def _narrow(body: Body, value: Value) -> Code:
     code = body.operand(value, 0)
-    return code if body.precision.is_rounded(value.operands[0]) else body.narrow(code)
+    kept = value.type.dtype == "complex" or body.precision.is_rounded(value.operands[0])
+    return code if kept else body.narrow(code)
 
 
 def _weight(body: Body, value: Value) -> Code:

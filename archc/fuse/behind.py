@@ -50,7 +50,7 @@ def behind(start: Placed, region: Region, taken: AbstractSet[Value]) -> End:
 
 def _place(value: Value, cone: Mapping[Value, Placed]) -> Placed | None:
     """A value made of ones in the cone, if it has no other elements than these."""
-    if not (fuses(value) or (value.op in SHAPES and value.type.dtype == "real")):
+    if not (fuses(value) or (value.op in SHAPES and value.type.dtype in ("real", "complex"))):
         return None
     groups: dict[str, Group] = {}
     for operand in value.operands:

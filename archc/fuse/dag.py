@@ -18,7 +18,8 @@ from archc.ops.table import OPS
 
 SPECIAL = "\0"
 FIRST, READ_OUT = SPECIAL + "first", SPECIAL + "read"
-"""The names of the leaves that are no values of the spec: whether a document starts, and the state as it was read."""
+"""The names of the leaves that are no values of the spec: whether a document starts, and the state as it was read; of
+a complex state its parts, `read_re` and `read_im`."""
 NUMBER = SPECIAL + "number "
 """Begins the name of the leaf of a number."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from archc.fuse.builder import Given
 from archc.fuse.dag import SPECIAL, Equations, gradient, ordered, written
 from archc.fuse.on_axes import Group
+from archc.fuse.parts import PARTS, is_complex
 from archc.fuse.planes import STATES, VALUES, Planes, Room
 from archc.fuse.products import BONUS, OUTPUTS
 from archc.fuse.traffic import Traffic
@@ -27,13 +28,20 @@ OUTER = ("chunked", "chunked_key")
 @dataclass(frozen=True, eq=False)
 class Handed:
     """A value that a fused kernel is handed: `groups` are the axes of the scan that each of its own is made of, in its
-    order; `missing` those of the kernel's tile that it lacks (it is broadcast over them); `name` the name of its leaf.
+    order; `missing` those of the kernel's tile that it lacks (it is broadcast over them); `name` the name of its leaf;
+    `part` which of the parts of a complex value it is.
     """
 
     value: Value
     groups: tuple[Group, ...]
     missing: tuple[str, ...]
     name: str
+    part: str = ""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is of real numbers."""
+        return self.value.type.dtype == "real" or bool(self.part)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -50,11 +58,12 @@ class Handed:
 class FusedScan:
     """A scan and the element-wise equations that run in its kernel.
 
-    Diagonal: `gates` has the outputs decay and input, over the axes of the scan. Selective: `gates` has the outputs dt
-    and v over the channels (`tile`), decay exp(dt rate), input v key. Chunked: log_a, of a head, and v, over heads and
-    values (`tile`), input v key; derivatives by what varies by head alone are sums over values. With a decay per key:
-    log_a, k and q over heads and keys, v over heads and values (`tile`), input k v, read by q, and perhaps b, over
-    heads and keys, whose product with v is added before.
+    Diagonal: `gates` has the outputs decay and input, over the axes of the scan; of a complex state, the real and the
+    imaginary part of either, and likewise `out`, of what it reads and of its result if that is complex. Selective:
+    `gates` has the outputs dt and v over the channels (`tile`), decay exp(dt rate), input v key. Chunked: log_a, of a
+    head, and v, over heads and values (`tile`), input v key; derivatives by what varies by head alone are sums over
+    values. With a decay per key: log_a, k and q over heads and keys, v over heads and values (`tile`), input k v, read
+    by q, and perhaps b, over heads and keys, whose product with v is added before.
 
     `normaliser`: what its normaliser is handed to `out` as, behind the inputs, if it has one; nothing else reads it.
 
@@ -90,7 +99,13 @@ class FusedScan:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What the outputs of the gates are called."""
-        return OUTPUTS[self.kind] + ((BONUS,) if self.found.bonus else ())
+        names = OUTPUTS[self.kind] + ((BONUS,) if self.found.bonus else ())
+        return tuple(f"{name}_{part}" for name in names for part in PARTS) if self.is_complex else names
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether its state is of complex numbers, of which a kernel has the parts."""
+        return is_complex(self.scan)
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -106,19 +121,34 @@ class FusedScan:
     @property
     def out_grad(self) -> Equations | None:
         """The derivatives of `out` by what it reads, x and then w; `given` are what it reads and what comes in."""
-        return None if self.out is None else self._gradient(self.out, ("do",))
+        return None if self.out is None else self._gradient(self.out, self.do)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What `out` calls what it reads."""
+        return () if self.out is None else tuple(leaf.name.removeprefix(SPECIAL) for leaf in self.out.given)
+
+    @property
+    def do(self) -> tuple[str, ...]:
+        """What the derivatives by what follows the scan are called."""
+        return tuple(f"do_{part}" for part in PARTS) if is_complex(self.result) else ("do",)
 
     @property
     def reads_linearly(self) -> bool:
         """Whether the derivative of `out` by what it reads is the same whatever that is."""
         derived = self.out_grad
-        return derived is not None and derived.given[0] not in ordered(derived.outputs[:1])
+        if self.out is None or derived is None:
+            return False
+        read = self.out.given
+        return set(read).isdisjoint(ordered(derived.outputs[: len(read)]))
 
     @property
     def needs_read(self) -> bool:
         """Whether any derivative of `out` depends on what it reads."""
         derived = self.out_grad
-        return derived is not None and derived.given[0] in ordered(derived.outputs)
+        if self.out is None or derived is None:
+            return False
+        return not set(self.out.given).isdisjoint(ordered(derived.outputs))
 
     def room(self, handed: Handed) -> Room:
         """Along what something varies that a scan of outer products is handed: its values, its keys or neither."""

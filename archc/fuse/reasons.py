@@ -9,7 +9,7 @@ from math import prod
 from archc.fuse.fused_scan import Handed
 from archc.fuse.on_axes import only_moves
 from archc.fuse.regions import fuses
-from archc.ir.graph import Region, Value
+from archc.ir.graph import Kind, Region, Value
 from archc.ops.table import OPS
 from archc.passes.matrix_scans import KERNELS, grouped, obstacle, shares_values
 from archc.passes.scan_class import ScanClass
@@ -19,7 +19,7 @@ MOST_KEYS = 128  # kernels/chunk_sizes.py: more run in parts, whose results are 
 
 def problem(found: ScanClass) -> str:
     """Why no equations are generated for a scan; empty if they are."""
-    if found.scan.type.dtype == "complex":
+    if found.scan.type.dtype == "complex" and found.kind != "diagonal":
         return "its numbers are complex"
     if found.normalises is not None:
         return "the scan that it normalises has no kernel either"
@@ -82,11 +82,17 @@ def ending(inputs: Iterable[Handed], taken: AbstractSet[Value], result: Value, r
         elif fuses(each.value):
             why = "values that are read elsewhere too or belong to another function"
         else:
-            why = SOURCES.get(each.value.op, "values of other elements")
+            why = SOURCES.get(each.value.op, _other(each.value))
         ends.setdefault(why, []).append(f"'{each.name}'")
     ended = ", ".join(f"{why} ({', '.join(names)})" for why, names in ends.items())
     statistic = _statistic(result, region)
     return f"the equations end at {ended}" + (f"; behind it comes {statistic}, of other elements" if statistic else "")
+
+
+def _other(value: Value) -> str:
+    if OPS[value.op].flow == "pointwise" and value.kind is Kind.TOKEN:
+        return "functions of complex numbers whose parts are not known"
+    return "values of other elements"
 
 
 def _statistic(result: Value, region: Region) -> str:

@@ -13,16 +13,20 @@ from dataclasses import dataclass
 
 from archc.diagnostics import Span
 from archc.fuse.on_axes import Placed
+from archc.fuse.parts import expands, is_complex
 from archc.ir.graph import Kind, Region, Value
 from archc.ops.table import OPS
 from archc.passes.readout import leaves
 
 
 def fuses(value: Value) -> bool:
-    """Whether the op is element-wise, real, and varies with the token: only such values enter a kernel."""
-    real = value.type.dtype != "complex" and all(v.type.dtype != "complex" for v in value.operands)
+    """Whether the op is element-wise and varies with the token: only such values enter a kernel.
+
+    Of complex numbers only what is known of their parts.
+    """
     flow = OPS[value.op].flow in ("pointwise", "alias")
-    return flow and real and value.kind is Kind.TOKEN
+    known = expands(value) or not any(map(is_complex, (value, *value.operands)))
+    return flow and known and value.kind is Kind.TOKEN
 
 
 def is_start(value: Value) -> bool | None:

@@ -11,6 +11,7 @@ from archc.fuse.convs import fused_convs
 from archc.fuse.dag import READ_OUT, Equations, makes_numbers, new_nodes, ordered
 from archc.fuse.fused_scan import OUTER, FusedScan, Handed
 from archc.fuse.on_axes import Placed, placed
+from archc.fuse.parts import PARTS, Parts, is_complex
 from archc.fuse.products import PRODUCTS, Product, decay_chain, log_of
 from archc.fuse.reasons import ending, in_parts, parts_of, problem
 from archc.fuse.regions import Kernel, border
@@ -68,15 +69,20 @@ def _fused(found: ScanClass, region: Region, end: End, taken: frozenset[Value], 
     tile, products = PRODUCTS[found.kind](found, numbers)
     plan = _Plan(found, region, tile, products, end, taken, numbers)
     fused = _assembled(plan)
-    if fused.out is not None and (in_parts(found) or not _takes_all(fused, fused.out)):
+    if fused.out is not None and (in_parts(found) or not _takes_all(fused, fused.out) or not _fits(fused)):
         return _assembled(replace(plan, end=End(end.start, end.start, frozenset())))
     return fused
 
 
 def _takes_all(fused: FusedScan, out: Equations) -> bool:
     """Whether a kernel can end so: with real tokens of a batch, without documents' starts, which only gates know."""
-    real = all(h.value.type.dtype == "real" and not is_placed(h.value) for h in (*fused.inputs, *fused.weights))
+    real = all(h.is_real and not is_placed(h.value) for h in (*fused.inputs, *fused.weights))
     return real and out.first not in out.nodes
+
+
+def _fits(fused: FusedScan) -> bool:
+    """Whether a kernel can store its result: of complex numbers only as the state is."""
+    return not is_complex(fused.result) or fused.groups == placed(fused.scan).groups
 
 
 def _unfused(found: ScanClass, reason: str) -> FusedScan:
@@ -154,7 +160,9 @@ def _assembled(plan: _Plan) -> FusedScan:
     known = {} if plan.norm is None else {placed(plan.norm): "norm"}
     build = Builder(fused, new_nodes(), leaf_names(fused, {**tops, end.result: "out"}, known), plan.numbers)
     norm = next(map(build.leaf, known), None)
-    gates = tuple(build.product(p) for p in plan.products.values())
+    gates = tuple(build.product(p) for p in plan.products.values() if not is_complex(plan.found.scan))
+    if is_complex(plan.found.scan):
+        gates = tuple(node for ((factor, _),) in plan.products.values() for node in build.parts(factor))
     if plan.found.kind in OUTER:
         gates = (log_of(gates[0], plan.found.log_decay), *gates[1:])
     out = _behind(build, end) if end.cone else ()
@@ -169,7 +177,7 @@ def _assembled(plan: _Plan) -> FusedScan:
         return _unfused(plan.found, reason)
     if norm is not None and not _alone_reads(plan, norm, out, {p.value for p in fused}, handed):
         return _unfused(plan.found, "its normaliser is read outside of its kernel")
-    for name, node in zip(plan.products, gates, strict=True):
+    for name, node in zip(_outputs(plan), gates, strict=True):
         if node.args and name not in {*build.names.values(), *(h.name for h in handed)}:
             build.names.setdefault(node, name)
     read = x if norm is None else (*x, norm)
@@ -184,7 +192,7 @@ def _assembled(plan: _Plan) -> FusedScan:
         weights=weights,
         numbers=tuple(build.handed.values()),
         gates=Equations(gates, x, w, (), build.names, n),
-        out=Equations(out, read, w, (build.nodes.leaf(READ_OUT),), build.names, n) if out else None,
+        out=Equations(out, read, w, _read(build, end), build.names, n) if out else None,
         result=end.result.value,
         groups=end.result.groups,
         computed=frozenset(
@@ -195,8 +203,9 @@ def _assembled(plan: _Plan) -> FusedScan:
         normaliser=_of_a_head(plan.norm, norm),
     )
     kept = made.kind in OUTER and made.needs_read
-    own = values | kernel.own
-    moved = traffic(plan.found, plan.tile, [h.value for h in inputs], ideal, own, kept=kept, parts=parts_of(plan.found))
+    own, handed_in = values | kernel.own, [*dict.fromkeys(h.value for h in inputs)]
+    parts, results = parts_of(plan.found), 1 + is_complex(made.result)
+    moved = traffic(plan.found, plan.tile, handed_in, ideal, own, kept=kept, parts=parts, results=results)
     return replace(made, traffic=moved)
 
 
@@ -226,8 +235,23 @@ def _idle(inputs: Sequence[Handed], gates: tuple[Node, ...], out: tuple[Node, ..
 
 def _behind(build: Builder, end: End) -> tuple[Node, ...]:
     """The equations from the state or the read-out to the last value."""
-    build.known[end.start] = build.nodes.leaf(READ_OUT)
-    return (build.node(end.result),)
+    if is_complex(end.start.value):
+        build.pairs[end.start] = Parts(*_read(build, end))
+    else:
+        (build.known[end.start],) = _read(build, end)
+    return tuple(build.parts(end.result)) if is_complex(end.result.value) else (build.node(end.result),)
+
+
+def _read(build: Builder, end: End) -> tuple[Node, ...]:
+    """The leaves that stand for what the equations behind a scan read."""
+    names = [f"{READ_OUT}_{part}" for part in PARTS] if is_complex(end.start.value) else [READ_OUT]
+    return tuple(map(build.nodes.leaf, names))
+
+
+def _outputs(plan: _Plan) -> list[str]:
+    """What the gates are called."""
+    both = [f"{name}_{part}" for name in plan.products for part in PARTS]
+    return both if is_complex(plan.found.scan) else [*plan.products]
 
 
 def _handed(build: Builder, tile: tuple[str, ...]) -> list[Handed]:
@@ -235,6 +259,9 @@ def _handed(build: Builder, tile: tuple[str, ...]) -> list[Handed]:
 
     So those in the compute type come before those in single precision.
     """
-    found = sorted(build.border.items(), key=lambda each: (each[0].value.id, each[0].axes))
-    handed = [Handed(p.value, p.groups, tuple(a for a in tile if a not in p.axes), leaf.name) for p, leaf in found]
-    return sorted(handed, key=lambda h: (h.is_broadcast or h.value.type.dtype != "real", h.value.type.wide))
+    found = sorted(build.border.items(), key=lambda each: (each[0][0].value.id, each[0][0].axes))
+    handed = [
+        Handed(p.value, p.groups, tuple(a for a in tile if a not in p.axes), leaf.name, part)
+        for (p, part), leaf in found
+    ]
+    return sorted(handed, key=lambda h: (h.is_broadcast or not h.is_real, h.value.type.wide))

@@ -9,6 +9,7 @@ from math import prod
 from archc.fuse.composed import Composition
 from archc.fuse.mixing import Mixing
 from archc.fuse.on_axes import only_moves
+from archc.fuse.parts import is_complex
 from archc.ir.graph import Kind, Value
 from archc.passes.scan_class import Group, ScanClass
 
@@ -42,10 +43,12 @@ def traffic(
     *,
     kept: bool = False,
     parts: int = 1,
+    results: int = 1,
 ) -> Traffic:
     """The traffic of a scan whose kernel reads `inputs`, at best `ideal`, and computes `values`; kept: what it reads
     out stays for the backward pass, which at best computes it again. parts: of the keys, each of which reads what has
-    no keys and gives a result.
+    no keys and gives a result. results: of an element, two if they are the parts of a complex number; of complex inputs
+    each part is read.
 
     With a decay per key, keys and queries are among the inputs. Else a kernel of outer products reads inputs that heads
     share once for each.
@@ -54,8 +57,8 @@ def traffic(
     elements = prod(sizes[n] for n in tile)
     keys = [f.operand for f in found.factors["key"] if isinstance(f.operand, Value)]
     outer = [] if found.kind == "chunked_key" else [*keys, *(r.query for r in found.reads)]
-    forward, backward = _moved([*inputs, *outer], elements)
-    best = _moved([*ideal, *outer], elements)
+    forward, backward = _moved([*inputs, *outer], elements, results)
+    best = _moved([*ideal, *outer], elements, results)
     if found.kind == "chunked":
         heads = prod(sizes[n] for n in found.heads)
         tokens = [v for v in inputs if v.kind is Kind.TOKEN]
@@ -177,12 +180,13 @@ def _stays_wide(value: Value, found: ScanClass) -> bool:
     return value.type.wide and value.origin.calls == found.scan.origin.calls
 
 
-def _moved(read: Iterable[Value], elements: int) -> tuple[float, float]:
-    """Bytes per element forward and backward of a kernel with these inputs and one result."""
-    inputs = HALF * sum(v.type.elements for v in read if v.kind is Kind.TOKEN) / elements
-    return inputs + HALF, 2 * inputs + HALF
+def _moved(read: Iterable[Value], elements: int, results: int = 1) -> tuple[float, float]:
+    """Bytes per element forward and backward of a kernel with these inputs and results."""
+    inputs = HALF * sum((1 + is_complex(v)) * v.type.elements for v in read if v.kind is Kind.TOKEN) / elements
+    return inputs + HALF * results, 2 * inputs + HALF * results
 
 
 def _bytes(value: Value) -> int:
     """Bytes per token of a value that is stored."""
-    return (SINGLE if value.type.wide else HALF) * value.type.elements if value.kind is Kind.TOKEN else 0
+    each = 2 * SINGLE if is_complex(value) else SINGLE if value.type.wide else HALF
+    return each * value.type.elements if value.kind is Kind.TOKEN else 0

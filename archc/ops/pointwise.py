@@ -43,14 +43,19 @@ def _part(args: tuple[Given, ...], attrs: Attrs) -> Type:
     return Type(whole.kind, whole.axes, "real", whole.wide)
 
 
+def _size(args: tuple[Given, ...], attrs: Attrs) -> Type:
+    return join(args, "real" if join_dtype(args) == "complex" else None)
+
+
 def _wide(args: tuple[Given, ...], attrs: Attrs) -> Type:
     whole = join(args)
     return Type(whole.kind, whole.axes, "complex" if whole.dtype == "complex" else "real", True)
 
 
 def _narrow(args: tuple[Given, ...], attrs: Attrs) -> Type:
+    """Of complex numbers there are no halves."""
     whole = join(args)
-    return Type(whole.kind, whole.axes, whole.dtype, False)
+    return Type(whole.kind, whole.axes, whole.dtype, whole.dtype == "complex" and whole.wide)
 
 
 _ROOT = math.sqrt(2 / math.pi)
@@ -182,7 +187,7 @@ OPS = (
     _op("or", _truth, support.either, "zero"),
     _op("not", _truth, support.everywhere, "zero"),
     _op("neg", _same, support.keeps, lambda d, y, x: (-d,)),
-    _op("abs", _same, support.keeps, lambda d, y, x: (d * of("sign", x),)),
+    _op("abs", _size, support.keeps, lambda d, y, x: (d * of("sign", x),)),
     _op("sign", _same, support.keeps, "zero"),
     *(_op(n, _real, support.keeps if f.zero else support.everywhere, _times(f.slope)) for n, f in _FN.items()),
     _op("where", _where, support.choice, lambda d, y, c, a, b: (0, where(c, d, 0), where(c, 0, d))),

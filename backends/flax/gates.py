@@ -38,8 +38,8 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     ]
     if out is not None and out_grad is not None:
         texts += [
-            _function(f"{name}_out", out, fused, ("read", "xs", "ws"), "out"),
-            _function(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
+            _function(f"{name}_out", out, fused, (*fused.read, "xs", "ws"), "out"),
+            _function(f"{name}_out_grad", out_grad, fused, (*fused.read, "xs", "ws", *fused.do), "out grad"),
         ]
     return "\n\n".join(texts)
 
@@ -58,7 +58,8 @@ def device_names(text: str) -> list[str]:
 
 
 def _function(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
-    said = statements(equations, _say, _zeros, RESERVED, spread=fused.kind not in OUTER)
+    spread = fused.kind not in OUTER and not fused.is_complex
+    said = statements(equations, _say, _zeros, RESERVED, spread=spread)
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
     return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")))
 

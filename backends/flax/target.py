@@ -17,6 +17,7 @@ from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
 from archc.fuse.fused_scan import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan, Handed
+from archc.fuse.parts import is_complex
 
 WRITTEN = {
     "unflatten": "axes.py",
@@ -68,7 +69,8 @@ class FlaxTarget:
             *(["import jax.numpy as jnp"] if search(r"\bjnp\.", text) else []),
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
-            *(["from kernels.tiles import Gates"] if scans else []),
+            *(["from kernels.complex_tiles import ComplexGates"] if any(f.is_complex for f in scans.values()) else []),
+            *(["from kernels.tiles import Gates"] if not all(f.is_complex for f in scans.values()) else []),
             "",
             "",
             text,
@@ -88,9 +90,10 @@ def _together(stem: str, fused: FusedScan) -> str:
         named = {"x_sides": fused.inputs, "w_sides": fused.weights}
         words = {name: row([f'"{side}"' for side in sides(fused, each)]) for name, each in named.items() if each}
         given += [f"{name}={text}" for name, text in words.items()]
+    given += ["real=True"] if fused.is_complex and not is_complex(fused.result) else []
     given += ["before=True"] if fused.found.before else []
     given += ["normalised=True"] if fused.normaliser is not None else []
-    return call(f"{constant(stem)} = Gates", *given).text
+    return call(f"{constant(stem)} = {'ComplexGates' if fused.is_complex else 'Gates'}", *given).text
 
 
 def sides(fused: FusedScan, handed: Sequence[Handed]) -> tuple[str, ...]:

@@ -66,9 +66,11 @@ class TorchDialect:
         return call(FUNCTIONS[name], value)
 
     def two(self, name: str, left: Code, right: Code) -> Code:
-        """`minimum`, `maximum`, `complex`; one of the two may be a number."""
+        """`minimum`, `maximum`, `complex`; one of the two may be a number, of `complex` both."""
         numbers = [c.plain or c.number is not None for c in (left, right)]
-        if name != "complex" and any(numbers):
+        if name == "complex" and any(numbers):
+            return infix("+", left, infix("*", Code("1j"), right))
+        if any(numbers):
             value, number = (right, left) if numbers[0] else (left, right)
             return method(value, "clamp", **{"min" if name == "maximum" else "max": number})
         return call(f"torch.{name}", left, right)

@@ -65,8 +65,8 @@ def device_functions(name: str, fused: FusedScan) -> str:
     ]
     if out is not None and out_grad is not None:
         texts += [
-            _device(f"{name}_out_device", out, fused, ("read", "xs", "ws"), "out"),
-            _device(f"{name}_out_grad", out_grad, fused, ("read", "xs", "ws", "do"), "out grad"),
+            _device(f"{name}_out_device", out, fused, (*fused.read, "xs", "ws"), "out"),
+            _device(f"{name}_out_grad", out_grad, fused, (*fused.read, "xs", "ws", *fused.do), "out grad"),
         ]
     return "\n\n".join(texts)
 
@@ -93,8 +93,9 @@ def _equations(fused: FusedScan) -> tuple[Equations, Equations | None]:
 
 
 def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
-    said = statements(equations, _say_plain, _plain_zeros, RESERVED, spread=fused.kind not in OUTER)
-    before = ["read"] if doc == "out" else []
+    spread = fused.kind not in OUTER and not fused.is_complex
+    said = statements(equations, _say_plain, _plain_zeros, RESERVED, spread=spread)
+    before = fused.read if doc == "out" else ()
     read = [n for n in (*before, *said.x, *said.w) if n != "_"]
     wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
     params = [*before, *said.parameters, *(["first"] if doc == "gates" else [])]

@@ -17,6 +17,7 @@ from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
 from archc.fuse.fused_scan import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
+from archc.fuse.parts import is_complex
 
 
 class TorchTarget:
@@ -53,12 +54,13 @@ class TorchTarget:
 
 
 _CLASSES = {
+    "complex": ("ComplexGates", "gated_complex"),
     "chunked": ("ChunkedGates", "chunked_gates"),
     "chunked_key": ("ChunkedKeyGates", "chunked_key_gates"),
     "diagonal": ("Gates", "gated"),
     "selective": ("SelectiveGates", "selective_gates"),
 }
-"""What holds the equations of a class of scans, and the file of kernels/ that has it."""
+"""What holds the equations of a class of scans, or of complex ones, and the file of kernels/ that has it."""
 OF = {PER_HEAD: "head", PER_VALUE: "value", PER_KEY: "key"}
 """What something is of that varies so."""
 
@@ -82,10 +84,15 @@ def _together(stem: str, fused: FusedScan, on_device: bool) -> str:
         linear = ["linear=True"] if fused.reads_linearly and fused.kind == "diagonal" and on_device else []
         linear += ["needs_y=False"] if not fused.needs_read and fused.kind in OUTER and on_device else []
         given.append(f"read=Read({', '.join([*read, *linear])})")
+    given += ["real=True"] if fused.is_complex and not is_complex(fused.result) else []
     given += ["before=True"] if fused.found.before else []
     given += ["bonus=True"] if fused.found.bonus else []
     given += ["normalised=True"] if fused.normaliser is not None else []
-    return f"{constant(stem)} = {_CLASSES[fused.kind][0]}({', '.join(given)})"
+    return f"{constant(stem)} = {_CLASSES[_class(fused)][0]}({', '.join(given)})"
+
+
+def _class(fused: FusedScan) -> str:
+    return "complex" if fused.is_complex else fused.kind
 
 
 def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
@@ -104,7 +111,7 @@ def _gates(module: Module) -> str:
     scans, mixes = module.gates, module.mixes
     texts = [plain_functions(stem, fused) for stem, fused in scans.items()]
     text = "\n\n\n".join(texts)
-    kinds = {fused.kind for fused in scans.values()}
+    kinds = set(map(_class, scans.values()))
     behind = any(fused.out is not None for fused in scans.values())
     own = [name for name in OWN if search(rf"\b{name}\b", text)]
     classes = [f"from kernels.{file} import {name}" for kind, (name, file) in _CLASSES.items() if kind in kinds]

@@ -36,11 +36,16 @@ def on_tile(frame: Frame, value: Operand, fused: FusedScan, groups: tuple[Group,
     sizes = fused.scan.type.sizes
     own = tuple(a for group in groups or ((a,) for a in value.type.axes) for a in group)
     array = np.asarray(frame.values[value])
-    array = array.reshape(*array.shape[: array.ndim - len(value.names)], *(a.size for a in own))
+    array = array.reshape((*array.shape[: array.ndim - len(value.names)], *(a.size for a in own)))
     tile = tuple(Axis(n, sizes[n]) for n in (*fused.tile, *(n for n in fused.scan.names if n not in fused.tile)))
     array = place(array, replace(value.type, axes=own), Kind.TOKEN, tile)
     state = tuple(range(2 + len(fused.tile), 2 + len(tile)))
     return array.squeeze(state) if all(array.shape[i] == 1 for i in state) else array
+
+
+def part_of(array: Array, part: str) -> Array:
+    """The array itself, or one of the parts of complex numbers."""
+    return {"re": np.real, "im": np.imag}[part](array) if part else array
 
 
 def rooms_of(fused: FusedScan) -> dict[Room, tuple[int, ...]]:
@@ -61,7 +66,7 @@ def leaves(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
     rooms = rooms_of(fused)
     found: dict[Node, Array] = {}
     for leaf, each in zip(nodes, handed, strict=True):
-        array = on_tile(frame, each.value, fused, each.groups)
+        array = part_of(on_tile(frame, each.value, fused, each.groups), each.part)
         room = fused.room(each) if fused.kind in OUTER else PER_VALUE
         array = array.squeeze(-2) if room == PER_KEY else array
         found[leaf] = np.broadcast_to(array, rooms.get(room, shape)).astype(np.float64)

@@ -12,12 +12,13 @@ from archc.backends.torch.kernels import chunk_sizes
 from archc.fuse import reasons
 from archc.fuse.dag import Equations
 from archc.fuse.fused_scan import PER_KEY, FusedScan, Handed
+from archc.fuse.parts import PARTS, is_complex
 from archc.fuse.scans import fused_scans
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, Value
 from archc.ops.node import Node
 from archc.passes.matrix_scans import split_decay
-from archc.reference.frame import Array
-from tests.fuse.evaluation import leaves, on_tile, rooms_of, run
+from archc.reference.frame import Array, Frame
+from tests.fuse.evaluation import leaves, on_tile, part_of, rooms_of, run
 from tests.fuse.numeric import evaluate
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -25,6 +26,7 @@ RUN_FUSED = {
     "griffin": 1,
     "hawk": 1,
     "recurrentgemma": 1,
+    "lru": 1,
     "hgrn": 4,  # one for each layer: the bounds of their gates differ
     "rwkv4": 2,
     "gla": 1,
@@ -52,6 +54,17 @@ def same(mine: Array, theirs: Array) -> None:
     np.testing.assert_allclose(np.broadcast_to(mine, shape), np.broadcast_to(theirs, shape), rtol=1e-11, atol=1e-13)
 
 
+def parts_of(value: Value) -> tuple[str, ...]:
+    return PARTS if is_complex(value) else ("",)
+
+
+def read_out(frame: Frame, fused: FusedScan) -> dict[Node, Array]:
+    """The leaves of what the equations behind a scan read."""
+    assert fused.out is not None
+    array = on_tile(frame, fused.start, fused)
+    return {leaf: part_of(array, p) for leaf, p in zip(fused.out.given, parts_of(fused.start), strict=True)}
+
+
 def check_values(graph: Graph) -> None:
     """Decay, entering input and read-out of every scan with gates."""
     frame = run(graph)
@@ -59,6 +72,8 @@ def check_values(graph: Graph) -> None:
         at = leaves(frame, fused)
         assert fused.gates is not None
         first, second, *more = evaluate(fused.gates.outputs, at)
+        if fused.is_complex:
+            first, second = first + 1j * second, more[0] + 1j * more[1]
         decay, entering = (on_tile(frame, a, fused) for a in fused.scan.args)
         if fused.kind == "selective":
             split = split_decay(fused.found)
@@ -83,9 +98,10 @@ def check_values(graph: Graph) -> None:
         same(first, decay)
         same(second, entering)
         if fused.out is not None:
-            (read_out,) = fused.out.given
-            at[read_out] = on_tile(frame, fused.start, fused)
-            same(evaluate(fused.out.outputs, at)[0], on_tile(frame, fused.result, fused, fused.groups))
+            at |= read_out(frame, fused)
+            result = on_tile(frame, fused.result, fused, fused.groups)
+            for node, part in zip(evaluate(fused.out.outputs, at), parts_of(fused.result), strict=True):
+                same(node, part_of(result, part))
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in SPECS.glob("*.arch")))
@@ -135,8 +151,8 @@ def test_the_derivatives_of_every_spec_are_finite_differences(tiny: Callable[[st
         check_derivatives(fused, fused.gates, fused.gates_grad, leaves(frame, fused))
         if fused.out is not None:
             assert fused.out_grad is not None
-            read = {fused.out.given[0]: on_tile(frame, fused.start, fused)}  # a denominator made of it is not near 0
-            check_derivatives(fused, fused.out, fused.out_grad, leaves(frame, fused) | read)
+            at = leaves(frame, fused) | read_out(frame, fused)  # a denominator made of it is not near 0
+            check_derivatives(fused, fused.out, fused.out_grad, at)
 
 
 def names(handed: Sequence[Handed]) -> list[str]:

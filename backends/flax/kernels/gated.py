@@ -43,7 +43,7 @@ def gated_scan(
         given = None if state is None else flat(state, 1)
         y, last = gated_scan(gates, x, w, pos, given, numbers=numbers, impl=impl, interpret=interpret)
         return y, None if state is None or last is None else last.reshape(state.shape)
-    x, w = _wide(x, w)
+    x, w = wide_arrays(x, w)
     gates = with_numbers(gates, numbers)
     h0 = None if pos.ndim == 1 else state
     chosen = machine_of(gates, x, w, impl)
@@ -80,7 +80,7 @@ def gated_selective_scan(
     state as for `selective_scan`, whose x is v. Returns out(y, x, w), or y, [B, T, *axes] in the dtype of x[0], and the
     last h unrounded (None without a state).
     """
-    x, w = _wide(x, w, A.shape[:-1])
+    x, w = wide_arrays(x, w, A.shape[:-1])
     gates = with_numbers(gates, numbers)
     shape = x[0].shape
     A = jnp.broadcast_to(A, (*shape[2:], A.shape[-1]))
@@ -105,7 +105,7 @@ def is_flat(x: Arrays, w: Arrays) -> bool:
     return any(z.shape[2:] == (channels,) for z in x) and any(len(shape) > 1 for shape in shapes)
 
 
-def _wide(x: Arrays, w: Arrays, axes: tuple[int, ...] = ()) -> tuple[Arrays, Arrays]:
+def wide_arrays(x: Arrays, w: Arrays, axes: tuple[int, ...] = ()) -> tuple[Arrays, Arrays]:
     """All inputs [B, T, *axes], all weights [*axes]; the axes are those that any of them has."""
     shape = jnp.broadcast_shapes(*(z.shape for z in x), *((1, 1, *jnp.shape(z)) for z in w), axes)
     return tuple(jnp.broadcast_to(z, shape) for z in x), tuple(jnp.broadcast_to(z, shape[2:]) for z in w)

@@ -59,7 +59,7 @@ def _save(
     return (y, last), (x, w, first, starts)
 
 
-class _Specs:
+class ProgramSpecs:
     """What a program sees of the arrays of a scan; the grid is batch and channels."""
 
     def __init__(self, x: jax.Array, first: jax.Array) -> None:
@@ -79,7 +79,7 @@ WARP = plgpu.CompilerParams(num_warps=1, num_stages=1)
 
 def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Array, h0: jax.Array) -> Arrays:
     """y, the last h [B, C], h before every block [B, blocks, C]."""
-    specs, acc = _Specs(x[0], first), h0.dtype
+    specs, acc = ProgramSpecs(x[0], first), h0.dtype
     starts = array((x[0].shape[0], specs.blocks, specs.channels), acc)
     out: Arrays = pl.pallas_call(
         functools.partial(_forward_kernel, gates, specs.time, specs.channels),
@@ -100,7 +100,7 @@ def _backward(
 ) -> tuple[Arrays, Arrays, None, jax.Array]:
     x, w, first, starts = saved
     dy, dlast = gradients
-    specs, acc = _Specs(x[0], first), starts.dtype
+    specs, acc = ProgramSpecs(x[0], first), starts.dtype
     tokens, weights = tuple(specs.token for _ in x), tuple(specs.weight for _ in w)
     sums = array(dlast.shape, acc)
     moved = traffic(*x, *x, *w, first, starts, dy, dlast, *(sums for _ in w))

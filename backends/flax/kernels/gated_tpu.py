@@ -66,12 +66,12 @@ def _save(
     return (y, last), (x, w, first, starts)
 
 
-class _Specs:
-    """Blocks of the arrays of a scan, and its grid: batch, channels, time."""
+class TokenSpecs:
+    """Blocks of the arrays of a scan, of `block` tokens, and its grid: batch, channels, time."""
 
-    def __init__(self, x: Arrays, first: jax.Array, acc: jnp.dtype, reverse: bool = False) -> None:
+    def __init__(self, x: Arrays, first: jax.Array, block: int, reverse: bool = False) -> None:
         batch, self.time, channels = x[0].shape
-        self.block, width = _block(x, acc), min(CHANNELS, up(channels, LANES))
+        self.block, width = block, min(CHANNELS, up(channels, LANES))
         self.blocks, self.width = -(-self.time // self.block), width
         self.grid = (batch, -(-channels // width), self.blocks)
         last, shared = self.blocks - 1, first.shape[0] == 1
@@ -89,7 +89,7 @@ class _Specs:
 def _forward(gates: Gates, interpret: bool, x: Arrays, w: Arrays, first: jax.Array, h0: jax.Array) -> Arrays:
     """y, the last h [B, 1, C], h before every block [B, blocks, 1, C]."""
     acc = h0.dtype
-    specs = _Specs(x, first, acc)
+    specs = TokenSpecs(x, first, _block(x, acc))
     starts = array((x[0].shape[0], specs.blocks, 1, x[0].shape[2]), acc)
     out: Arrays = pl.pallas_call(
         functools.partial(_forward_kernel, gates, specs.time),
@@ -116,7 +116,7 @@ def _backward(
     x, w, first, starts = saved
     dy, dlast = gradients
     acc = starts.dtype
-    specs = _Specs(x, first, acc, reverse=True)
+    specs = TokenSpecs(x, first, _block(x, acc), reverse=True)
     tokens, weights = tuple(specs.token for _ in x), tuple(specs.weight for _ in w)
     sums = array(dlast.shape, acc)
     moved = traffic(*x, *x, *w, first, starts, dy, dlast, *(sums for _ in w))

@@ -65,6 +65,11 @@ class _With:
         return self.function(*before, (*arguments[self.place], *self.numbers), *after)
 
 
+def with_numbers_at(function: Callable[..., Any], place: int, numbers: tuple[float, ...]) -> Callable[..., Any]:
+    """A function of gates whose weights, the argument at `place`, have the numbers behind them."""
+    return _With(function, place, numbers)
+
+
 def with_numbers(gates: Gates, numbers: tuple[float, ...]) -> Gates:
     """Gates of x and w alone, from gates that take numbers as well."""
     if not numbers:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
-from kernels.gated_operator import Given, Result, Scan, register
+from kernels.gated_operator import Given, Result, Scan, register, wide_of
 from kernels.gated_tiles import SPAN
 from kernels.operators import TRITON, runs_fused
 from kernels.prev import prev
@@ -84,7 +84,7 @@ def gated_scan(
     places = start = None
     if pos.dim() == 2:
         places = pos.expand(shape[:2]).contiguous()
-        start = None if state is None else state.to(_wide([*xs, *ws])).reshape(-1, channels).contiguous()
+        start = None if state is None else state.to(wide_of([*xs, *ws])).reshape(-1, channels).contiguous()
     y, last, _ = gates.fused(*Given(xs, ws, list(map(float, numbers)), [], places, start, True))
     return y.view(shape), None if state is None else last.view(shape[:1] + shape[2:])
 
@@ -96,18 +96,10 @@ def is_flat(x: tuple[Tensor, ...], w: tuple[Tensor, ...]) -> bool:
     return any(each.shape[2:] == (channels,) for each in x) and any(len(shape) > 1 for shape in shapes)
 
 
-def _wide(tensors: list[Tensor]) -> torch.dtype:
-    """The dtype of the recurrence: at least single precision."""
-    wide = torch.float32
-    for each in tensors:
-        wide = torch.promote_types(wide, each.dtype)
-    return wide
-
-
 def _made(given: Given) -> Result:
     """The result, the last state and one in SPAN, all empty."""
     batch, time, channels = given.x[0].shape
-    last = given.x[0].new_empty((batch, channels), dtype=_wide([*given.x, *given.w]))
+    last = given.x[0].new_empty((batch, channels), dtype=wide_of([*given.x, *given.w]))
     return Result(torch.empty_like(given.x[0]), last, last.new_empty((batch, -(-time // SPAN), channels)))
 
 

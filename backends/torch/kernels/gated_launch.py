@@ -33,7 +33,7 @@ def _states(gates: Any, given: Given, starts: Tensor | None, result: Result, len
     scan_forward[(batch * triton.cdiv(channels, tile.channels), triton.cdiv(time, length))](
         tuple(given.x), tuple(given.w), given.pos, starts, result.y, result.kept, result.last, time, channels, length,
         G=gates.device, OUT=out, N=tuple(given.numbers), BEFORE=gates.before, SPAN=SPAN,
-        **_constants(tile, result.last.dtype),
+        **constants(tile, result.last.dtype),
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def backward(gates: Any, given: Given, result: Result, dlast: Tensor | None) -> 
         scan_backward[(batch * triton.cdiv(channels, tile.channels), pieces)](
             tuple(given.x), tuple(given.w), given.pos, carries, dy, ends, tuple(dxs), tuple(dws), leaving,
             time, channels, length, G=gates.device, D=gates.grad, OUT_GRAD=gates.read and gates.read.grad,
-            N=tuple(given.numbers), BEFORE=gates.before, SPAN=SPAN, **_constants(tile, wide),
+            N=tuple(given.numbers), BEFORE=gates.before, SPAN=SPAN, **constants(tile, wide),
         )  # fmt: skip
     return [*dxs, *(dw.sum((0, 1)).to(w.dtype) for dw, w in zip(dws, given.w, strict=True)), leaving[:, 0].contiguous()]
 
@@ -83,18 +83,20 @@ def _enter(
     scan_pieces[(batch * triton.cdiv(channels, tile.channels), pieces)](
         tuple(given.x), tuple(given.w), given.pos, dy, states, decays, ends, time, channels, length,
         G=gates.device, OUT_GRAD=gates.read and gates.read.grad, N=tuple(given.numbers), BEFORE=gates.before,
-        **_constants(tile, wide),
+        **constants(tile, wide),
     )  # fmt: skip
     scan_carries[(batch * triton.cdiv(channels, 128),)](
         decays, ends, first, entering, channels, pieces,
-        REVERSE=dy is not None, BC=128, ACC=_accumulated(wide), num_warps=1, enable_fp_fusion=True,
+        REVERSE=dy is not None, BC=128, ACC=accumulated(wide), num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     return entering
 
 
-def _constants(tile: Tile, wide: torch.dtype) -> dict[str, Any]:
-    return {**tile.sizes, "num_warps": tile.warps, "enable_fp_fusion": True, "ACC": _accumulated(wide)}
+def constants(tile: Tile, wide: torch.dtype) -> dict[str, Any]:
+    """What every launch of a pass has besides its gates."""
+    return {**tile.sizes, "num_warps": tile.warps, "enable_fp_fusion": True, "ACC": accumulated(wide)}
 
 
-def _accumulated(wide: torch.dtype) -> Any:
+def accumulated(wide: torch.dtype) -> Any:
+    """The type of the sums as Triton has it."""
     return tl.float64 if wide == torch.float64 else tl.float32

@@ -107,6 +107,14 @@ def register(name: str, gates: Any, scan: Scan) -> Any:
     return fused
 
 
+def wide_of(tensors: list[Tensor]) -> torch.dtype:
+    """The dtype of the recurrence: at least single precision."""
+    wide = torch.float32
+    for each in tensors:
+        wide = torch.promote_types(wide, each.dtype)
+    return wide
+
+
 def _empty_gradients(*args: Any) -> list[Tensor]:
     given, last = Given(*args[:COUNT]), args[COUNT + 1]
     return [torch.empty_like(z) for z in (*given.x, *given.w, *given.outer, last)]

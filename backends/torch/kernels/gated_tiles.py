@@ -28,20 +28,29 @@ class Tile(NamedTuple):
         return {"K": self.steps, "S": self.segments, "BC": self.channels}
 
 
-Pass = Literal["one token", "forward", "backward", "pieces"]
+Pass = Literal["one token", "forward", "backward", "pieces", "complex", "complex backward"]
 ONE_TOKEN = Tile(1, 1, 64, 1)
 WIDE = Tile(8, 2, 64, 1)  # fewest instructions an element
 TALL = Tile(8, 8, 32, 4)  # most loads under way
 LOW = Tile(8, 4, 32, 4)  # room for what the gradient needs, three programs a multiprocessor
 SMALL = Tile(2, 16, 16, 1)  # the interpreter, where every step is a call
 
+PASSES: tuple[Pass, ...] = ("forward", "backward", "pieces", "complex", "complex backward")
+FAST: dict[Pass, tuple[Tile, Tile]] = {
+    "forward": (TALL, WIDE),
+    "backward": (LOW, LOW),
+    "pieces": (TALL, TALL),
+    "complex": (LOW, LOW),  # forward and in pieces: every number is two
+    "complex backward": (LOW, LOW),
+}
+
 # By compute capability, the passes with few programs and, from `MANY` up, with many.
 MANY = 1500
 TILES: dict[int, dict[Pass, tuple[Tile, Tile]]] = {
-    0: {"forward": (SMALL, SMALL), "backward": (SMALL, SMALL), "pieces": (SMALL, SMALL)},
-    80: {"forward": (TALL, WIDE), "backward": (LOW, LOW), "pieces": (TALL, TALL)},
-    90: {"forward": (TALL, WIDE), "backward": (LOW, LOW), "pieces": (TALL, TALL)},
-    100: {"forward": (TALL, WIDE), "backward": (LOW, LOW), "pieces": (TALL, TALL)},
+    0: dict.fromkeys(PASSES, (SMALL, SMALL)),
+    80: FAST,
+    90: FAST,
+    100: FAST,
 }
 
 

@@ -14,6 +14,7 @@ from archc.specs_index import program
 from tests.kernels.pallas.equations import DIAGONAL, mamba, mamba_grad, mamba_out, mamba_out_grad
 from tests.kernels.pallas.generated import gates_of
 from tests.kernels.pallas.mixes import LOW_RANK, RANK, STATIC
+from tests.kernels.pallas.test_gated_complex import KINDS
 
 CALLS = {"tpu": "@tpu_custom_call", "gpu": "@__gpu$xla.gpu.triton"}
 PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}
@@ -62,6 +63,22 @@ def diagonal(kernels, name, impl, size, dtype, sharding=None):
 
     x, w = [of(dtype, *size)] * equations.inputs, [of(jnp.float32, channels)] * equations.weights
     return there_and_back(run, tuple(x), tuple(w), of(jnp.float32, batch, channels))
+
+
+def complex_state(kernels, size, dtype, sharding=None, impl="tpu"):
+    batch, time, channels = size
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def run(x, w, re, im):
+        gates = kernels.gated_complex.ComplexGates(*KINDS["real before"])
+        pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
+        y, last = kernels.gated_complex.gated_complex_scan(gates, x, w, pos, jax.lax.complex(re, im), impl=impl)
+        return y, last.real, last.imag
+
+    state = [of(jnp.float32, batch, channels)] * 2
+    return there_and_back(run, (of(dtype, *size),) * 3, (of(jnp.float32, channels),) * 2, *state)
 
 
 def selective(kernels, size, dtype, sharding=None, impl="tpu", *, keys=(), queries=()):
@@ -215,6 +232,16 @@ KERNELS = [
 def test_a_gated_scan_lowers(kernels, impl, name, dtype):
     lowered = diagonal(kernels, name, impl, SIZES["odd"], DTYPES[dtype]).lower(lowering_platforms=(PLATFORMS[impl],))
     assert lowered.as_text().count(CALLS[impl]) == 2
+
+
+@pytest.mark.parametrize("impl", ["tpu", "gpu"])
+def test_a_gated_scan_of_a_complex_state_lowers(kernels, impl):
+    traced = complex_state(kernels, SIZES["odd"], jnp.bfloat16, impl=impl)
+    assert traced.lower(lowering_platforms=(PLATFORMS[impl],)).as_text().count(CALLS[impl]) == 2
+
+
+def test_a_gated_scan_of_a_complex_state_compiles_for_a_tpu(kernels, tpu):
+    assert complex_state(kernels, SIZES["odd"], jnp.bfloat16, tpu).lower().compile().as_text()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,25 +12,30 @@ from archc.specs_index import program
 from tests.kernels.triton.moved import fused, moved, reported, started
 from tests.kernels.triton.shipped import SETTINGS, launches
 
+DIAGONAL = {"griffin": ("scan", 1), "hgrn": ("scan", 1), "lru": ("complex", 2)}
+"""What the kernels of a spec are called, and of how many parts its states are."""
 
-@pytest.mark.parametrize("spec", ["griffin", "hgrn"])
+
+@pytest.mark.parametrize("spec", DIAGONAL)
 def test_a_diagonal_scan_moves_what_the_report_says(spec: str) -> None:
     """Of the states that are kept, 4 bytes by K tokens in the code, a mask lets one in SPAN through."""
-    found = started(spec, "scan_forward")
+    name, parts = DIAGONAL[spec]
+    found = started(spec, f"{name}_forward")
     c = found.launch.constants
     got = moved(found, "BC", (1 / (c["K"] * c["S"]),))
-    assert got.pop("CARRIES") == 4 / c["K"]
+    assert got.pop("CARRIES") == parts * 4 / c["K"]
     assert got.pop("pos") == 8 / c["BC"]
     assert sum(got.values()) == reported(spec).forward == reported(spec).ideal_forward
 
 
-@pytest.mark.parametrize("spec", ["griffin", "hgrn"])
+@pytest.mark.parametrize("spec", DIAGONAL)
 def test_a_diagonal_scan_moves_what_the_report_says_going_back(spec: str) -> None:
     """One kept state is read by tile."""
-    found = started(spec, "scan_backward")
+    name, parts = DIAGONAL[spec]
+    found = started(spec, f"{name}_backward")
     c = found.launch.constants
     got = moved(found, "BC", (1 / (c["K"] * c["S"]),))
-    assert got.pop("carries") == 4 / (c["K"] * c["S"])
+    assert got.pop("carries") == parts * 4 / (c["K"] * c["S"])
     assert got.pop("pos") == 8 / c["BC"]
     assert sum(got.values()) == reported(spec).backward == reported(spec).ideal_backward
 

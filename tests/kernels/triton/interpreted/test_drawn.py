@@ -9,6 +9,7 @@ import pytest
 from archc.diagnostics import ArchError
 from archc.elaborate import Program
 from archc.fuse.scans import fused_scans
+from tests.fuse.complex_bodies import complex_body
 from tests.parity import in_process, random_mixers, random_scans
 from tests.parity.agreement import check_torch, checked
 from tests.parity.random_bodies import Writer
@@ -190,3 +191,31 @@ def test_drawn_equations_that_divide_by_sums_of_keys_mean_the_same_in_one_kernel
     check_torch(program)
     assert not {"scan_forward", "scan_backward"} & set(launches)
     assert "chunked_backward_keys" in launches
+
+
+def complex_state(seed: int) -> Program:
+    """A scan of a complex state with drawn equations."""
+    body = complex_body(seed).replace("\n", NEXT)
+    return checked(f"""
+model drawn(width = 4, depth = 1, vocab = 11) {{
+    block mix {{ x = x + mixer(rms_norm(x)) }}
+    x = E[vocab width](tokens)
+    x = stack(x, depth, [mix])
+    logits = x @ E[width -> vocab]
+    tied E
+}}
+fn mixer(x[width]) {{
+    {body}
+}}
+""")
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")  # of a root at 0, whose slope is then not taken
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_drawn_complex_equations_mean_the_same_in_one_kernel(seed: int, launches: list[str]) -> None:
+    program = complex_state(seed)
+    (found,) = fused_scans(program.graph).values()
+    assert found.is_complex
+    assert found.gates is not None, found.reason
+    check_torch(program)
+    assert "complex_backward" in launches
