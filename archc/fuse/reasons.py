@@ -20,7 +20,7 @@ MOST_KEYS = 128  # kernels/chunk_sizes.py: more run in parts, whose results are 
 def problem(found: ScanClass) -> str:
     """Why no equations are generated for a scan; empty if they are."""
     if found.scan.type.dtype == "complex" and found.kind != "diagonal":
-        return "its numbers are complex"
+        return "its numbers are complex, and the kernels of what is read out at once take real ones"
     if found.normalises is not None:
         return "the scan that it normalises has no kernel either"
     if found.kind in KERNELS and (reason := obstacle(found)):

@@ -285,7 +285,7 @@ def test_gates_without_any_token_are_not_fused(mixer: Callable[..., Graph]) -> N
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("s4d", "its numbers are complex"),
+        ("s4d", "its numbers are complex, and the kernels of what is read out at once take real ones"),
         ("retnet", "there are no equations around it"),
     ],
 )
