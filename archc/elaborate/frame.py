@@ -233,12 +233,13 @@ class Frame:
         found = self.number(bound, node, f"the size of '{axis}'")
         whole = found.whole
         if whole is None or whole < least:
+            part = "choose numbers that divide" if len(found.roots) > 1 else "round with ceil or floor"
             self.fail(
                 "E201",
                 f"axis '{axis}' would have size {found}",
                 node,
                 *found.roots,
-                help="choose numbers that divide" if whole is None else f"an axis has at least size {max(least, 1)}",
+                help=part if whole is None else f"an axis has at least size {max(least, 1)}",
             )
         self.shelf.remember(axis, whole, found.roots)
         return whole

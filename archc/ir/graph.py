@@ -186,8 +186,8 @@ class Weight:
     """One tensor of a region: its name below the prefix of the layer, its axes in the order of storage.
 
     `contracted` are the axes that the first use of a matrix contracts, or the head that a table is tied with; `kept`
-    those on both sides of an arrow: storage of a matrix is [kept, contracted, made]. `init` is a region of `WEIGHT` values that ends in the initial value, or None for the default
-    of its `role`.
+    those on both sides of an arrow: storage of a matrix is [kept, contracted, made]. `init` is a region of `WEIGHT`
+    values that ends in the initial value, or None for the default of its `role`.
     """
 
     path: str

@@ -108,7 +108,8 @@ def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Facto
 
 def _diagonal(found: ScanClass) -> str:
     fixed = "" if found.varies else ", the same decay for every token"
-    return f"diagonal scan over {axes(found.scan.names)}{fixed}; the state itself is the result"
+    over = axes(found.scan.names) if found.scan.names else "one number"
+    return f"diagonal scan over {over}{fixed}; the state itself is the result"
 
 
 def kept_sentence(scan: Value, problem: str) -> str:

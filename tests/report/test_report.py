@@ -95,6 +95,7 @@ def test_json_has_every_answer_and_reads_back() -> None:
     assert data["flops"]["decode_per_token"].keys() == {"matrix", "vector", "scan"}
     assert data["cache"].keys() >= {"bytes_per_sequence", "states"}
     assert data["settings"]["width"] == 96
+    assert type(data["settings"]["width"]) is int
     assert type(report).model_validate_json(report.model_dump_json()) == report
 
 
