@@ -41,7 +41,13 @@ def train(
         raise error("E616", f"'{graph.name}' gives no logits for its tokens: {given}", help=_HEAD)
     run = out or Path("runs") / _run_name(spec, backend, settings)
     require(backend)
-    compile(spec, backend=backend, out=run, settings=settings, context=context, force=force)
+    try:
+        compile(spec, backend=backend, out=run, settings=settings, context=context, force=force)
+    except ArchError as refused:
+        if not (run / "checkpoints").is_dir() or refused.diagnostics[0].code != "E605":
+            raise
+        help = "train into another folder; --force compiles over it and keeps its checkpoints"
+        raise error("E605", f"'{run}' holds a training of another model or version of archc", help=help) from None
     return _run(run / "train.py", arguments)
 
 

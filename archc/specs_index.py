@@ -40,14 +40,18 @@ def find(spec: str | os.PathLike[str]) -> Target:
     """The target of a shipped name, a path or the text of a spec (any string with a `{`).
 
     Names and paths may end in `#model` and `:size`. A path may lead to a folder with a `model.arch`. Raises
-    `ArchError`: E601 for an unknown name, E602 for a missing file, E603 for one that cannot be read as text.
+    `ArchError`: E601 for an unknown name, E602 for a missing file, E603 for one that cannot be read as text, E617 for
+    a name that is that of a shipped spec and of a folder with a model.
     """
     text = os.fspath(spec)
     if "{" in text:
         return Target(Source("<text>", text), None, None, None)
     name, size = _cut(text, _SIZE)
     name, model = _cut(name, _MODEL)
-    if name not in shipped() and (Path(name) / MODEL).is_file():
+    if (Path(name) / MODEL).is_file():
+        if name in shipped():
+            help = f"write ./{name} for the folder; rename it to reach the spec"
+            raise error("E617", f"'{name}' is a spec that comes with archc and a folder with a model", help=help)
         name = str(Path(name) / MODEL)
     if name.endswith(".arch") or "/" in name or os.sep in name:
         return Target(read_source(name), Path(name).parent, model, size)

@@ -101,3 +101,7 @@ class Program:
     size: str | None
     sources: tuple[Source, ...]
     sizes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Its name alone, for all it holds would fill the screen of a notebook."""
+        return f"<{self.model.kind} {self.model.name.text}{f':{self.size}' if self.size else ''}>"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from archc.elaborate.frame import bare
 from archc.elaborate.given import Given
 from archc.ir.graph import Kind, Type, Value
+from archc.ops.aliases import bare
 from archc.ops.pair import MASKS
 
 

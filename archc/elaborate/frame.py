@@ -14,6 +14,7 @@ from archc.elaborate.builder import Builder
 from archc.elaborate.call import Call
 from archc.elaborate.numbers import Num, Root
 from archc.ir.graph import Operand, Origin, Region, Type, Value, Weight
+from archc.ops.aliases import bare
 from archc.ops.base import Misfit, called
 from archc.ops.table import INFER
 from archc.text import ast
@@ -233,12 +234,13 @@ class Frame:
         found = self.number(bound, node, f"the size of '{axis}'")
         whole = found.whole
         if whole is None or whole < least:
+            part = "choose numbers that divide" if len(found.roots) > 1 else "round with ceil or floor"
             self.fail(
                 "E201",
                 f"axis '{axis}' would have size {found}",
                 node,
                 *found.roots,
-                help="choose numbers that divide" if whole is None else f"an axis has at least size {max(least, 1)}",
+                help=part if whole is None else f"an axis has at least size {max(least, 1)}",
             )
         self.shelf.remember(axis, whole, found.roots)
         return whole
@@ -249,13 +251,6 @@ class Frame:
         if found.whole is None:
             self.fail("E201", f"{what} must be a whole number, this is {found}", node, *found.roots)
         return found.whole
-
-
-def bare(value: Value) -> Value:
-    """The value behind renamings and changes of precision."""
-    while value.op in ("rename", "fp32", "narrow"):
-        value = value.operands[0]
-    return value
 
 
 def describe(bound: Bound) -> str:

@@ -41,7 +41,10 @@ def arguments(
             if position >= len(known):
                 plural = "" if len(known) == 1 else "s"
                 message = f"'{name}' takes {len(known)} argument{plural}, this is one more"
-                frame.fail("E106", message, arg, declared, help=f"it has: {', '.join(known) or 'none'}")
+                help = f"it has: {', '.join(known) or 'none'}"
+                if isinstance(definition, ast.BlockDef):  # called as if it were a fn, perhaps
+                    help += f"; streams reach a block through stack(x, depth, [{name}])"
+                frame.fail("E106", message, arg, declared, help=help)
             key = known[position]
             position += 1
         if key in given:

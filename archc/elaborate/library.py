@@ -191,6 +191,8 @@ def _text(each: ast.Import, path: Path) -> str:
     except FileNotFoundError:
         near = closest_file(path)
         where = "the path begins at the folder of this file"
+        if each.path in {file.span.source.name for file in standard_files()}:
+            where = "the standard library needs no import"
         raise error("E123", f"no file '{each.path}'" + (f"; {near}" if near else ""), each.span, help=where) from None
     except UnicodeDecodeError:
         raise error("E123", f"'{each.path}' is not UTF-8 text", each.span) from None

@@ -15,6 +15,7 @@ from archc.elaborate.frame import Frame
 from archc.elaborate.numbers import Num, Root
 from archc.ops.pair import MASKS
 from archc.text import ast
+from archc.text.foreign import CALLS
 
 
 def name(node: ast.Name, frame: Frame) -> Bound:
@@ -40,14 +41,25 @@ def name(node: ast.Name, frame: Frame) -> Bound:
 
 
 def unknown(text: str, what: str, candidates: set[str], node: ast.Node, frame: Frame) -> NoReturn:
-    """Raises E101 with the nearest name."""
-    hint = closest(text, candidates | builtins.NAMES)
+    """Raises E101 with what may have been meant: other words for a thing, or else the nearest name."""
+    meant = CALLS.get(text.lower(), "") if what == "function" else _meant(text, frame)
+    hint = "" if meant else closest(text, candidates | builtins.NAMES)
     instead = "give it a value above, or make it a parameter"
     if what == "function":
         instead = "declare it with 'fn', or import the file that does"
         if frame.builder.name == "init":
             instead = "write normal(std), uniform(low, high), log_uniform(low, high), orthogonal() or numbers"
-    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node, help="" if hint else instead)
+    help = meant or ("" if hint else instead)
+    frame.fail("E101", f"unknown {what} '{text}'" + (f"; {hint}" if hint else ""), node, help=help)
+
+
+def _meant(text: str, frame: Frame) -> str:
+    """What a name without a value is by the rest of its body: a weight, or what its own line is about to give."""
+    if any(text == n.text for s in frame.call.definition.body for n in statements.weights_named(s)):
+        return statements.in_brackets(text)
+    if text == frame.target:
+        return f"a token is made of the one before it by scan(decay = ..., input = ...), or by loop {text}[...] = 0"
+    return ""
 
 
 def read_in(body: Iterable[ast.Stmt]) -> frozenset[str]:

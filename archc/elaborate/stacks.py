@@ -126,7 +126,8 @@ def _block(entry: ast.Expr, frame: Frame) -> BlockUse | Repeated:
     bound = frame.walker.evaluate(entry, frame)
     if isinstance(bound, BlockUse | Repeated):
         return bound
-    frame.fail("E214", f"a stack holds blocks, this is {describe(bound)}", entry)
+    help = "separate blocks by commas; a repeated one is written block * 2"
+    frame.fail("E214", f"a stack holds blocks, this is {describe(bound)}", entry, help=help)
 
 
 def _override(node: ast.Override, frame: Frame) -> Replaced:

@@ -41,6 +41,21 @@ def targets(statement: ast.Stmt) -> tuple[ast.Ident, ...]:
     return ()
 
 
+def weights_named(statement: ast.Stmt) -> tuple[ast.Ident, ...]:
+    """The weights that a statement says something of."""
+    match statement:
+        case ast.Init():
+            return (statement.name,) if statement.name.text != "default" else ()
+        case ast.Frozen() | ast.Tied():
+            return statement.names
+    return ()
+
+
+def in_brackets(weight: str) -> str:
+    """How a weight is written that stands in a body like a value."""
+    return f"a weight is written with its axes: {weight}[...], or {weight}[] without any"
+
+
 def declare(body: tuple[ast.Stmt, ...], frame: Frame) -> None:
     """Makes fns and blocks of a body known before its statements run."""
     for statement in body:
@@ -116,23 +131,21 @@ def _twice(names: Iterable[ast.Ident], what: str, frame: Frame) -> None:
 def _properties(definition: Definition, frame: Frame) -> None:
     """`init`, `frozen` and `tied` name weights of their own definition."""
     mentions: dict[str, int] = {}
+    plain: set[str] = set()
     for node in nodes(definition.body):
+        if isinstance(node, ast.Name):
+            plain.add(node.text)
         if isinstance(node, ast.WeightRef):
             mentions[node.name.text] = mentions.get(node.name.text, 0) + 1
     for statement in definition.body:
-        match statement:
-            case ast.Init():
-                named: tuple[ast.Ident, ...] = (statement.name,) if statement.name.text != "default" else ()
-            case ast.Frozen() | ast.Tied():
-                named = statement.names
-            case _:
-                continue
-        word = WORDS[type(statement)]
-        for ident in named:
+        for ident in weights_named(statement):
+            word = WORDS[type(statement)]
             if ident.text not in mentions:
                 hint = closest(ident.text, mentions)
                 message = f"{word}: '{definition.name.text}' has no weight '{ident.text}'"
                 written = f"its weights are: {', '.join(sorted(mentions))}" if mentions else "it writes none"
+                if ident.text in plain:
+                    written = in_brackets(ident.text)
                 frame.complain("E406", message + (f"; {hint}" if hint else ""), ident, help=written)
             elif isinstance(statement, ast.Tied) and mentions[ident.text] == 1:
                 frame.complain("E407", f"weight '{ident.text}' is tied, but written only once", ident)

@@ -66,7 +66,15 @@ def _mentioned_again(ref: ast.WeightRef, use: Use, frame: Frame) -> Value:
         apart = [a for a in use.axes if sizes.get(a.name, a.size) != a.size]
         roots = [r for a in apart for size in (a.size, sizes[a.name]) for r in frame.shelf.recall(a.name, size)]
         frame.fail("E402", message, ref, Note("first here", first.span), *roots)
+    _make_head(known, use, frame.home or frame.builder.outside)
     return known
+
+
+def _make_head(table: Value, use: Use, builder: Builder) -> None:
+    """Notes that a table is contracted to its rows, too: that makes it a matrix as far as its initial values go."""
+    for draft in builder.weights:
+        if draft.value is table and draft.role == "table" and table.names[0] not in use.contracted:
+            draft.contracted = draft.contracted or use.contracted
 
 
 def _named(frame: Frame, kind: type[ast.Frozen] | type[ast.Tied]) -> set[str]:

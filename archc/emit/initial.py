@@ -26,7 +26,7 @@ def initial_value(body: Body, name: str, value: Value, weight: Weight) -> Code:
         if weight.role == "scale":
             return dialect.filled(sizes, Code("1"))
         normal = dialect.random("normal", sizes, [])
-        if weight.role == "table":
+        if not weight.contracted:  # a table that is looked up and nothing else
             return normal
         fan = _product([body.size(a.name, a.size) for a in value.type.axes if a.name in weight.contracted])
         return infix("/", normal, call("math.sqrt", fan))

@@ -6,7 +6,7 @@ from archc.elaborate.call import Call
 from archc.emit.fused import Fused
 from archc.emit.units import own_values
 from archc.ir.graph import Value
-from archc.ops.table import OPS
+from archc.ops.aliases import bare
 
 
 def lender(value: Value, call: Call, fused: Fused) -> Value | None:
@@ -16,9 +16,7 @@ def lender(value: Value, call: Call, fused: Fused) -> Value | None:
     """
     if value.op != "prev":
         return None
-    source = value.operands[0]
-    while OPS[source.op].flow == "alias":
-        source = source.operands[0]
+    source = bare(value.operands[0])
     if source.op not in ("scan", "maxscan") or source in fused.absorbed or source.type.axes != value.type.axes:
         return None
     return source if source in own_values(call) else None

@@ -11,6 +11,7 @@ from archc.emit.kernels import kernel_of
 from archc.emit.layout import reindex, transposed
 from archc.emit.placed import sequence
 from archc.ir.graph import Axis, Kind, Type, Value
+from archc.ops.logarithms import LEAST
 from archc.passes.matrix_scans import bonus_sides, grouped
 from archc.passes.placed import is_placed
 from archc.passes.scan_class import Factor, ScanClass
@@ -158,6 +159,7 @@ def log_decay(body: Body, found: ScanClass) -> Code:
     if log.form == "log_rest":
         code = body.dialect.function("log_sigmoid", minus(code))
     elif log.form != "exponent":
+        code = body.dialect.two("maximum", code, Code(repr(LEAST))) if log.has_floor else code
         code = body.dialect.function(log.form, code)
     if log.times != 1:
         code = infix("*", Code(repr(log.times)), code)

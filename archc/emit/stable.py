@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from itertools import chain, count
 
@@ -35,17 +35,21 @@ def better(body: Body, value: Value) -> Code | None:
 def opened(body: Body, value: Value, name: str) -> bool:
     """Gives what an exponential or a sigmoid is taken of a line of its own, where better forms further on read that.
 
-    Whether nothing else reads the value that is about to have a name, so that it needs no line.
+    Whether they alone read the value that is about to have a name, and what it is made of is at hand: it needs no line.
     """
     inner = _single(value)
     region = body.fused.regions[body.call]
-    if inner.op not in ("exp", "sigmoid") or value.kind is Kind.PAIR or inner not in region.users:
+    if inner.op not in OPEN or value.kind is Kind.PAIR or inner not in region.users:
         return False
     ends = list(_ends(body, value))
-    if None in ends and all(end is None for end in ends):
+    if all(end is None for end in ends):
         return False
+    lost = _assigned_later(body)
+    if inner.op not in ("exp", "sigmoid"):
+        return None not in ends and _Forms(body, value).is_at_hand(inner, lost)
     (taken,) = inner.operands
-    if body.names.get(taken, "") in ("", *_assigned_later(body)) and taken.op != "weight":
+    signed = taken.op == "neg" and _Forms(body, value).is_at_hand(taken, lost)
+    if body.names.get(taken, "") in ("", *lost) and taken.op != "weight" and not signed:
         code, wish = body.render(taken), f"{name}_in"
         own = next(n for n in chain([wish], (f"{wish}_{i}" for i in count(2))) if n not in body.taken)
         body.line(f"{own} = {code.text}", taken)
@@ -58,14 +62,11 @@ def _ends(body: Body, value: Value) -> Iterator[Value | None]:
     region = body.fused.regions[body.call]
     if leaves(value, region):
         yield None
-    lets = {body.call.facts.get(s.value) for s in body.call.definition.body if isinstance(s, ast.Let)}
     for user in region.users.get(value, ()):
         own = user.origin.calls == value.origin.calls and user not in body.fused.absorbed
         if own and user.op in BETTER and _Forms(body, user, ahead=True).form() is not None:
             yield user
         elif own and (user.op in OPEN or user.op == "fp32"):
-            if user in lets:  # its line reads the value
-                yield None
             yield from _ends(body, user)
         else:
             yield None
@@ -133,11 +134,11 @@ class _Forms:
             return False
         return self.ahead or not {operand, inner} & self.body.names.keys() or self.is_at_hand(inner)
 
-    def is_at_hand(self, value: Value) -> bool:
-        """Whether what a value is made of has a name, so that nothing is computed twice."""
+    def is_at_hand(self, value: Value, lost: Set[str] = frozenset()) -> bool:
+        """Whether what a value is made of has a name, none that is `lost`, so that nothing is computed twice."""
         for operand in map(_single, value.operands):
-            known = operand in self.body.names or operand.op == "weight"
-            if not known and not (operand.op in OPEN and self.is_at_hand(operand)):
+            known = self.body.names.get(operand, "") not in ("", *lost) or operand.op == "weight"
+            if not known and not (operand.op in OPEN and self.is_at_hand(operand, lost)):
                 return False
         return True
 

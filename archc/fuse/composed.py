@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from archc.fuse.mixing import Handed, Mixing, Outside
 from archc.fuse.unrolled import mixing
 from archc.ir.graph import Graph, Kind, Region, Value
-from archc.ops.table import OPS
+from archc.ops.aliases import bare
 from archc.passes.attention import attentions, mask_window
 from archc.passes.placed import is_placed
 
@@ -85,7 +85,7 @@ def _recognised(end: Value, region: Region) -> Composition:
         raise Outside("its mask is made of several")
     target = softmax.operands[0]
     scores = _only(_found(target, _is_product), "product of queries and keys")
-    query, key = sorted(map(_precise, scores.operands), key=lambda v: v.op != "queries")
+    query, key = sorted(map(bare, scores.operands), key=lambda v: v.op != "queries")
     start = _scaled(scores, region, end)
     before, middle = mixing(start, target, end.origin.calls)
     after, made = mixing(softmax, pairs, end.origin.calls)
@@ -122,25 +122,18 @@ def _sides(end: Value) -> tuple[Value, Value]:
     """The pairs and the lifted values of a sum over keys."""
     if end.op != "contract_keys" or end.attrs["over"]:
         raise Outside("it is no sum of values over keys alone")
-    lifted = [v for v in end.operands if _precise(v).op == "keys"]
+    lifted = [v for v in end.operands if bare(v).op == "keys"]
     pairs = [v for v in end.operands if v.kind is Kind.PAIR and v not in lifted]
     if len(lifted) != 1 or len(pairs) != 1:
         raise Outside("it sums no product of pairs and values of the keys")
-    return pairs[0], _precise(lifted[0])
-
-
-def _precise(value: Value) -> Value:
-    """The value behind changes of precision."""
-    while OPS[value.op].flow == "alias":
-        (value,) = value.operands
-    return value
+    return pairs[0], bare(lifted[0])
 
 
 def _is_product(value: Value) -> bool:
     """Whether it is a product of query and key over axes that both have."""
     if value.op != "contract":
         return False
-    sides = [_precise(v) for v in value.operands]
+    sides = [bare(v) for v in value.operands]
     shared = all(set(value.attrs["over"]) <= set(v.names) for v in sides)
     return shared and {v.op for v in sides} == {"queries", "keys"}
 

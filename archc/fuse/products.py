@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from archc.fuse.builder import Given, Numbers
 from archc.fuse.on_axes import Placed, factor, placed
 from archc.ir.graph import Value
+from archc.ops.logarithms import floored_log
 from archc.ops.node import Node, of
 from archc.passes.log_decay import LogDecay
 from archc.passes.matrix_scans import bonus_keys, grouped, split_decay
@@ -81,7 +82,7 @@ def log_of(node: Node, decay: LogDecay) -> Node:
         case "log_rest":
             node = -of("softplus", node)
         case "log":
-            node = of("log", node)
+            node = floored_log(node) if decay.has_floor else of("log", node)
     return node * decay.times
 
 

@@ -17,6 +17,7 @@ from archc.fuse.reasons import ending, in_parts, parts_of, problem
 from archc.fuse.regions import Kernel, border
 from archc.fuse.traffic import traffic
 from archc.ir.graph import Graph, Kind, Region, Value
+from archc.ops.aliases import bare
 from archc.ops.node import Node
 from archc.ops.table import OPS
 from archc.passes.placed import is_placed
@@ -133,19 +134,12 @@ class _Plan:
         while todo:
             value = todo.pop()
             between.add(value)
-            todo += [v for v in value.operands if v not in stops and _is_product(v) and _bare(v) not in keys]
+            todo += [v for v in value.operands if v not in stops and _is_product(v) and bare(v) not in keys]
         if self.found.kind in OUTER:
             between |= decay_chain(self.found)
         axes = {*self.tile, *(self.found.key if self.found.kind == "chunked_key" else ())}
         calls = self.found.scan.origin.calls
         return Kernel(self.region, calls, frozenset(axes), frozenset(own), frozenset(between - own), self.taken)
-
-
-def _bare(value: Value) -> Value:
-    """What is cast or named."""
-    while OPS[value.op].flow == "alias":
-        value = value.operands[0]
-    return value
 
 
 def _is_product(value: Value) -> bool:

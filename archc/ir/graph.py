@@ -185,9 +185,9 @@ def captures(region: Region) -> tuple[Value, ...]:
 class Weight:
     """One tensor of a region: its name below the prefix of the layer, its axes in the order of storage.
 
-    `contracted` are the axes that the first use contracts, `kept` those on both sides of an arrow: storage is [kept,
-    contracted, made]. `init` is a region of `WEIGHT` values that ends in the initial value, or None for the default
-    of its `role`.
+    `contracted` are the axes that the first use of a matrix contracts, or the head that a table is tied with; `kept`
+    those on both sides of an arrow: storage of a matrix is [kept, contracted, made]. `init` is a region of `WEIGHT`
+    values that ends in the initial value, or None for the default of its `role`.
     """
 
     path: str
@@ -202,7 +202,7 @@ class Weight:
     @property
     def row_axes(self) -> int:
         """How many of its axes, those kept left out, are the rows of what it is as a matrix; the others are columns."""
-        return max(1, sum(name not in self.kept for name in self.contracted))
+        return 1 if self.role == "table" else max(1, sum(name not in self.kept for name in self.contracted))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 
 from archc.ops.node import Node, of
 
+LEAST = 1e-37
+"""What is below has no logarithm in single precision, whose normal numbers end at 1.2e-38; next to 1 it is nothing."""
+
 
 def logarithm(node: Node) -> Node | None:
     """The logarithm of a node without the node itself; None if it is not made of exponentials.
@@ -77,6 +80,12 @@ def taken_log(node: Node) -> Node | None:
         return log
     rest = complement(node)
     return None if rest is None else of("log", rest)
+
+
+def floored_log(node: Node) -> Node:
+    """The logarithm of what is above 0 as a real number, but may be rounded to 0: finite, and flat where it is."""
+    log = of("log", node)
+    return of("log", of("maximum", log.args[0], LEAST)) if log.op == "log" else log
 
 
 def quotient(a: Node, b: Node) -> Node | None:

@@ -9,6 +9,7 @@ from math import inf, prod
 from typing import Any
 
 from archc.ir.graph import Axis, Graph, Kind, Region, Value
+from archc.ops.aliases import bare
 from archc.ops.memory import Memory, Stored, What
 from archc.ops.support import EVERYWHERE, NOWHERE, Support
 from archc.ops.table import OPS
@@ -84,9 +85,7 @@ def is_free(value: Value) -> bool:
     """Whether an op that crosses time needs no memory of its own: `keys(pos)`, and `prev` of a running value."""
     if value.op not in ("keys", "prev"):
         return False
-    source = value.operands[0]
-    while OPS[source.op].flow == "alias":
-        source = source.operands[0]
+    source = bare(value.operands[0])
     if value.op == "keys":
         return source.op == "pos"
     return source.op in ("scan", "maxscan") or (

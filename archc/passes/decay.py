@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archc.ir.graph import Graph, Value
-from archc.ops.table import OPS
+from archc.ops.aliases import bare
 from archc.passes.support import live_values
 from archc.passes.weights import decays, flowing_into, weight_names
 
@@ -32,9 +32,7 @@ def _matrices(values: list[Value]) -> set[Value]:
     tables = {value.operands[0] for value in values if value.op == "lookup"}
     for value in values:
         if value.op in ("contract", "contract_keys", "conv"):
-            for operand in value.operands:
-                while OPS[operand.op].flow == "alias":
-                    operand = operand.operands[0]
+            for operand in map(bare, value.operands):
                 if operand.op == "weight" and len(operand.names) > 1:
                     out.add(operand)
     return out - tables

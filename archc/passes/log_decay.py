@@ -25,6 +25,11 @@ class LogDecay:
         """Whether the decay is above 0 whatever weights and tokens are."""
         return self.form != "log" or range_of(self.operand).positive
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether single precision may round the decay to 0, whose logarithm is infinite: `1 + tanh(x)` below -9."""
+        return self.form == "log" and not range_of(self.operand).low > 0
+
 
 def log_decay(decay: Operand) -> LogDecay:
     """The log of a decay: exp(e) gives e, a sigmoid and 1 less a sigmoid their logs, a power multiplies."""

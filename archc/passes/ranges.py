@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf, prod
+from math import exp, inf, prod
 
 from archc.ir.graph import Operand, Value
 from archc.passes.precision import precise_operand
@@ -58,7 +58,6 @@ class Range:
 
 ANYTHING, POSITIVE, SINE = Range(), Range(0, inf, True), Range(-1, 1)
 FIXED: Mapping[str, Range] = {
-    "exp": POSITIVE,
     "expm1": Range(-1, inf, True),
     "softplus": POSITIVE,
     "rsqrt": POSITIVE,
@@ -133,6 +132,8 @@ class _Ranges:
                 return Range(0, value.attrs["size"] - 1)
             case "pow", (a, b):
                 return self._power(a, b)
+            case "exp", (a,):
+                return self._exponential(self.of(a))
             case "sqrt", (a,):
                 return Range(0, inf, self.of(a).positive)
             case "maximum", (a, b):
@@ -152,6 +153,11 @@ class _Ranges:
     def _inverse(self, r: Range) -> Range:
         """Of `1 / b` for a positive b."""
         return Range(1 / r.high if r.high < inf else 0, 1 / r.low if r.low else inf, r.below or r.high == inf, r.above)
+
+    def _exponential(self, r: Range) -> Range:
+        """Of `exp(x)`, as a real number: that single precision may have 0 or 1 for it is no question of ranges."""
+        low, high = (inf if end > 700 else exp(end) for end in (r.low, r.high))
+        return Range(low, high, r.above or not low, r.below)
 
     def _power(self, base: Operand, exponent: Operand) -> Range:
         found, n = self.of(base), self.of(exponent)

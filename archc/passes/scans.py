@@ -108,8 +108,9 @@ def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Facto
 
 def _diagonal(found: ScanClass) -> str:
     fixed = "" if found.varies else ", the same decay for every token"
+    over = axes(found.scan.names) if found.scan.names else "one number"
     result = "the state before each token is what is read" if found.before else "the state itself is the result"
-    return f"diagonal scan over {axes(found.scan.names)}{fixed}; {result}"
+    return f"diagonal scan over {over}{fixed}; {result}"
 
 
 def kept_sentence(scan: Value, problem: str) -> str:

@@ -108,9 +108,21 @@ def _reasons(todo: list[Value], found: dict[Value, Support], explained: set[Valu
         elif each.op in COMPARISONS:
             yield Note("this comparison may be true at later keys: say ... and causal", each.origin.span)
         elif each.op not in ("queries", "keys") and not _would_be_causal(each, found):
-            yield Note("zeros of the mask do not stay zero here", each.origin.span)
+            masked = any(below.op == "mask" or below.op in COMPARISONS for below in _below(each))
+            why = "zeros of the mask do not stay zero here" if masked else "these pairs have no mask"
+            yield Note(why, each.origin.span)
         else:
             todo += each.operands[1:] if each.op == "softmax_keys" else each.operands
+
+
+def _below(value: Value) -> Iterator[Value]:
+    """The pairs that a value is made of."""
+    todo, known = [value], {value}
+    while todo:
+        pairs = {v for v in todo.pop().operands if v.kind is Kind.PAIR} - known
+        known |= pairs
+        todo += pairs
+        yield from pairs
 
 
 def _would_be_causal(value: Value, found: dict[Value, Support]) -> bool:

@@ -14,8 +14,8 @@ from archc.reference.rules import RULES
 def initial_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Initial values by full name: what `init` says, else the default of the weight's role.
 
-    Defaults: matrices normal with variance 1 / (product of the contracted axes) (LeCun et al. 1998), tables standard
-    normal, scales one, biases zero.
+    Defaults: matrices, and tables that are heads as well, normal with variance 1 / (product of the contracted axes)
+    (LeCun et al. 1998), other tables standard normal, scales one, biases zero.
     """
     rng = np.random.default_rng(seed)
     return {name: _initial(weight, rng) for name, weight in graph.named_weights().items()}
@@ -41,6 +41,7 @@ def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
 
 
 def _fan_in(weight: Weight) -> int:
+    """What is summed for an element of the result; 1 for what is only looked up."""
     return math.prod(weight.type.sizes[n] for n in weight.contracted)
 
 
@@ -48,10 +49,8 @@ def _initial(weight: Weight, rng: np.random.Generator) -> Array:
     shape = tuple(a.size for a in weight.type.axes)
     if weight.init is None:
         match weight.role:
-            case "matrix":
+            case "matrix" | "table":
                 return rng.normal(0, 1 / math.sqrt(_fan_in(weight)), shape)
-            case "table":
-                return rng.normal(0, 1, shape)
             case "scale":
                 return np.ones(shape)
             case "bias":

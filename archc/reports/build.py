@@ -44,7 +44,7 @@ def build(program: Program, *, batch: int = 1, seq: int = 2048, context: int = 2
         size=program.size,
         kind=graph.kind,
         archc=VERSION,
-        settings={name: float(number.value) for name, number in program.settings.items()},
+        settings={n: float(v.value) if v.whole is None else v.whole for n, v in program.settings.items()},
         layers=kinds.order,
         pattern=pattern(kinds.order),
         workload=model.Workload(batch=batch, seq=seq, context=context),

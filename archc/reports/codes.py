@@ -133,6 +133,13 @@ COMMANDS: dict[str, Code] = {
         "encoder body(width = 64, vocab = 257) {\n    x = E[vocab width](tokens)\n    return x\n}",
         "encoder body(width = 64, vocab = 257) {\n    x = E[vocab width](tokens)\n    return x @ U[width -> vocab]\n}",
     ),
+    "E617": Code(
+        "two models of one name",
+        "A plain name is that of a spec that comes with archc, or of a folder here that holds a model.arch. Where it\n"
+        "is both, nobody can say which is meant.",
+        "archc import hf ./Llama-3.2-1B -o llama\narchc report llama",
+        "archc import hf ./Llama-3.2-1B -o llama\narchc report ./llama",
+    ),
 }
 
 CODES: dict[str, Code] = SYNTAX | MEANING | PROOF | COMMANDS | EXCHANGE

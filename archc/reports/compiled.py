@@ -114,13 +114,13 @@ def _numbers(row: OfGpu) -> list[str]:
 
 
 def _lowered(rows: Sequence[OfPallas]) -> list[str]:
-    """The Pallas kernels, one a line, and what was said of those that a compiler refuses."""
-    cells = [[row.use, row.kernel, _verdict(row), *_tpu(row), row.shapes] for row in rows]
-    lines = _aligned([["use", "kernel", "", "bundles", "memory", "arrays"], *cells]) if rows else []
+    """The Pallas kernels: what became of each, its arrays below, and what was said of one that a compiler refuses."""
+    cells = [[row.use, row.kernel, _verdict(row), *_tpu(row)] for row in rows]
+    lines = _aligned([["use", "kernel", "", "bundles", "memory"], *cells]) if rows else []
     return lines[:1] + [
         part
         for row, line in zip(rows, lines[1:], strict=True)
-        for part in (line, *(f"    {said}" for said in row.refused.splitlines()))
+        for part in (line, f"    {row.shapes}", *(f"    {said}" for said in row.refused.splitlines()))
     ]
 
 

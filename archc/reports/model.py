@@ -151,7 +151,7 @@ class Findings:
     size: str | None
     kind: Literal["model", "encoder"]
     archc: str
-    settings: dict[str, float]
+    settings: dict[str, int | float]
     layers: tuple[str, ...]
     pattern: str
     workload: Workload

@@ -37,4 +37,4 @@ def _state(program: Program) -> str:
     fixed = short - each * SHORT
     parts = [f"{in_bytes(fixed)} at most, however long the text"] if fixed or not each else []
     parts += [f"{in_bytes(each)} for every token"] if each else []
-    return f"decode state per sequence in bf16: {' and '.join(parts)}"
+    return f"decode state per sequence in bf16: {', and '.join(parts)}"

@@ -21,6 +21,38 @@ BETWEEN = {
 }
 """Inside of expressions, where an operator is missing beside them."""
 
+_PROJECTION = "a projection is x @ W[made], or x @ W[contracted -> made]; a bias is + b[made]"
+_ARRANGED = "axes have names: split(x, a -> b c), merge(x, a b -> c), and nothing is transposed"
+_NOT_REPEATED = "axes join by name, so nothing is repeated: a value without an axis meets those that have it"
+_JOINED = "write join(a, b, one two -> whole), or join(a, b, -> new) along a new axis"
+CALLS = {
+    "linear": _PROJECTION,
+    "dense": _PROJECTION,
+    "matmul": _PROJECTION,
+    "einsum": "axes have names: dot(a, b, over = axis) for values, x @ W[contracted -> made] for a weight",
+    "embedding": "a table is looked up as E[vocab width](tokens)",
+    "reshape": _ARRANGED,
+    "view": _ARRANGED,
+    "rearrange": _ARRANGED,
+    "transpose": _ARRANGED,
+    "repeat": _NOT_REPEATED,
+    "expand": _NOT_REPEATED,
+    "cat": _JOINED,
+    "concat": _JOINED,
+    "concatenate": _JOINED,
+    "chunk": "write a, b = cut(x, whole -> one two)",
+    "conv1d": "write conv(x, w[taps = 4 width])",
+    "roll": "write prev(x)",
+    "shift": "write prev(x)",
+    "swish": "write silu(x)",
+    "pow": "write x ^ p",
+    "square": "write x ^ 2",
+    "clamp": "write clip(x, low, high)",
+    "topk": "write top(x, k, over = axis): true at the k largest",
+    "dropout": "there is no dropout, as an equation has no randomness but that of its initial values",
+}
+"""Functions of libraries, where a spec has other words."""
+
 _CHARACTERS = {
     "&": "write 'and'",
     "|": "write 'or'",

@@ -183,6 +183,8 @@ def _no_weight(r: Refusal) -> Mistake | None:
         return None
     name = r.outline.scraps[back + 1]
     hint = f"write '@ {name.text}[...]'" if name.kind == "word" else "write '@ W[...]'"
+    if r.outline.scraps[back - 1].text == "]":  # W[a b] @ x, as with column vectors
+        hint = "the weight stands on the right: x @ W[contracted -> made]"
     return Mistake(Diagnostic("E013", "'@' takes a weight with its axes", r.span(back + 1), help=hint), back)
 
 

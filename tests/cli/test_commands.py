@@ -37,11 +37,15 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years")
     (tmp_path / "model.py").write_text("mine")
+    (tmp_path / "gru").mkdir()
+    (tmp_path / "gru" / "model.arch").write_text(SMALL)
     return tmp_path
 
 
 MISTAKES = {
     "check grifin": "error[E601]: no spec 'grifin' comes with archc\n  = help: did you mean 'griffin'?",
+    "check gru:tiny": "error[E617]: 'gru' is a spec that comes with archc and a folder with a model\n"
+    "  = help: write ./gru for the folder",
     "check griffin:tinny": "error[E126]: 'griffin' has no size 'tinny'; did you mean 'tiny'?",
     "check smal.arch": "error[E602]: no file 'smal.arch'\n  = help: did you mean 'small.arch'?",
     "check ./nothing/here.arch": "error[E602]: no file './nothing/here.arch'",

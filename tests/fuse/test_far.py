@@ -6,6 +6,7 @@ Against the same expressions in 150 decimal digits, where nothing underflows, an
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from functools import cache
@@ -19,6 +20,8 @@ import torch
 from flax import nnx
 from numpy.typing import NDArray
 
+from archc import api
+from archc.emit.project import model_code
 from archc.fuse.dag import Equations, new_nodes
 from archc.fuse.fused_scan import FusedScan
 from archc.ops.node import Node, of
@@ -145,17 +148,27 @@ def test_gates_are_exact_far_out(triton: Run, template: FusedScan, pair: tuple[s
 LINES = "\n".join(f"    y{i} = {text}" for i, text in enumerate(ALL))
 NAMED = """    s = sigmoid(x)
     e = exp(-x)
+    d = 1 + e
+    t = s * (1 - s)
     z0 = s ^ 0.25
-    z1 = 1 / (1 + e)"""
+    z1 = 1 / d
+    z2 = t ^ 0.2"""
 TEXT = f"""
 model far(width = 1, vocab = {len(GRID)}) {{
     x = E[vocab width](tokens)
 {LINES}
 {NAMED}
-    return {", ".join(f"y{i}" for i in range(len(ALL)))}, z0, z1
+    return {", ".join(f"y{i}" for i in range(len(ALL)))}, z0, z1, z2
 }}
 """
-WRITTEN = [*ALL, "sigmoid(x) ^ 0.25", "1 / (1 + exp(-x))"]
+WRITTEN = [*ALL, "sigmoid(x) ^ 0.25", "1 / (1 + exp(-x))", "(sigmoid(x) * (1 - sigmoid(x))) ^ 0.2"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "flax"])
+def test_what_better_forms_alone_read_has_no_line(backend: str) -> None:
+    text = model_code(checked(TEXT), api._target(backend), 64)["model.py"]
+    assert "z2 = " in text
+    assert re.findall(r"^ +([sedt]|\w+_in) = .*", text, re.MULTILINE) == []
 
 
 def test_models_are_exact_far_out_in_torch() -> None:

@@ -18,13 +18,14 @@ ABOVE = [
     "0.5 + 0.4 * erf(x)", "1 + tanh(x)", "sigmoid(x) * sigmoid(-x)", "1 / (1 + exp(x))", "softmax(x)",
     "cumsum(softmax(x), over = width)", "2 ^ (-1 - index(width))", "1 - 2 ^ (-1 - index(width))", "sqrt(exp(x))",
     "where(pos == 0, 0.5, sigmoid(x))", "min(exp(x), 1)", "sum(exp(x)) * exp(x)", "abs(x) + 1e-3", "1.5 - sin(x)",
+    "1 - exp(-exp(x))", "1 - exp(-softplus(x))", "exp(min(x, 2))", "2 - exp(-abs(x))", "3 - exp(sin(x))",
     "relu(x) / softplus(x) + 0.1", "(0.1 + sigmoid(x)) ^ 3", "rsqrt(1 + x ^ 2)", "0.3 ^ sigmoid(x)",
 ]  # fmt: skip
 UNKNOWN = [
     "x", "tanh(x)", "relu(x)", "-0.5 + 0 * x", "x ^ 2", "1 - 2 * sigmoid(x)", "cos(x)", "w[width]", "abs(x)", "x * x",
     "sigmoid(x) - 0.1", "clip(x, 0, 1)", "where(pos == 0, 0, exp(x))", "1 - exp(x)", "sign(x)", "1 / x", "x ^ 3",
     "softmax(x) - sigmoid(x)", "-exp(x)", "max(x, tanh(x))", "expm1(x)", "1 - cumsum(softmax(x), over = width)",
-    "softmax(x, where = x > 0)",
+    "softmax(x, where = x > 0)", "1 - exp(-abs(x))", "1 - exp(-relu(x))", "2 - exp(sin(x))", "1 - exp(w[width])",
 ]  # fmt: skip
 
 

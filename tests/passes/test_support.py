@@ -45,6 +45,7 @@ def test_a_mask_that_reaches_the_sum_proves_causality(mixer: Callable[[str], Gra
         ("p = softmax(s, over = keys)", "this softmax has no mask"),
         ("p = softmax(s, over = keys, where = everything)", "this mask admits later keys: everything"),
         ("p = softmax(s, over = keys, where = near(2))", "this mask admits later keys: near(2)"),
+        ("p = sigmoid(s)", "these pairs have no mask"),
         ("p = softmax(s, over = keys, where = not causal)", "zeros of the mask do not stay zero here"),
         ("p = exp(where(causal, s, 0))", "zeros of the mask do not stay zero here"),
         (

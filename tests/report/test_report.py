@@ -95,6 +95,7 @@ def test_json_has_every_answer_and_reads_back() -> None:
     assert data["flops"]["decode_per_token"].keys() == {"matrix", "vector", "scan"}
     assert data["cache"].keys() >= {"bytes_per_sequence", "states"}
     assert data["settings"]["width"] == 96
+    assert type(data["settings"]["width"]) is int
     assert type(report).model_validate_json(report.model_dump_json()) == report
 
 
@@ -114,3 +115,8 @@ def test_a_scan_or_a_loop_says_how_its_emitted_text_runs_it(case: str, beginning
     text = model_code(found, api._target("torch"), 64)["model.py"]
     for kernel, words in (("delta_scan", "delta rule"), ("chunked_scan", "chunked matrix form, a ")):
         assert (f"{kernel}(" in text) == any(s.startswith(words) for s in sentences)
+
+
+def test_a_checked_spec_does_not_fill_the_screen_of_a_notebook() -> None:
+    assert repr(archc.check("griffin:tiny")) == "<model griffin:tiny>"
+    assert repr(archc.check("encoder e(vocab = 8) { return E[vocab width = 2](tokens) }")) == "<encoder e>"

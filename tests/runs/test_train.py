@@ -91,7 +91,7 @@ def test_another_model_is_not_trained_into_a_run_that_exists(folder: Path) -> No
     assert train(folder, "--steps", "1", "-o", "run").returncode == 0
     done = train(folder, "--steps", "1", "-o", "run", "--set", "width=8")
     assert done.returncode == 1
-    assert "error[E605]: 'run' has files not written by archc: checkpoints/" in done.stderr
+    assert "error[E605]: 'run' holds a training of another model or version of archc" in done.stderr
     assert "Traceback" not in done.stderr
 
 

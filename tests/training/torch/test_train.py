@@ -171,8 +171,9 @@ def test_only_the_last_checkpoints_are_kept(project):
 def test_the_command_line_wins_over_a_file_and_the_file_over_the_defaults(project):
     (project.folder / "mine.toml").write_text("steps = 5\nwarmup = 5\nlr = 0.5\nweight_decay = 0.0\n")
     text = project.folder / "text"
-    arguments = ("mine.toml", "--data", text, "--steps", 2, "--context", 32, "--batch", 2, "--no-such", 1)
-    assert "unknown argument '--no-such'" in one_line(project.run("train.py", *arguments))
+    sizes = ("--steps", 2, "--context", 32, "--batch", 2, "--lr_floor", 0.5)
+    arguments = ("mine.toml", "--data", text, *sizes, "--no_such", 1)
+    assert "unknown argument '--no_such'" in one_line(project.run("train.py", *arguments))
     outcome = project.run("train.py", *arguments[:-2])
     assert outcome.code == 0, outcome.stderr
     np.testing.assert_allclose(project.values("lr"), [0.1, 0.2])
@@ -187,7 +188,9 @@ def test_every_field_is_in_the_configuration_and_its_meaning_in_the_help(project
         name, _, rest = line.partition(" = ")
         if name in fields:
             assert f"--{name.replace('_', '-')}" in outcome.stdout
-            assert " ".join(rest.partition("# ")[2].split()) in " ".join(outcome.stdout.split())
+            value, _, meaning = rest.partition("# ")
+            now = f" ({tomllib.loads(f'now = {value}')['now']})".lower() if value[0] not in '["' else ""
+            assert " ".join(f"{meaning}{now}".split()) in " ".join(outcome.stdout.split())
 
 
 MISTAKES = {
