@@ -20,6 +20,7 @@ from kernels.composed_triton import (
     first_key,
     mixed,
     normalised,
+    places,
     planes,
     positions,
     products,
@@ -62,9 +63,9 @@ def add_planes(sums, shares):
 @triton.jit
 def store_planes(tokens, sums, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
     """Writes what `planes` reads: of the tokens r, of which `left` are there."""
-    places = planes(tokens, row, r, h, left, H, PLANES)
-    for i in tl.static_range(len(places)):
-        at, there = places[i]
+    found = places(tokens, row, r, h, left, H, PLANES)
+    for i in tl.static_range(len(found)):
+        at, there = found[i]
         tl.store(at, sums[i].to(at.dtype.element_ty), mask=there)
 
 
@@ -159,7 +160,8 @@ def composed_back_queries(
     else:
         of_queries = empty_planes(HP, 1, BQ, AFTER_Q, ACC)
         of_weights = empty_planes(HP, 1, 1, AFTER_W, ACC)
-    for k0 in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
+    for step in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
+        k0 = tl.maximum(step, 0)
         k_row = tl.program_id(2).to(tl.int64) * S + k0
         k_left = S - k0
         inside = seen(q_at, k0 + c, place, S, WINDOW) & (h < H)
@@ -184,7 +186,7 @@ def composed_back_queries(
             qs = planes(q_tokens, again(row, k0 + BK), r, h, left, H, BEFORE_Q)
             ks = planes(k_tokens, again(k_row, k0 + BK), c, h, k_left, H, BEFORE_K)
             d, of_q, _, of_w = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD, 2, 1)
-            sums = add_columns(sums, d * SCALE, keys, c, h, first, k_left, WIDTHS, H, D, DOT, PRECISION)
+            sums = add_columns(sums, d * SCALE, keys, c, h, first, k_left, WIDTHS, COLUMNS, H, D, DOT, PRECISION)
         else:
             mean += tl.sum(p * d, 1, keep_dims=True)
         of_queries = add_planes(of_queries, of_q)
@@ -232,7 +234,8 @@ def composed_back_keys(
     else:
         of_keys = empty_planes(HP, 1, BK, AFTER_K, ACC)
     start, end = queries_of(ends, k0, T, S, WINDOW, PACKED, BK)
-    for q0 in tl.range(start, end, BQ, disable_licm=True):
+    for step in tl.range(start, end, BQ, disable_licm=True):
+        q0 = tl.maximum(step, 0)
         row = batch * T + q0
         left = T - q0
         place = positions(pos, row, r, left, PACKED)
@@ -259,10 +262,10 @@ def composed_back_keys(
             ks = planes(k_tokens, again(k_row, q0 + BQ), c, h, k_left, H, BEFORE_K)
             d, _, of_k, _ = mixed_back(a, qs, ks, ws, p * (d - mean), BEFORE_GRAD, 1, 2)
             pairs = d * SCALE
-            sums = add_columns(sums, pairs, q + row * (H * D), r, h, first, left, WIDTHS, H, D, DOT, PRECISION)
+            sums = add_columns(sums, pairs, q + row * (H * D), r, h, first, left, WIDTHS, COLUMNS, H, D, DOT, PRECISION)
         else:
             pairs = mixed(p, qs_after, ks_after, ws_after, AFTER)
-            sums = add_columns(sums, pairs, dy + row * (H * E), r, h, first, left, WIDTHS, H, E, DOT, PRECISION)
+            sums = add_columns(sums, pairs, dy + row * (H * E), r, h, first, left, WIDTHS, COLUMNS, H, E, DOT, PRECISION)
         of_keys = add_planes(of_keys, of_k)
     k_left_once = tl.where(tl.program_id(1) == 0, k_left, 0)
     if LAST:

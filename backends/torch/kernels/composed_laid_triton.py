@@ -16,6 +16,7 @@ from kernels.composed_triton import (
     first_key,
     mixed,
     normalised,
+    places,
     planes,
     positions,
     query_block,
@@ -67,9 +68,9 @@ def add_laid(
 @triton.jit
 def grow_planes(tokens, found, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
     """Adds to what `planes` reads, of the tokens r of which `left` are there."""
-    places = planes(tokens, row, r, h, left, H, PLANES)
-    for i in tl.static_range(len(places)):
-        at, there = places[i]
+    held = places(tokens, row, r, h, left, H, PLANES)
+    for i in tl.static_range(len(held)):
+        at, there = held[i]
         tl.store(at, tl.load(at, mask=there, other=0.0) + found[i], mask=there)
 
 

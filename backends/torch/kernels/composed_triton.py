@@ -27,8 +27,19 @@ def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
     """Where all planes of the tokens r lie, of which `left` are there, counted from a row: for `plane` in device.py.
 
     tokens: [rows, planes, heads or 1] each, whose planes are [heads or 1, 1, keys] or alike. PLANES: three numbers of
-    each, how many planes, heads or 1, and planes of those before.
+    each, how many planes, heads or 1, and planes of those before. For tokens behind the last: see `read`.
     """
+    return _places(tokens, row, tl.minimum(r, left - 1), None, h, H, PLANES)
+
+
+@triton.jit
+def places(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
+    """As `planes`, where to write."""
+    return _places(tokens, row, r, r < left, h, H, PLANES)
+
+
+@triton.jit
+def _places(tokens, row, r, there, h, H: tl.constexpr, PLANES: tl.constexpr):
     found = ()
     for i in tl.static_range(len(tokens)):
         for p in tl.static_range(tl.constexpr(PLANES[3 * i])):
@@ -39,9 +50,13 @@ def planes(tokens, row, r, h, left, H: tl.constexpr, PLANES: tl.constexpr):
                 + p * PLANES[3 * i + 1]
             )
             if PLANES[3 * i + 1] == 1:
-                found = found + ((at, r < left),)
+                found = found + ((at, there),)
+            elif h.shape[0] == H:
+                found = found + ((at + h, there),)
+            elif there is None:
+                found = found + ((at + h, h < H),)
             else:
-                found = found + ((at + h, (r < left) & (h < H)),)
+                found = found + ((at + h, there & (h < H)),)
     return found
 
 
@@ -66,6 +81,20 @@ def constants(
 
 
 @triton.jit
+def read(x, r, h, d, left, H: tl.constexpr, D: tl.constexpr, EVEN: tl.constexpr):
+    """Numbers d of the heads h of rows r of x [rows, heads, D], each along an axis; EVEN: that no d is beyond D.
+
+    Of rows behind the last of `left` it is the last, for what comes of them is used by nobody: to leave loads out, the
+    registers must be set to zero before, which was one instruction of a loop in ten.
+    """
+    at = x + tl.minimum(r, left - 1) * (H * D) + h * D + d
+    if EVEN and h.shape[0] == H:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=(h < H) & (d < D), other=0.0)
+
+
+@triton.jit
 def products(
     a, b, a_left, b_left, HP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     SLICE: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -76,20 +105,17 @@ def products(
     c = tl.arange(0, C)[None, None, :]
     sums = tl.zeros((HP, R, C), ACC)
     for first in tl.static_range(0, D, SLICE):
-        along = first + tl.arange(0, SLICE)
-        d = along[None, None, :]
-        left = tl.load(a + r * (H * D) + h * D + d, mask=(r < a_left) & (h < H) & (d < D), other=0.0)
-        d = along[None, :, None]
-        right = tl.load(b + c * (H * D) + h * D + d, mask=(c < b_left) & (h < H) & (d < D), other=0.0)
+        d = first + tl.arange(0, SLICE)
+        left = read(a, r, h, d[None, None, :], a_left, H, D, D % SLICE == 0)
+        right = read(b, c, h, d[None, :, None], b_left, H, D, D % SLICE == 0)
         sums = add_dot(sums, left, right, DOT, PRECISION)
     return sums
 
 
 @triton.jit
-def columns(x, r, h, first, left, WIDTH: tl.constexpr, H: tl.constexpr, D: tl.constexpr):
+def columns(x, r, h, first, left, WIDTH: tl.constexpr, H: tl.constexpr, D: tl.constexpr, EVEN: tl.constexpr = False):
     """A tile [heads, rows, WIDTH] of columns of x [rows, heads, D]; r, h: rows and heads along their axes."""
-    d = first + tl.arange(0, WIDTH)[None, None, :]
-    return tl.load(x + r * (H * D) + h * D + d, mask=(r < left) & (h < H) & (d < D), other=0.0)
+    return read(x, r, h, first + tl.arange(0, WIDTH)[None, None, :], left, H, D, EVEN)
 
 
 @triton.jit
@@ -103,7 +129,7 @@ def empty_columns(HP: tl.constexpr, R: tl.constexpr, WIDTHS: tl.constexpr, ACC: 
 
 @triton.jit
 def add_columns(
-    sums, pairs, x, r, h, first, left, WIDTHS: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+    sums, pairs, x, r, h, first, left, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The sums with `x^T @ pairs` of every head added, for the columns of x [rows, heads, D] from `first` on.
@@ -112,7 +138,7 @@ def add_columns(
     """
     found = ()
     for i in tl.static_range(len(WIDTHS)):
-        part = tl.trans(columns(x, r, h, first, left, WIDTHS[i], H, D), (0, 2, 1))
+        part = tl.trans(columns(x, r, h, first, left, WIDTHS[i], H, D, D % COLUMNS == 0), (0, 2, 1))
         found = found + (add_dot(sums[i], part, pairs, DOT, PRECISION),)
         first += WIDTHS[i]
     return found
@@ -268,5 +294,5 @@ def composed_values(
         ks = planes(k_after, k_row, c, h, S - k0, H, AFTER_K)
         p = mixed(p, qs, ks, ws_after, AFTER)
         values = v + k_row * (H * E)
-        sums = add_columns(sums, p, values, c, h, e, S - k0, WIDTHS, H, E, DOT, PRECISION)
+        sums = add_columns(sums, p, values, c, h, e, S - k0, WIDTHS, COLUMNS, H, E, DOT, PRECISION)
     store_columns(y + row * (H * E), sums, r, h, e, left, WIDTHS, H, E)

@@ -110,9 +110,25 @@ def power(x, n):
 def plane(place, pairs):
     """A plane of tokens in the precision of pairs, read where it is needed: registers hold few of them at a time.
 
-    place: its addresses, and which of them are there.
+    place: its addresses, and which of them are there, None if all are.
     """
-    return tl.load(place[0], mask=place[1], other=0.0).to(pairs.dtype)
+    if place[1] is None:
+        return tl.load(place[0]).to(pairs.dtype)
+    else:
+        return tl.load(place[0], mask=place[1], other=0.0).to(pairs.dtype)
+
+
+@triton.jit
+def over_pairs(x, AXIS: tl.constexpr):
+    """The sums over an axis of pairs, which stays; along axis 1 in 8 parts [heads, 8, columns] if there are more.
+
+    Eight rows of a product of matrices are eight threads, so that each has its part: what is added up in a loop is
+    summed over threads once, behind it, and no sum is in eight of them.
+    """
+    if AXIS == 1 and x.shape[1] > 8:
+        return tl.sum(tl.sum(x.reshape(x.shape[0], x.shape[1] // 8, 8, x.shape[2]), 1), 1, keep_dims=True)
+    else:
+        return tl.sum(x, AXIS, keep_dims=True)
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 from kernels.composed import Mix
-from kernels.device import mix_heads, mix_heads_matrix, plane, unmix_heads
+from kernels.device import mix_heads, mix_heads_matrix, over_pairs, plane, unmix_heads
 from kernels.pairs import Rows
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def _low_grad(a, x, d, i, AXIS: tl.constexpr):
     first = plane(x[i], a)
     z = tl.sum(a * first, 0, keep_dims=True)
     dz = tl.sum(d * plane(x[i + 2], a), 0, keep_dims=True)
-    return first * dz, tl.sum(a * dz, AXIS, keep_dims=True), tl.sum(d * z, AXIS, keep_dims=True)
+    return first * dz, over_pairs(a * dz, AXIS), over_pairs(d * z, AXIS)
 
 
 @triton.jit
@@ -58,8 +58,8 @@ def dynamic_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     da2, dk0, dk2 = _low_grad(a, ks, d, 0, QUERIES)
     da3, dk1, dk3 = _low_grad(a, ks, d, 1, QUERIES)
     da = d + da0 + da1 + da2 + da3 + d * plane(qs[4], a) + d * plane(ks[4], a)
-    dqs = (dq0, dq1, dq2, dq3, tl.sum(a * d, KEYS, keep_dims=True))
-    dks = (dk0, dk1, dk2, dk3, tl.sum(a * d, QUERIES, keep_dims=True))
+    dqs = (dq0, dq1, dq2, dq3, over_pairs(a * d, KEYS))
+    dks = (dk0, dk1, dk2, dk3, over_pairs(a * d, QUERIES))
     return da, dqs, dks, ()
 
 
@@ -109,7 +109,7 @@ def shared_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     z = tl.sum(a, 0, keep_dims=True)
     dz = tl.sum(d * ws[1], 0, keep_dims=True)
     da = tl.where(a > 0.0, d * ws[0], 0.0) + dz * key
-    return da, (), (tl.sum(dz * z, QUERIES, keep_dims=True),), (_total(positive * d), _total(d * (z * key)))
+    return da, (), (over_pairs(dz * z, QUERIES),), (_total(positive * d), _total(d * (z * key)))
 
 
 def _dynamic(heads: int) -> Mix:
