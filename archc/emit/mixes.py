@@ -15,7 +15,7 @@ from typing import Literal
 
 from archc.emit.code import call
 from archc.emit.equations import GLUE, Say, function, row, statements, unpacked
-from archc.fuse.dag import Equations, written
+from archc.fuse.dag import Equations, depends, written
 from archc.fuse.mixing import Handed, Mixing
 from archc.ir.graph import Kind
 from archc.ops.node import Node
@@ -54,6 +54,12 @@ class Mix:
     def order(self) -> tuple[Handed, ...]:
         """Of all planes, as the arguments hold them."""
         return tuple(h for name in GROUPS for h in self.group(name))
+
+    @property
+    def linear(self) -> bool:
+        """Whether the derivative by the pairs is the same for all pairs."""
+        by_pairs = self.mixing.gradient(self.order).outputs[0]
+        return by_pairs not in depends([by_pairs], [self.mixing.source])
 
     @property
     def body(self) -> tuple[object, ...]:
@@ -122,7 +128,10 @@ def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], ti
         pairs = " and ".join(PLACES.values()) if mixes.are_one else PLACES[mix.place]
         made = f"The {pairs} [{' '.join(a.name for a in mix.mixing.heads)}] with their heads composed."
         texts.append(function(name, params, [made, "", *_read(mix)], lines, results[0], tiles.decorator))
-        lines, (own, *rest) = _written(mix, backward, say, (*reserved, *params, "d"), tiles.load)
+        if tiles.load:  # what becomes of pairs last: it takes more registers than all that is summed before
+            backward = replace(backward, outputs=(*backward.outputs[1:], backward.outputs[0]))
+        lines, results = _written(mix, backward, say, (*reserved, *params, "d"), tiles.load)
+        own, *rest = (results[-1], *results[:-1]) if tiles.load else results
         groups = iter(rest)
         parts = [row([next(groups) for _ in _indices(mix, group)]) for group in GROUPS]
         doc = [f"The derivatives of {name} by a, qs, ks and ws, from d, those by what it gives."]

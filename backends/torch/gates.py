@@ -17,7 +17,7 @@ from archc.ops.node import Node
 
 DEVICE = (
     "at_least", "at_most", "expm1", "expm1_from", "gelu", "gelu_tanh", "inv_softplus", "log1p", "power", "sign", "silu",
-    "softplus", "tanh", "mix_heads", "unmix_heads", "mix_heads_matrix", "plane",
+    "softplus", "tanh", "mix_heads", "unmix_heads", "mix_heads_matrix", "over_pairs", "plane",
 )  # fmt: skip
 """The functions of `kernels/device.py`."""
 BUILTIN = ("abs", "cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "where")
@@ -147,7 +147,9 @@ def _say_device(op: str, args: Sequence[Code]) -> Code:
         return call(f"tl.{op}", *args)
     if op in SUMS:
         axis = SUMS[op]
-        return call("tl.sum", args[0], AXES.get(axis, str(PLACES[axis])), keep_dims="True")
+        if axis in AXES:
+            return call("over_pairs", args[0], AXES[axis])
+        return call("tl.sum", args[0], str(PLACES[axis]), keep_dims="True")
     if op in BUILTIN or op == ZEROS:
         return call(f"tl.{op}", *args)
     if op == "relu":

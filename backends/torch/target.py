@@ -101,7 +101,8 @@ def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
     def one(mix: Mix) -> str:
         name = mixes.function(stem, mix)
         functions = [name, f"{name}_grad"] if on_device else []
-        return call("Mix", f'"{mix.sides}"', f'"{mix.shapes}"', str(mix.work), *functions).text
+        linear = {"linear": "True"} if on_device and mix.linear else {}
+        return call("Mix", f'"{mix.sides}"', f'"{mix.shapes}"', str(mix.work), *functions, **linear).text
 
     given = [f'"{stem}"', *(f"{mix.place}={one(mix)}" for mix in mixes.found)]
     return f"{constant(stem)} = Composed({', '.join(given)})"

@@ -33,7 +33,7 @@ class Mix:
     registers have no room for all. ws of [heads or 1, 1, 1]. Matrices in ws are [heads, heads] in the type of products.
     Heads are filled up with zeros to a power of two: a sum over heads that is spread over heads again may only be
     summed over heads once more if a plane weighs it. grad: `(a, qs, ks, ws, d, QUERIES, KEYS) -> (da, dqs, dks, dws)`,
-    in the shapes of planes, given the axes of a. Both are None without Triton.
+    in the shapes of planes, given the axes of a. Both are None without Triton. linear: that da needs no a.
     """
 
     sides: str = ""
@@ -41,6 +41,7 @@ class Mix:
     work: int = 0
     device: Any = None
     grad: Any = None
+    linear: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,12 +133,14 @@ def composed_back_queries(
     SCALE: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr,
     BK: tl.constexpr, SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
+    LAST: tl.constexpr, AHEAD: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
     """See `composed_values`; dy is like y, and delta like lse.
 
     First delta, and gradients of q_after and w_after. If LAST, given delta, dq on a grid of (T / BQ, D / COLUMNS, B),
-    and gradients of q_tokens and weights. w_shares: [programs, planes, heads or 1] or [programs, H, H] each.
+    and gradients of q_tokens and weights. w_shares: [programs, planes, heads or 1] or [programs, H, H] each. AHEAD:
+    that the gradients of weights are all that is wanted of them, and need none: they are found before the weights,
+    while registers need not hold both.
     """
     q0, row = query_block(T, BQ)
     h = tl.arange(0, HP)[:, None, None]
@@ -171,16 +173,23 @@ def composed_back_queries(
         qs = planes(q_tokens, here, r, h, left, H, BEFORE_Q)
         ks = planes(k_tokens, k_row, c, h, k_left, H, BEFORE_K)
         keys = k + k_row * (H * D)
-        a, p = pairs_again(
-            keys, q + rows * (H * D), qs, ks, ws, norm, inside, k_left, left, BEFORE,
-            SCALE, H, D, HP, BK, BQ, SLICE, DOT, ACC, PRECISION,
-        )  # fmt: skip
+        p = tl.zeros((HP, BK, BQ), ACC)
+        if not AHEAD:
+            a, p = pairs_again(
+                keys, q + rows * (H * D), qs, ks, ws, norm, inside, k_left, left, BEFORE,
+                SCALE, H, D, HP, BK, BQ, SLICE, DOT, ACC, PRECISION,
+            )  # fmt: skip
         d, of_q, _, of_w = weights_back(
             p, v + k_row * (H * E), dy + rows * (H * E),
             planes(q_after, here, r, h, left, H, AFTER_Q),
             planes(k_after, k_row, c, h, k_left, H, AFTER_K),
             ws_after, inside, k_left, left, AFTER_GRAD, 2, 1, H, E, HP, BK, BQ, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
+        if AHEAD:
+            a, p = pairs_again(
+                keys, q + rows * (H * D), qs, ks, ws, norm, inside, k_left, left, BEFORE,
+                SCALE, H, D, HP, BK, BQ, SLICE, DOT, ACC, PRECISION,
+            )  # fmt: skip
         if LAST:
             mean = tl.load(delta + at + (here - row), mask=(r < left) & (h < H), other=0.0)
             qs = planes(q_tokens, again(row, k0 + BK), r, h, left, H, BEFORE_Q)
@@ -212,7 +221,7 @@ def composed_back_keys(
     SCALE: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HP: tl.constexpr, BQ: tl.constexpr,
     BK: tl.constexpr, SLICE: tl.constexpr, WIDTHS: tl.constexpr, COLUMNS: tl.constexpr, KEEP_ROWS: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    LAST: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
+    LAST: tl.constexpr, AHEAD: tl.constexpr, BEFORE_GRAD: tl.constexpr, AFTER_GRAD: tl.constexpr,
 ):  # fmt: skip
     """dx, the gradient of the values, and that of k_after; if LAST, of the keys, and that of k_tokens.
 
@@ -246,16 +255,23 @@ def composed_back_keys(
         k_rows = again(k_row, q0, KEEP_ROWS)
         qs = planes(q_tokens, row, r, h, left, H, BEFORE_Q)
         ks = planes(k_tokens, here, c, h, k_left, H, BEFORE_K)
-        a, p = pairs_again(
-            q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, BEFORE,
-            SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
-        )  # fmt: skip
+        p = tl.zeros((HP, BQ, BK), ACC)
+        if not AHEAD:
+            a, p = pairs_again(
+                q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, BEFORE,
+                SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            )  # fmt: skip
         qs_after = planes(q_after, row, r, h, left, H, AFTER_Q)
         ks_after = planes(k_after, here, c, h, k_left, H, AFTER_K)
         d, _, of_k, _ = weights_back(
             p, dy + row * (H * E), v + k_rows * (H * E), qs_after, ks_after, ws_after, inside, left, k_left,
             AFTER_GRAD, 1, 2, H, E, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
         )  # fmt: skip
+        if AHEAD:
+            a, p = pairs_again(
+                q + row * (H * D), k + k_rows * (H * D), qs, ks, ws, norm, inside, left, k_left, BEFORE,
+                SCALE, H, D, HP, BQ, BK, SLICE, DOT, ACC, PRECISION,
+            )  # fmt: skip
         if LAST:
             mean = tl.load(delta + at, mask=(r < left) & (h < H), other=0.0)
             qs = planes(q_tokens, again(row, q0 + BQ), r, h, left, H, BEFORE_Q)

@@ -93,13 +93,14 @@ def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tenso
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty_like(lse)
     arrays = (q, k, v, dy, *first, *second, pos)
+    linear = composed.after is None or composed.after.linear
 
     def of_queries(kind: Pass, read: Read, summed: Tensor | None, columns: int, last: bool) -> list[tuple[Tensor, ...]]:
         grid, constants = call.of_pass(kind, columns)
         dqs = tuple(torch.empty_like(x) for x in read.queries)
         shares = tuple(lse.new_empty(grid[0] * grid[2], *w.shape[-2:]) for w in read.weights)
         composed_back_queries[grid](
-            *arrays, lse, delta, summed, dqs, shares, *call.numbers, LAST=last, **constants
+            *arrays, lse, delta, summed, dqs, shares, *call.numbers, LAST=last, AHEAD=last and linear, **constants
         )  # fmt: skip
         return [dqs, tuple(s.sum(0).reshape(w.shape).to(w.dtype) for s, w in zip(shares, read.weights, strict=True))]
 
@@ -107,7 +108,9 @@ def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tenso
         grid, constants = call.of_pass(kind, summed.shape[3])
         ends = None if pos is None else ends_of(pos, k.shape[1], constants["BK"])
         dks = tuple(torch.empty_like(x) for x in read.keys)
-        composed_back_keys[grid](*arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, **constants)
+        composed_back_keys[grid](
+            *arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, AHEAD=last and linear, **constants
+        )  # fmt: skip
         return dks
 
     with torch.cuda.device_of(q):

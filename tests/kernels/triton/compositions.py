@@ -45,21 +45,27 @@ def dynamic_device(a, qs, ks, ws):
 
 @triton.jit
 def _low_grad(a, x, d, i, AXIS: tl.constexpr):
-    first = plane(x[i], a)
-    z = tl.sum(a * first, 0, keep_dims=True)
+    z = tl.sum(a * plane(x[i], a), 0, keep_dims=True)
+    d2 = over_pairs(d * z, AXIS)
     dz = tl.sum(d * plane(x[i + 2], a), 0, keep_dims=True)
-    return first * dz, over_pairs(a * dz, AXIS), over_pairs(d * z, AXIS)
+    return dz, over_pairs(a * dz, AXIS), d2
 
 
 @triton.jit
 def dynamic_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    dq4 = over_pairs(a * d, KEYS)
+    dk4 = over_pairs(a * d, QUERIES)
     da0, dq0, dq2 = _low_grad(a, qs, d, 0, KEYS)
     da1, dq1, dq3 = _low_grad(a, qs, d, 1, KEYS)
     da2, dk0, dk2 = _low_grad(a, ks, d, 0, QUERIES)
     da3, dk1, dk3 = _low_grad(a, ks, d, 1, QUERIES)
-    da = d + da0 + da1 + da2 + da3 + d * plane(qs[4], a) + d * plane(ks[4], a)
-    dqs = (dq0, dq1, dq2, dq3, over_pairs(a * d, KEYS))
-    dks = (dk0, dk1, dk2, dk3, over_pairs(a * d, QUERIES))
+    da = d + d * plane(qs[4], a) + d * plane(ks[4], a)
+    da += da0 * plane(qs[0], a)
+    da += da1 * plane(qs[1], a)
+    da += da2 * plane(ks[0], a)
+    da += da3 * plane(ks[1], a)
+    dqs = (dq0, dq1, dq2, dq3, dq4)
+    dks = (dk0, dk1, dk2, dk3, dk4)
     return da, dqs, dks, ()
 
 
@@ -113,11 +119,11 @@ def shared_grad(a, qs, ks, ws, d, QUERIES: tl.constexpr, KEYS: tl.constexpr):
 
 
 def _dynamic(heads: int) -> Mix:
-    return Mix("qqqkkk", "", 8 * RANK * heads, dynamic_device, dynamic_grad)
+    return Mix("qqqkkk", "", 8 * RANK * heads, dynamic_device, dynamic_grad, linear=True)
 
 
 def _static(heads: int) -> Mix:
-    return Mix("q", "m", 2 * heads * heads, static_device, static_grad)
+    return Mix("q", "m", 2 * heads * heads, static_device, static_grad, linear=True)
 
 
 def _shared(_: int) -> Mix:

@@ -53,7 +53,8 @@ def composed_launches(
     for name, kernel in launch.PASSES.items():
         last = name in ("queries", "keys")
         tile = launch.tile_of(name, sizes, arch)
-        told = {**constants, **tile.constants, "LAST": last, **({} if last else {"dq": None})}
+        ahead = last and (composed.after is None or composed.after.linear)
+        told = {**constants, **tile.constants, "LAST": last, "AHEAD": ahead, **({} if last else {"dq": None})}
         own = zip(shares, planes[0 if last else 1], strict=True)
         given = types | {share: (of,) * (len(each) // 3) for (share, of), each in own}
         passed = {each: given[each] for each in kernel.arg_names if each not in told}
