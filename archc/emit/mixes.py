@@ -7,9 +7,12 @@ kernels of a backend may have their own order of queries and keys, and read a pl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import groupby
+from operator import add
 from textwrap import wrap
 from typing import Literal
 
@@ -17,6 +20,7 @@ from archc.emit.code import call
 from archc.emit.equations import GLUE, Say, function, row, statements, unpacked
 from archc.fuse.dag import Equations, depends, written
 from archc.fuse.mixing import Handed, Mixing
+from archc.fuse.planes import SUMS
 from archc.ir.graph import Kind
 from archc.ops.node import Node
 from archc.ops.table import OPS
@@ -128,8 +132,8 @@ def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], ti
         pairs = " and ".join(PLACES.values()) if mixes.are_one else PLACES[mix.place]
         made = f"The {pairs} [{' '.join(a.name for a in mix.mixing.heads)}] with their heads composed."
         texts.append(function(name, params, [made, "", *_read(mix)], lines, results[0], tiles.decorator))
-        if tiles.load:  # what becomes of pairs last: it takes more registers than all that is summed before
-            backward = replace(backward, outputs=(*backward.outputs[1:], backward.outputs[0]))
+        if tiles.load:
+            backward = _pairs_last(backward)
         lines, results = _written(mix, backward, say, (*reserved, *params, "d"), tiles.load)
         own, *rest = (results[-1], *results[:-1]) if tiles.load else results
         groups = iter(rest)
@@ -143,6 +147,28 @@ def mix_functions(stem: str, mixes: Mixes, say: Say, reserved: Sequence[str], ti
 def function_names(stem: str, mixes: Mixes) -> list[str]:
     """What `mix_functions` writes."""
     return [f"{stem}_{end}{grad}" for end in mixes.different for grad in ("", "_grad")]
+
+
+def _pairs_last(equations: Equations) -> Equations:
+    """Derivatives with the first, that by the pairs, behind the others, which take fewer registers.
+
+    If it is a sum of sums, one addend comes after the other, those made of whole pairs first: the registers of these
+    are free then, before sums over heads are spread over heads.
+    """
+    output, *others = equations.outputs
+    uses = Counter(arg for node in equations.nodes for arg in node.args)
+
+    def addends(node: Node) -> list[Node]:
+        if node.op != "add" or (node is not output and (uses[node] > 1 or node in equations.names)):
+            return [node]
+        return [each for arg in node.args for each in addends(arg)]
+
+    def is_whole(node: Node) -> bool:
+        return node in equations.given or (node.op not in SUMS and any(map(is_whole, node.args)))
+
+    total = reduce(add, sorted(addends(output), key=lambda node: not is_whole(node)))
+    names = {total: equations.names[output]} if output in equations.names else {}
+    return replace(equations, outputs=(*others, total), names={**equations.names, **names})
 
 
 def _written(

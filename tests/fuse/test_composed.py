@@ -259,7 +259,7 @@ def test_a_composition_reads_like_a_spec(tiny: Callable[[str], Graph]) -> None:
     found = [f for f in compositions(tiny("dcformer")).values() if isinstance(f, Composition)]
     text = torch_gates.device_mixes("attention", Mixes(next(mixes(found[0])), None))
     assert text.split("\n\n\n")[0] == COMPOSE
-    assert torch_gates.device_names(text) == ["plane"]
+    assert torch_gates.device_names(text) == ["over_pairs", "plane"]
 
 
 COMPOSE = '''@triton.jit

@@ -98,7 +98,7 @@ def tile_of(kind: Pass, sizes: Sizes, arch: int) -> Tile:
     kept = row * block.own * (sizes.dim + sizes.value * backward)
     step = row * block.others * max(parts[0], 2 * taken)
     limit = next(SHARED[each] for each in sorted(SHARED, reverse=True) if each <= arch)
-    keep_rows = 2 * (kept + step) <= limit  # the other half caches what registers do not hold
+    keep_rows = kept + step <= limit
     queries, keys = (block.others, block.own) if of_keys else (block.own, block.others)
     return Tile(queries, keys, taken, parts, keep_rows, block.warps)
 
