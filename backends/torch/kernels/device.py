@@ -120,13 +120,15 @@ def plane(place, pairs):
 
 @triton.jit
 def over_pairs(x, AXIS: tl.constexpr):
-    """The sums over an axis of pairs, which stays; along axis 1 in 8 parts [heads, 8, columns] if there are more.
+    """The sums of x [heads, rows, columns] over an axis of pairs, which stays, with size one.
 
-    Eight rows of a product of matrices are eight threads, so that each has its part: what is added up in a loop is
-    summed over threads once, behind it, and no sum is in eight of them.
+    Laid out as products of matrices are, eight threads would each hold every sum over rows, eight registers of 32
+    heads and 8 columns. What is reshaped need not be laid out like that: Triton lays it out as those who write the sums
+    do, a sum in one register of one thread.
     """
-    if AXIS == 1 and x.shape[1] > 8:
-        return tl.sum(tl.sum(x.reshape(x.shape[0], x.shape[1] // 8, 8, x.shape[2]), 1), 1, keep_dims=True)
+    if AXIS == 1 and x.shape[0] >= 16 and x.shape[1] > 8:
+        parts = x.reshape(x.shape[0], x.shape[1] // 8, 8, x.shape[2])
+        return tl.sum(tl.sum(parts, 1), 1, keep_dims=True)
     else:
         return tl.sum(x, AXIS, keep_dims=True)
 
