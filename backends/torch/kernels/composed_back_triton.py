@@ -163,7 +163,7 @@ def composed_back_queries(
         of_queries = empty_planes(HP, 1, BQ, AFTER_Q, ACC)
         of_weights = empty_planes(HP, 1, 1, AFTER_W, ACC)
     for step in tl.range(first_key(q_at, place, end, WINDOW), end, BK, disable_licm=True):
-        k0 = tl.maximum(step, 0)
+        k0 = tl.maximum(step, 0)  # as it is, but no address is counted up from step to step in registers of its own
         k_row = tl.program_id(2).to(tl.int64) * S + k0
         k_left = S - k0
         inside = seen(q_at, k0 + c, place, S, WINDOW) & (h < H)
@@ -244,7 +244,7 @@ def composed_back_keys(
         of_keys = empty_planes(HP, 1, BK, AFTER_K, ACC)
     start, end = queries_of(ends, k0, T, S, WINDOW, PACKED, BK)
     for step in tl.range(start, end, BQ, disable_licm=True):
-        q0 = tl.maximum(step, 0)
+        q0 = tl.maximum(step, 0)  # see above
         row = batch * T + q0
         left = T - q0
         place = positions(pos, row, r, left, PACKED)
@@ -281,7 +281,8 @@ def composed_back_keys(
             sums = add_columns(sums, pairs, q + row * (H * D), r, h, first, left, WIDTHS, COLUMNS, H, D, DOT, PRECISION)
         else:
             pairs = mixed(p, qs_after, ks_after, ws_after, AFTER)
-            sums = add_columns(sums, pairs, dy + row * (H * E), r, h, first, left, WIDTHS, COLUMNS, H, E, DOT, PRECISION)
+            rows = dy + row * (H * E)
+            sums = add_columns(sums, pairs, rows, r, h, first, left, WIDTHS, COLUMNS, H, E, DOT, PRECISION)
         of_keys = add_planes(of_keys, of_k)
     k_left_once = tl.where(tl.program_id(1) == 0, k_left, 0)
     if LAST:

@@ -14,6 +14,7 @@ from kernels.operators import arch_of
 from torch import Tensor
 
 DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
+MANY = 16  # heads
 EVERY = 0x7FFFFFFF  # a window that ends nowhere
 PASSES: dict[Pass, Any] = {
     "normalisers": composed_normalisers,
@@ -93,14 +94,14 @@ def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tenso
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty_like(lse)
     arrays = (q, k, v, dy, *first, *second, pos)
-    linear = composed.after is None or composed.after.linear
+    ahead = finds_ahead(composed, call.sizes)
 
     def of_queries(kind: Pass, read: Read, summed: Tensor | None, columns: int, last: bool) -> list[tuple[Tensor, ...]]:
         grid, constants = call.of_pass(kind, columns)
         dqs = tuple(torch.empty_like(x) for x in read.queries)
         shares = tuple(lse.new_empty(grid[0] * grid[2], *w.shape[-2:]) for w in read.weights)
         composed_back_queries[grid](
-            *arrays, lse, delta, summed, dqs, shares, *call.numbers, LAST=last, AHEAD=last and linear, **constants
+            *arrays, lse, delta, summed, dqs, shares, *call.numbers, LAST=last, AHEAD=last and ahead, **constants
         )  # fmt: skip
         return [dqs, tuple(s.sum(0).reshape(w.shape).to(w.dtype) for s, w in zip(shares, read.weights, strict=True))]
 
@@ -109,7 +110,7 @@ def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tenso
         ends = None if pos is None else ends_of(pos, k.shape[1], constants["BK"])
         dks = tuple(torch.empty_like(x) for x in read.keys)
         composed_back_keys[grid](
-            *arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, AHEAD=last and linear, **constants
+            *arrays, ends, lse, delta, summed, dks, *call.numbers, LAST=last, AHEAD=last and ahead, **constants
         )  # fmt: skip
         return dks
 
@@ -119,6 +120,11 @@ def backward(composed: Any, given: Given, lse: Tensor, dy: Tensor) -> list[Tenso
         after = Read(dqs_after, of_keys("values back", second, dv, last=False), dws_after)
         before = Read(dqs, of_keys("keys", first, dk, last=True), dws)
     return [dq, dk, dv, *in_order(composed.before, before), *in_order(composed.after, after), *dws, *dws_after]
+
+
+def finds_ahead(composed: Any, sizes: Sizes) -> bool:
+    """Whether the last passes find the gradients of weights ahead of these; fewer heads have registers for both."""
+    return sizes.heads >= MANY and (composed.after is None or bool(composed.after.linear))
 
 
 def call_of(composed: Any, given: Given, backward: bool) -> Call:

@@ -20,13 +20,13 @@ from archc.loading import import_project
 from tests.kernels.triton.compositions import MIXES, RANK
 from tests.kernels.triton.shipped import FRAME
 
-# The allowance, by heads and columns of one: loads and stores of a thread's loop for want of registers, of 3,000
-# instructions and more, and bytes of its stack. Up to 16 heads it is one in a hundred, which one and two of 128 columns
-# need on Blackwell. The sums of 32 heads take a register a thread for each column, beside the derivatives of pairs and
+# The allowance, by heads and columns of one: loads and stores of a thread's loop for want of registers, of 2,200
+# instructions and more, and bytes of its stack. Up to 16 heads less than one in a hundred, which 1 to 8 of 128 columns
+# need on Blackwell. The sums of 32 heads take a register a thread for each column, beside two tiles of pairs and the
 # planes; half of the columns would not spill, but compute every pair twice. With more than 32 heads parts of pairs come
 # from memory, and only sums for keys spill.
-SPILLS = {(32, 80): (75, 256), (32, 128): (150, 448)}
-FEW = 30, 112
+SPILLS = {(32, 80): (16, 64), (32, 128): (60, 184)}
+FEW = 23, 112
 LAID = 512
 CASES = [(32, 128, 90, ("values", "keys")), (32, 80, 80, ("queries",)), (2, 128, 100, ("keys",))]
 CASES += [(16, 64, 90, ("queries",)), (16, 64, 100, ("values back",))]
@@ -53,7 +53,7 @@ def composed_launches(
     for name, kernel in launch.PASSES.items():
         last = name in ("queries", "keys")
         tile = launch.tile_of(name, sizes, arch)
-        ahead = last and (composed.after is None or composed.after.linear)
+        ahead = last and launch.finds_ahead(composed, sizes)
         told = {**constants, **tile.constants, "LAST": last, "AHEAD": ahead, **({} if last else {"dq": None})}
         own = zip(shares, planes[0 if last else 1], strict=True)
         given = types | {share: (of,) * (len(each) // 3) for (share, of), each in own}
@@ -136,7 +136,7 @@ def test_a_sequence_begins_at_an_offset_of_64_bits(name: str) -> None:
 @pytest.mark.parametrize(
     "sizes", [Sizes(32, 256, 256, 2), Sizes(32, 80, 80, 4), Sizes(16, 128, 48, 2), Sizes(1, 64, 64, 2)]
 )
-def test_tiles_fit_and_leave_memory(sizes: Sizes, arch: int) -> None:
+def test_tiles_fit(sizes: Sizes, arch: int) -> None:
     assert fits(sizes.heads, arch)
     limit = CHIPS[{86: 89, 103: 100, 120: 89}.get(arch, arch)].shared
     for name in launch.PASSES:
@@ -147,7 +147,7 @@ def test_tiles_fit_and_leave_memory(sizes: Sizes, arch: int) -> None:
         step = sizes.heads * others * max(tile.parts[0], 2 * tile.slice) * sizes.bytes
         kept = sizes.heads * own * (sizes.dim + sizes.value * (name not in ("normalisers", "values"))) * sizes.bytes
         assert step < limit
-        assert not tile.keep_rows or 2 * (step + kept) <= limit
+        assert not tile.keep_rows or step + kept <= limit
 
 
 @pytest.mark.parametrize("width", [16, 32, 64])
