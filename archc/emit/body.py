@@ -19,6 +19,7 @@ from archc.emit.mixes import Mixes
 from archc.emit.numbers import Numbers, Place, literal, number_node
 from archc.emit.precision import Precision
 from archc.emit.units import TIME_OPS, Unit, Units
+from archc.fuse.convs import FusedConv
 from archc.fuse.fused_scan import FusedScan
 from archc.ir.graph import Kind, Value
 from archc.ops.table import OPS
@@ -56,7 +57,7 @@ class Body:
     names: dict[Value, str] = field(default_factory=dict)
     aliases: dict[Value, list[Value]] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
-    gates: dict[str, FusedScan] = field(default_factory=dict)
+    gates: dict[str, FusedScan | FusedConv] = field(default_factory=dict)
     mixes: dict[str, Mixes] = field(default_factory=dict)
     statement: ast.Stmt | None = None
     place: Place = "forward"

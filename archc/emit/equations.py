@@ -9,18 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from keyword import iskeyword
-from textwrap import wrap
 from types import MappingProxyType
-from typing import Literal
 
 from archc.emit.code import UNARY, Code, infix, minus
 from archc.fuse.dag import NUMBER, SPECIAL, Equations, depends
-from archc.fuse.fused_scan import FusedScan, Handed
 from archc.ops.node import Node
 
-Doc = Literal["gates", "gates grad", "out", "out grad"]
 Say = Callable[[str, Sequence[Code]], Code]
 """The expression of an op, by its name, on operands."""
 
@@ -159,7 +154,7 @@ class _Writer:
             return number(node.value)
         if node.op == "leaf":
             self.need(node)
-            return Code(self.names.get(node, node.name.removeprefix(SPECIAL)), plain=node in self.equations.n)
+            return Code(self.leaf(node), plain=node in self.equations.n)
         args = [self.codes[a] for a in node.args]
         alone = [a not in self.arrays for a in node.args]
         if node.op == "where" and all(alone[1:]):
@@ -175,6 +170,10 @@ class _Writer:
         self.lines.append(f"{name} = {code.text}")
         return Code(name)
 
+    def leaf(self, node: Node) -> str:
+        """The name of a leaf."""
+        return self.names.get(node, node.name.removeprefix(SPECIAL))
+
     def need(self, leaf: Node) -> None:
         """Notes that a leaf is read, from here on."""
         if leaf in self.loads and leaf not in self.read:
@@ -183,9 +182,9 @@ class _Writer:
 
     def spread(self, node: Node) -> Code:
         """What varies with no token, like the first input."""
-        like = self.equations.x[0]
+        like = (*self.equations.x, *self.equations.given)[0]
         self.need(like)
-        zeros = self.zeros(self.names[like])
+        zeros = self.zeros(self.leaf(like))
         return zeros if node.is_number(0) else infix("+", zeros, self.codes[node])
 
 
@@ -226,49 +225,3 @@ def function(
     body = ['"""' + doc[0] + ('"""' if len(doc) == 1 else ""), *doc[1:], *(['"""'] if len(doc) > 1 else [])]
     body += [*lines, f"return {result}"]
     return "\n".join([*head, f"def {name}({', '.join(params)}):", *(f"    {x}".rstrip() for x in body)]) + "\n"
-
-
-def described(fused: FusedScan, doc: Doc) -> list[str]:
-    """The docstring of a generated function, as lines: what it computes, of which scan, and the axes it takes."""
-    scan = f"the scan '{fused.scan.label}'" if fused.scan.label else "the scan"
-    state = "state before each token" if fused.found.before else "state"
-    read = state if fused.kind == "diagonal" else "read-out"
-    names = fused.outputs[::2] if fused.is_complex else fused.outputs
-    *most, last = fused.outputs
-    axes = fused.scan.names if fused.kind == "chunked_key" else fused.tile
-    in_parts = ", in parts" if fused.is_complex else ""
-    made = {
-        "gates": f"{_sentence([GATES[n.removesuffix('_re')] for n in names])} of {scan} [{' '.join(axes)}]{in_parts}.",
-        "gates grad": f"Derivatives by x and w, from those by the gates of {scan}, {', '.join(f'd{n}' for n in most)} "
-        f"and d{last}.",
-        "out": f"What follows the {read} of {scan} [{' '.join(fused.tile)}].",
-        "out grad": f"Derivatives by read, x and w, from do, that by what follows the {read} of {scan}{in_parts}.",
-    }[doc]
-    norm = fused.normaliser if doc.startswith("out") else None
-    inputs = fused.inputs if norm is None else (*fused.inputs, norm)
-    parts = [f"x: {_listed(inputs)}."] + ([f"w: {_listed(fused.weights)}."] if fused.weights else [])
-    numbers = () if fused.gates is None else fused.gates.n
-    parts += [f"Numbers: {', '.join(n.name.removeprefix(NUMBER) for n in numbers)}."] if numbers else []
-    parts += ["first: whether a document starts." if doc.startswith("gates") else f"read: the {read}."]
-    lines = wrap(" ".join(parts), 112)
-    return [made, "", *(line.replace(GLUE, " ") for line in lines)]
-
-
-GLUE = "\xa0"
-"""Between words of one line."""
-GATES = {
-    "a": "the decay", "u": "the input", "dt": "the step dt", "log_a": "the log decay", "k": "keys", "v": "the input v",
-    "q": "queries", "b": "the keys of the bonus",
-}  # fmt: skip
-
-
-def _sentence(parts: Sequence[str]) -> str:
-    """Things in a row, the first word of which begins a sentence."""
-    text = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return text[0].upper() + text[1:]
-
-
-def _listed(handed: Sequence[Handed]) -> str:
-    """Names, with the axes of those up to there."""
-    groups = groupby(handed, key=lambda h: h.axes)
-    return ", ".join(f"{', '.join(h.name for h in each)}{GLUE}[{GLUE.join(axes)}]" for axes, each in groups)

@@ -3,7 +3,7 @@ swallow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -94,13 +94,14 @@ def find(program: Program, units: Units) -> Fused:
     alone = {v: reason for v, f in fused.items() if (reason := _obstacle(f, users))}
     fused = {v: f for v, f in fused.items() if v not in alone}
     partly = _partly(fused, units, regions)
-    if numbers := _numbers({v: f for v, f in fused.items() if v not in partly}, units, regions):
+    if numbers := _numbers({v: (f.scan, v, *f.computed) for v, f in fused.items() if v not in partly}, units, regions):
         fused = {f.result: f for f in fused_scans(graph, numbers).values() if f.result in fused}
-    other = partly | _other_numbers({v: f for v, f in fused.items() if v not in partly}, units, regions)
+    signatures = {v: f.signature for v, f in fused.items() if v not in partly}
+    other = partly | _other_numbers(signatures, units, regions)
     gated = {v: f for v, f in fused.items() if v not in other}
     for scan in gated.values():
         absorbed |= scan.computed
-    convs = fused_convs(graph, absorbed)
+    convs = _convs(graph, frozenset(absorbed | gated.keys()), units, regions)
     for conv in convs.values():
         absorbed |= conv.computed
     composed, plain = _composed(graph, units, regions)
@@ -155,11 +156,28 @@ def _is_parted(value: Value, users: Mapping[Value, Sequence[Value]]) -> bool:
     return is_complex(value) and bool(readers) and near
 
 
-def _numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> Numbers:
-    """The numbers in equations that differ among the calls of a unit and are written there: kernels are handed them."""
+def _convs(graph: Graph, elsewhere: frozenset[Value], units: Units, regions: Regions) -> dict[Value, FusedConv]:
+    """Every convolution with what its kernel computes, as far as it is the same in all calls of a unit, but for the
+    numbers that are written there.
+    """
+    found = fused_convs(graph, elsewhere)
+    numbers = _numbers({v: (v, *f.computed) for v, f in found.items()}, units, regions)
+    while True:
+        found = fused_convs(graph, elsewhere, numbers)
+        other = _other_numbers({v: f.signature for v, f in found.items()}, units, regions)
+        if not other:
+            return found
+        elsewhere = elsewhere.union(other)
+
+
+def _numbers(computed: Mapping[Value, Iterable[Value]], units: Units, regions: Regions) -> Numbers:
+    """The numbers in equations that differ among the calls of a unit and are written there: kernels are handed them.
+
+    computed: what each kernel computes, by its result.
+    """
     out: dict[tuple[Value, int], Given] = {}
-    for unit, same in alike(fused, units, regions):
-        made = [sorted({fused[v].scan, v, *fused[v].computed}, key=lambda each: each.id) for v in same]
+    for unit, same in alike(computed, units, regions):
+        made = [sorted({*computed[v]}, key=lambda each: each.id) for v in same]
         names: dict[ast.Expr | str, str] = {}
         for values in zip(*made, strict=False):
             for index, numbers in enumerate(zip(*(v.args for v in values), strict=False)):
@@ -192,11 +210,11 @@ def _partly(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) ->
     return out
 
 
-def _other_numbers(fused: Mapping[Value, FusedScan], units: Units, regions: Regions) -> dict[Value, str]:
-    """The scans whose equations cannot be in a kernel, for they differ among the calls of a unit, and why."""
+def _other_numbers(signatures: Mapping[Value, object], units: Units, regions: Regions) -> dict[Value, str]:
+    """What cannot be a kernel with its equations, for they differ among the calls of a unit, and why."""
     out: dict[Value, str] = {}
-    for unit, same in alike(fused, units, regions):
-        if len({fused[v].signature for v in same}) > 1:
+    for unit, same in alike(signatures, units, regions):
+        if len({signatures[v] for v in same}) > 1:
             out |= dict.fromkeys(same, f"calls of '{unit.first.name}' have other numbers in its equations")
     return out
 

@@ -7,6 +7,7 @@ from re import sub
 
 from archc.emit.body import Body
 from archc.emit.code import Code, python_name
+from archc.emit.equations import row
 from archc.emit.kernels import kernel_of
 from archc.emit.layout import legend, reindex
 from archc.emit.numbers import number_from
@@ -46,13 +47,13 @@ def gated(body: Body, value: Value) -> Code:
     state = body.local_state(fused.scan)
     stem = stem_of(body, state.replace(".", "_"))
     body.gates[stem] = fused
-    inputs, weights = (_row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
+    inputs, weights = (row([_handed(body, h, fused) for h in each]) for each in (fused.inputs, fused.weights))
     operands = [inputs, weights]
     operands += [code.text for code in _OUTER[fused.kind](body, fused.found)]
     kept = states_of(body, fused.found)
     arguments = [constant(stem), *operands, "pos", body.old(kept)]
     if fused.numbers:
-        arguments.append(f"numbers={_row([_number(body, each).text for each in fused.numbers])}")
+        arguments.append(f"numbers={row([number_text(body, each) for each in fused.numbers])}")
     text = f"{body.kernel(kernel_of(fused.found, gated=True))}({', '.join(arguments)})"
     code = body.hoist(value, text, kept, "" if fused.out is None else "out")
     if is_complex(value):
@@ -102,7 +103,7 @@ def _handed(body: Body, handed: Handed, fused: FusedScan) -> str:
     """An input with the axes of the kernel's tile, 1 where it lacks one; as it is for a kernel of flat channels."""
     sizes = fused.scan.type.sizes
     kind = handed.value.kind
-    code = _named(body, handed)
+    code = named(body, handed)
     if _is_flat(fused):
         return code.text
     for place, group in reversed([*enumerate(handed.groups)]):
@@ -127,7 +128,7 @@ def _flat(groups: tuple[Group, ...]) -> tuple[str, ...]:
     return tuple(a.name for group in groups for a in group)
 
 
-def _named(body: Body, handed: Handed) -> Code:
+def named(body: Body, handed: Handed) -> Code:
     """An input by a name of its own where the spec has none for it; a part of a complex one."""
     code = body.render(handed.value)
     if handed.part:
@@ -145,12 +146,8 @@ def _once(body: Body, value: Value, code: Code) -> Code:
     return code if code.text.isidentifier() else body.named(value, code.text, own_name(value) or "parts")
 
 
-def _number(body: Body, given: Given) -> Code:
-    """A number that the kernel is handed, as the unit knows it."""
+def number_text(body: Body, given: Given) -> str:
+    """A number that a kernel is handed, as the unit knows it."""
     node = number_from(body.call, given.value, given.index)
     assert node is not None
-    return body.numbers.text(node, body.place)
-
-
-def _row(parts: list[str]) -> str:
-    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    return body.numbers.text(node, body.place).text

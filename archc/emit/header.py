@@ -96,10 +96,12 @@ def imported_gates(module: Module) -> list[str]:
 
 def subject(module: Module) -> str:
     """What the functions of gates.py are, as the beginning of a sentence."""
-    scans, heads = "The equations around the scans of the model", "The compositions of heads of the model"
-    if module.gates and module.mixes:
-        return f"{scans} and its compositions of heads"
-    return heads if module.mixes else scans
+    scans, convs, heads = "around the scans", "behind the convolutions", "compositions of heads"
+    if not module.gates:
+        return f"The {heads} of the model"
+    both = module.scans and module.convs
+    equations = "around scans and behind convolutions" if both else f"{scans if module.scans else convs} of the model"
+    return f"The equations {equations}" + (f" and its {heads}" if module.mixes else "")
 
 
 def imported_kernels(module: Module, files: dict[str, str]) -> list[str]:

@@ -17,7 +17,8 @@ from textwrap import wrap
 from typing import Literal
 
 from archc.emit.code import call
-from archc.emit.equations import GLUE, Say, function, row, statements, unpacked
+from archc.emit.docstrings import GLUE
+from archc.emit.equations import Say, function, row, statements, unpacked
 from archc.fuse.dag import Equations, depends, written
 from archc.fuse.mixing import Handed, Mixing
 from archc.fuse.planes import SUMS

@@ -31,6 +31,7 @@ from archc.emit.statements import give_back, run_statements
 from archc.emit.states import state_entries
 from archc.emit.texts import ClassText, ModelText, Shape, StackText, docstring
 from archc.emit.units import Unit, Units, group
+from archc.fuse.convs import FusedConv
 from archc.fuse.fused_scan import FusedScan
 from archc.ir.graph import Value
 from archc.passes.precision import single_precision
@@ -49,9 +50,19 @@ class Module:
     fused: Fused = field(init=False)
     finished: dict[Unit, Numbers] = field(default_factory=dict)
     kernels: dict[str, None] = field(default_factory=dict)
-    gates: dict[str, FusedScan] = field(default_factory=dict)
+    gates: dict[str, FusedScan | FusedConv] = field(default_factory=dict)
     mixes: dict[str, Mixes] = field(default_factory=dict)
     model: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def scans(self) -> dict[str, FusedScan]:
+        """The scans whose equations run in kernels."""
+        return {stem: each for stem, each in self.gates.items() if isinstance(each, FusedScan)}
+
+    @property
+    def convs(self) -> dict[str, FusedConv]:
+        """The convolutions behind which equations run in kernels."""
+        return {stem: each for stem, each in self.gates.items() if isinstance(each, FusedConv)}
 
     def __post_init__(self) -> None:
         self.units = group(self.program)

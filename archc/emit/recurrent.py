@@ -7,7 +7,7 @@ from archc.emit.code import Code, call, infix, minus
 from archc.emit.delta import delta
 from archc.emit.factors import product
 from archc.emit.kernels import SCANS
-from archc.emit.layout import reindex, transposed
+from archc.emit.layout import reindex
 from archc.emit.lent import lender
 from archc.emit.outer import chunked
 from archc.emit.placed import sequence, whole
@@ -16,23 +16,6 @@ from archc.passes.delta import DeltaScan
 from archc.passes.matrix_scans import split_decay
 from archc.passes.placed import is_placed
 from archc.passes.scan_class import Factor, ScanClass
-
-
-def _conv(body: Body, value: Value) -> Code:
-    """A convolution, or what its kernel makes of it: see `archc.fuse.convs`."""
-    found = body.fused.convs[value]
-    x, weight = found.conv.operands
-    state = body.local_state(found.conv)
-    order = [found.conv.attrs["taps"], *x.names]
-    taps = body.render(weight)
-    if list(weight.names) != order:
-        taps = transposed(taps, weight, order, body.dialect)
-    operands = [whole(body, x).text, taps.text, "pos", body.old(state)]
-    if found.bias is not None:
-        axes = Type(Kind.WEIGHT, x.type.axes)
-        operands.append(f"bias={reindex(body.render(found.bias), found.bias, axes, body.dialect).text}")
-    operands += ["silu=True"] if found.silu else []
-    return body.hoist(value, f"{body.kernel('causal_conv')}({', '.join(operands)})", state)
 
 
 def _prev(body: Body, value: Value) -> Code:
@@ -167,7 +150,6 @@ def _loop_out(body: Body, value: Value) -> Code:
 
 
 RECURRENT_RULES: dict[str, Rule] = {
-    "conv": _conv,
     "prev": _prev,
     "scan": _scan,
     "maxscan": _scan,

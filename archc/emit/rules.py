@@ -8,6 +8,7 @@ from archc.emit.body import Body, Rule
 from archc.emit.calls import called
 from archc.emit.code import Code, infix, minus
 from archc.emit.contract import affine, contract
+from archc.emit.convs import conv
 from archc.emit.gated import gated
 from archc.emit.layout import axis_of
 from archc.emit.numbers import number_node
@@ -214,6 +215,7 @@ def _missing(body: Body, value: Value) -> Code:
 RULES: dict[str, Rule] = {
     "called": called,
     "gated": gated,
+    "conv": conv,
     **{name: _unary for name in UNARY if name != "neg"},
     **{name: _compared if name in COMPARISONS else _infix for name in INFIX},
     "add": _add,

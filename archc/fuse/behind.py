@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +31,16 @@ def behind(start: Placed, region: Region, taken: AbstractSet[Value]) -> End:
     Axes may be merged and split on the way. Without any such value it is `start` itself. `taken` are values that
     another kernel computes. The result is rounded, so it is nothing that other tokens read.
     """
+    for end in ends(start, region, taken):
+        last = end.result.value
+        if end.cone and (only_moves(last) or _crosses_time(last, region)):
+            continue  # a kernel stores its result in the precision of its inputs, and in any shape
+        return end
+    raise AssertionError("the first value of a cone always ends it")
+
+
+def ends(start: Placed, region: Region, taken: AbstractSet[Value]) -> Iterator[End]:
+    """All such values, the last first, whoever reads them: `start` itself comes at the end."""
     cone = {start.value: start}
     for value in region.values:
         near = value in region.live and value not in taken and value.origin.calls == start.value.origin.calls
@@ -39,13 +49,10 @@ def behind(start: Placed, region: Region, taken: AbstractSet[Value]) -> End:
             if place is not None:
                 cone[value] = place
     for end in reversed(cone):
-        if end is not start.value and (only_moves(end) or _crosses_time(end, region)):
-            continue  # a kernel stores its result in the precision of its inputs, and in any shape
         between = _between(start.value, end, cone)
         users = chain.from_iterable(region.users.get(v, ()) for v in between - {end})
         if all(u in between for u in users) and not any(leaves(v, region) for v in between - {end}):
-            return End(start, cone[end], frozenset(cone[v] for v in between if v is not start.value))
-    raise AssertionError("the first value of a cone always ends it")
+            yield End(start, cone[end], frozenset(cone[v] for v in between if v is not start.value))
 
 
 def _place(value: Value, cone: Mapping[Value, Placed]) -> Placed | None:

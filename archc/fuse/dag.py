@@ -17,9 +17,10 @@ from archc.ops.simpler import SIMPLER
 from archc.ops.table import OPS
 
 SPECIAL = "\0"
-FIRST, READ_OUT = SPECIAL + "first", SPECIAL + "read"
-"""The names of the leaves that are no values of the spec: whether a document starts, and the state as it was read; of
-a complex state its parts, `read_re` and `read_im`."""
+FIRST, READ_OUT, TOTAL = SPECIAL + "first", SPECIAL + "read", SPECIAL + "total"
+"""The names of the leaves that are no values of the spec: whether a document starts; the state as it was read, of a
+complex state its parts, `read_re` and `read_im`; and the sum that a convolution is.
+"""
 NUMBER = SPECIAL + "number "
 """Begins the name of the leaf of a number."""
 

@@ -30,16 +30,16 @@ from archc.passes.scans import classify
 def fused_scans(graph: Graph, numbers: Numbers | None = None) -> dict[Value, FusedScan]:
     """Every live scan with what one kernel can run of it, to which `numbers` are handed.
 
-    A kernel of matrix products leaves the bias and the activation of a convolution to the kernel of that: its registers
-    are full.
+    A kernel of matrix products leaves what follows a convolution to the kernel of that: its registers are full.
     """
     home = {v: region for region, _ in graph.regions() for v in region.values}
     found = classify(graph)
     ends: dict[Value, End] = {}
-    convs = frozenset(v for conv in fused_convs(graph).values() for v in (conv.result, *conv.computed))
     for scan in reversed(found):  # what two states meet in runs with the later one
         if not problem(found[scan]):
             ends[scan] = behind(placed(_start(found[scan], home[scan])), home[scan], _others(ends, scan))
+    before = fused_convs(graph, frozenset(p.value for end in ends.values() for p in end.cone))
+    convs = frozenset(v for conv in before.values() for v in (conv.result, *conv.computed))
     return {
         scan: _fused(
             each,

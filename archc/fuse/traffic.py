@@ -78,6 +78,17 @@ def traffic(
     return Traffic(forward, backward, min(forward, best[0]), min(backward, best[1]), alone / elements)
 
 
+def of_convolution(conv: Value, inputs: Sequence[Value], values: Iterable[Value]) -> Traffic:
+    """The traffic of a convolution whose kernel reads `inputs` besides what is convolved, and computes `values`.
+
+    Tokens within reach of the taps come from the cache.
+    """
+    elements = conv.type.elements
+    forward, backward = _moved([conv.operands[0], *inputs], elements)
+    alone = sum(_bytes(v) + sum(map(_bytes, v.operands)) for v in values if not only_moves(v))
+    return Traffic(forward, backward, forward, backward, alone / elements)
+
+
 @dataclass(frozen=True)
 class PairTraffic:
     """Bytes per query, head and channel of an attention with composed heads, weights left out.

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from archc.backends.flax.dialect import FlaxDialect
 
 from archc.emit.code import Code, call, infix
-from archc.emit.equations import Doc, called_in, described, function, logic, may_be_flat, statements, unpacked
+from archc.emit.docstrings import Doc, described, described_activation
+from archc.emit.equations import called_in, function, logic, may_be_flat, statements, unpacked
 from archc.emit.mixes import Mixes, mix_functions
+from archc.fuse.convs import FusedConv
 from archc.fuse.dag import Equations
 from archc.fuse.fused_scan import OUTER, FusedScan
 from archc.fuse.planes import PLACES, SUMS
@@ -32,15 +34,34 @@ def gate_functions(name: str, fused: FusedScan) -> str:
     assert gates is not None, fused.reason
     assert gates_grad is not None
     seeds = [f"d{n}" for n in fused.outputs]
+
+    def one(part: str, equations: Equations, params: tuple[str, ...], doc: Doc) -> str:
+        derived, spread = doc.endswith("grad"), fused.kind not in OUTER and not fused.is_complex
+        return _function(f"{name}_{part}", equations, params, described(fused, doc), derived=derived, spread=spread)
+
     texts = [
-        _function(f"{name}_gates", gates, fused, ("xs", "ws", "first"), "gates"),
-        _function(f"{name}_gates_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"),
+        one("gates", gates, ("xs", "ws", "first"), "gates"),
+        one("gates_grad", gates_grad, ("xs", "ws", "first", *seeds), "gates grad"),
     ]
     if out is not None and out_grad is not None:
         texts += [
-            _function(f"{name}_out", out, fused, (*fused.read, "xs", "ws"), "out"),
-            _function(f"{name}_out_grad", out_grad, fused, (*fused.read, "xs", "ws", *fused.do), "out grad"),
+            one("out", out, (*fused.read, "xs", "ws"), "out"),
+            one("out_grad", out_grad, (*fused.read, "xs", "ws", *fused.do), "out grad"),
         ]
+    return "\n\n".join(texts)
+
+
+def activation_functions(name: str, fused: FusedConv) -> str:
+    """What follows a convolution, and its derivatives: `name(total, xs, ws) -> o` and `name_grad(total, xs, ws, do) ->
+    (d_total, dx, dw)`; see above.
+    """
+    assert fused.activation is not None
+    assert fused.gradient is not None
+    doc, derived = described_activation(fused), described_activation(fused, derived=True)
+    texts = [
+        _function(name, fused.activation, ("total", "xs", "ws"), doc),
+        _function(f"{name}_grad", fused.gradient, ("total", "xs", "ws", "do"), derived, derived=True),
+    ]
     return "\n\n".join(texts)
 
 
@@ -57,11 +78,18 @@ def device_names(text: str) -> list[str]:
     return called_in(text, DEVICE)
 
 
-def _function(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
-    spread = fused.kind not in OUTER and not fused.is_complex
+def _function(
+    name: str,
+    equations: Equations,
+    params: Sequence[str],
+    doc: Sequence[str],
+    *,
+    derived: bool = False,
+    spread: bool = True,
+) -> str:
     said = statements(equations, _say, _zeros, RESERVED, spread=spread)
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
-    return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")))
+    return function(name, params, doc, lines, said.result(derived))
 
 
 _FLAX = FlaxDialect()

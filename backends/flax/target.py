@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from re import search
 
-from archc.backends.flax.gates import device_names, gate_functions, mix_texts
+from archc.backends.flax.gates import activation_functions, device_names, gate_functions, mix_texts
 from archc.backends.flax.shape import FlaxShape
 
 from archc.emit.code import call
@@ -54,14 +54,15 @@ class FlaxTarget:
 
     def gates(self, module: Module) -> dict[str, str]:
         """gates.py."""
-        scans, mixes = module.gates, module.mixes
-        if not scans and not mixes:
+        scans, convs, mixes = module.scans, module.convs, module.mixes
+        if not module.gates and not mixes:
             return {}
         functions = [gate_functions(stem, fused) for stem, fused in scans.items()]
+        functions += [activation_functions(stem, fused) for stem, fused in convs.items()]
         functions += [mix_texts(stem, found) for stem, found in mixes.items()]
         text = "\n\n\n".join(functions)
         used = device_names(text)
-        on = "of whole arrays or of tiles" if scans else "of tiles"
+        on = "of whole arrays or of tiles" if module.gates else "of tiles"
         lines = [
             f'"""{subject(module)} and their derivatives, {on}."""',
             "",
@@ -70,6 +71,7 @@ class FlaxTarget:
             *(["from kernels.composed import Composed, Mix"] if mixes else []),
             *([f"from kernels.device import {', '.join(used)}"] if used else []),
             *(["from kernels.complex_tiles import ComplexGates"] if any(f.is_complex for f in scans.values()) else []),
+            *(["from kernels.taps import Activation"] if convs else []),
             *(["from kernels.tiles import Gates"] if not all(f.is_complex for f in scans.values()) else []),
             "",
             "",
@@ -77,6 +79,7 @@ class FlaxTarget:
             "",
             "",
             *(_together(stem, fused) for stem, fused in scans.items()),
+            *(f"{constant(stem)} = Activation({stem}, {stem}_grad)" for stem in convs),
             *(_composed(stem, found) for stem, found in mixes.items()),
         ]
         return {"gates.py": "\n".join(lines) + "\n"}

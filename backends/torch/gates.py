@@ -8,8 +8,10 @@ from dataclasses import replace
 from archc.backends.torch.dialect import TorchDialect
 
 from archc.emit.code import Code, call, infix
-from archc.emit.equations import Doc, called_in, described, function, logic, may_be_flat, row, statements, unpacked
+from archc.emit.docstrings import Doc, described, described_activation
+from archc.emit.equations import called_in, function, logic, may_be_flat, row, statements, unpacked
 from archc.emit.mixes import Mixes, Tiles, mix_functions
+from archc.fuse.convs import FusedConv
 from archc.fuse.dag import Equations, exponentials, half, rebuilt
 from archc.fuse.fused_scan import OUTER, FusedScan
 from archc.fuse.planes import KEYS, PLACES, QUERIES, SUMS, ZEROS
@@ -40,9 +42,31 @@ def plain_functions(name: str, fused: FusedScan) -> str:
     text needs `torch`, `F` and what it calls of `OWN`.
     """
     gates, out = _equations(fused)
-    texts = [_plain(name, gates, fused, "gates")]
+    texts = [_plain(name, gates, described(fused, "gates"), after=("first",), spread=_spread(fused))]
     if out is not None:
-        texts.append(_plain(f"{name}_out", out, fused, "out"))
+        doc = described(fused, "out")
+        texts.append(_plain(f"{name}_out", out, doc, before=fused.read, spread=_spread(fused)))
+    return "\n\n".join(texts)
+
+
+def plain_activation(name: str, fused: FusedConv) -> str:
+    """What follows a convolution on whole tensors, under autograd: `name(total, *x, *w, *n) -> o`; see above."""
+    assert fused.activation is not None
+    return _plain(name, fused.activation, described_activation(fused), before=("total",))
+
+
+def device_activation(name: str, fused: FusedConv) -> str:
+    """The same and its derivatives on tiles, as Triton functions.
+
+    `name_device(total, xs, ws) -> o` and `name_grad(total, xs, ws, do) -> (d_total, dx, dw)`; see below.
+    """
+    assert fused.activation is not None
+    assert fused.gradient is not None
+    doc, derived = described_activation(fused), described_activation(fused, derived=True)
+    texts = [
+        _device(f"{name}_device", fused.activation, ("total", "xs", "ws"), doc),
+        _device(f"{name}_grad", fused.gradient, ("total", "xs", "ws", "do"), derived, derived=True),
+    ]
     return "\n\n".join(texts)
 
 
@@ -59,14 +83,19 @@ def device_functions(name: str, fused: FusedScan) -> str:
     gates_grad, out_grad = fused.gates_grad, fused.out_grad
     assert gates_grad is not None
     seeds = [f"d{n}" for n in fused.outputs]
+
+    def one(part: str, equations: Equations, params: tuple[str, ...], doc: Doc) -> str:
+        derived, spread = doc.endswith("grad"), _spread(fused)
+        return _device(f"{name}_{part}", equations, params, described(fused, doc), derived=derived, spread=spread)
+
     texts = [
-        _device(f"{name}_device", gates, fused, ("xs", "ws", "first"), "gates"),
-        _device(f"{name}_grad", gates_grad, fused, ("xs", "ws", "first", *seeds), "gates grad"),
+        one("device", gates, ("xs", "ws", "first"), "gates"),
+        one("grad", gates_grad, ("xs", "ws", "first", *seeds), "gates grad"),
     ]
     if out is not None and out_grad is not None:
         texts += [
-            _device(f"{name}_out_device", out, fused, (*fused.read, "xs", "ws"), "out"),
-            _device(f"{name}_out_grad", out_grad, fused, (*fused.read, "xs", "ws", *fused.do), "out grad"),
+            one("out_device", out, (*fused.read, "xs", "ws"), "out"),
+            one("out_grad", out_grad, (*fused.read, "xs", "ws", *fused.do), "out grad"),
         ]
     return "\n\n".join(texts)
 
@@ -89,17 +118,27 @@ def _equations(fused: FusedScan) -> tuple[Equations, Equations | None]:
     return fused.gates, fused.out
 
 
+def _spread(fused: FusedScan) -> bool:
+    """Whether outputs that no token is part of have to have its shape."""
+    return fused.kind not in OUTER and not fused.is_complex
+
+
 # --- whole tensors -----------------------------------------------------------------------------------
 
 
-def _plain(name: str, equations: Equations, fused: FusedScan, doc: Doc) -> str:
-    spread = fused.kind not in OUTER and not fused.is_complex
+def _plain(
+    name: str,
+    equations: Equations,
+    doc: Sequence[str],
+    *,
+    before: tuple[str, ...] = (),
+    after: tuple[str, ...] = (),
+    spread: bool = True,
+) -> str:
     said = statements(equations, _say_plain, _plain_zeros, RESERVED, spread=spread)
-    before = fused.read if doc == "out" else ()
     read = [n for n in (*before, *said.x, *said.w) if n != "_"]
     wide = f"{read[0]} = fp32({read[0]})" if len(read) == 1 else f"{', '.join(read)} = map(fp32, {row(read)})"
-    params = [*before, *said.parameters, *(["first"] if doc == "gates" else [])]
-    return function(name, params, described(fused, doc), [wide, *said.lines], said.result())
+    return function(name, [*before, *said.parameters, *after], doc, [wide, *said.lines], said.result())
 
 
 _TORCH = TorchDialect()
@@ -126,11 +165,18 @@ def _say_plain(op: str, args: Sequence[Code]) -> Code:
 # --- tiles -------------------------------------------------------------------------------------------
 
 
-def _device(name: str, equations: Equations, fused: FusedScan, params: Sequence[str], doc: Doc) -> str:
-    equations = _from_exponentials(equations)
-    said = statements(equations, _say_device, _device_zeros, RESERVED, spread=fused.kind not in OUTER)
+def _device(
+    name: str,
+    equations: Equations,
+    params: Sequence[str],
+    doc: Sequence[str],
+    *,
+    derived: bool = False,
+    spread: bool = True,
+) -> str:
+    said = statements(_from_exponentials(equations), _say_device, _device_zeros, RESERVED, spread=spread)
     lines = [*unpacked("xs", said.x), *unpacked("ws", (*said.w, *said.n)), *said.lines]
-    return function(name, params, described(fused, doc), lines, said.result(doc.endswith("grad")), "@triton.jit")
+    return function(name, params, doc, lines, said.result(derived), "@triton.jit")
 
 
 def _device_zeros(x: str) -> Code:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from re import search
 
-from archc.backends.torch.gates import OWN, device_functions, device_mixes, device_names, plain_functions
+from archc.backends.torch.gates import (
+    OWN,
+    device_activation,
+    device_functions,
+    device_mixes,
+    device_names,
+    plain_activation,
+    plain_functions,
+)
 from archc.backends.torch.shape import TorchShape
 
 from archc.emit.code import call
@@ -16,6 +24,7 @@ from archc.emit.mixes import Mix, Mixes, function_names
 from archc.emit.module import Module
 from archc.emit.project import Backend
 from archc.emit.texts import Shape
+from archc.fuse.convs import FusedConv
 from archc.fuse.fused_scan import OUTER, PER_HEAD, PER_KEY, PER_VALUE, FusedScan
 from archc.fuse.parts import is_complex
 
@@ -45,11 +54,11 @@ class TorchTarget:
 
     def gates(self, module: Module) -> dict[str, str]:
         """gates.py, on whole tensors, and gates_triton.py, for the kernels of a GPU."""
-        scans, mixes = module.gates, module.mixes
-        if not scans and not mixes:
+        if not module.gates and not module.mixes:
             return {}
-        device = [device_functions(stem, fused) for stem, fused in scans.items()]
-        device += [device_mixes(stem, found) for stem, found in mixes.items()]
+        device = [device_functions(stem, fused) for stem, fused in module.scans.items()]
+        device += [device_activation(stem, fused) for stem, fused in module.convs.items()]
+        device += [device_mixes(stem, found) for stem, found in module.mixes.items()]
         return {"gates.py": _gates(module), "gates_triton.py": _device(module, device)}
 
 
@@ -95,6 +104,13 @@ def _class(fused: FusedScan) -> str:
     return "complex" if fused.is_complex else fused.kind
 
 
+def _activation(stem: str, fused: FusedConv, on_device: bool) -> str:
+    """All functions of what follows a convolution in one object."""
+    given = [stem, *([f"{stem}_device", f"{stem}_grad"] if on_device else [])]
+    given += ["needs_total=False"] if not fused.needs_total and on_device else []
+    return f"{constant(stem)} = Activation({', '.join(given)})"
+
+
 def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
     """The compositions of a program in one object."""
 
@@ -109,21 +125,26 @@ def _composed(stem: str, mixes: Mixes, on_device: bool) -> str:
 
 
 def _gates(module: Module) -> str:
-    scans, mixes = module.gates, module.mixes
+    scans, convs, mixes = module.scans, module.convs, module.mixes
     texts = [plain_functions(stem, fused) for stem, fused in scans.items()]
+    texts += [plain_activation(stem, fused) for stem, fused in convs.items()]
     text = "\n\n\n".join(texts)
     kinds = set(map(_class, scans.values()))
     behind = any(fused.out is not None for fused in scans.values())
     own = [name for name in OWN if search(rf"\b{name}\b", text)]
     classes = [f"from kernels.{file} import {name}" for kind, (name, file) in _CLASSES.items() if kind in kinds]
     names = [name for stem in scans for name in _functions(stem, scans[stem])]
+    names += [f"{stem}_{part}" for stem in convs for part in ("device", "grad")]
     names += [name for stem in mixes for name in function_names(stem, mixes[stem])]
     fused, plain = (
         [_together(stem, found, on_device) for stem, found in scans.items()]
+        + [_activation(stem, found, on_device) for stem, found in convs.items()]
         + [_composed(stem, found, on_device) for stem, found in mixes.items()]
         for on_device in (True, False)
     )
-    elsewhere = ", whole tensors at a time; on a GPU kernels take tiles" if scans else ", for the kernels of a GPU"
+    elsewhere = (
+        ", whole tensors at a time; on a GPU kernels take tiles" if module.gates else ", for the kernels of a GPU"
+    )
     lines = [
         f'"""{subject(module)}{elsewhere}."""',
         "",
@@ -132,6 +153,7 @@ def _gates(module: Module) -> str:
         *sorted(
             [
                 *classes,
+                *(["from kernels.activation import Activation"] if convs else []),
                 *(["from kernels.composed import Composed, Mix"] if mixes else []),
                 *([f"from kernels.numerics import {', '.join(own)}"] if own else []),
                 "from kernels.operators import TRITON",

@@ -139,7 +139,8 @@ def _draw_conv(s: Sizes, g: torch.Generator) -> Inputs:
 
 
 def _conv(made: Project, x: Inputs, pos: Tensor) -> Tensor:
-    y: Tensor = made.module("kernels.conv").causal_conv(x[0], x[1], pos, bias=x[2], silu=True)[0]
+    silu = made.module("gates").CONV_SILU
+    y: Tensor = made.module("kernels.conv").causal_conv(x[0], x[1], pos, bias=x[2], activation=silu)[0]
     return y
 
 

@@ -1,6 +1,6 @@
 """Masked tiles in the memory of a GPU, for kernels through Pallas and Triton: axes of tiles are powers of two."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +23,15 @@ def machine_of(gates: Gates, x: Arrays, w: Arrays, impl: Machine | None) -> Mach
         return chosen
     one = array((1,), jnp.float32)
     tokens, weights = tuple(one for _ in x), tuple(one for _ in w)
-    found = set(operations(jax.make_jaxpr(gates.gates)(tokens, weights, array((1,), jnp.bool)).jaxpr))
+    known = in_triton(gates.gates, tokens, weights, array((1,), jnp.bool))
     if gates.out is not None:
-        found |= set(operations(jax.make_jaxpr(gates.out)(one, behind(gates, tokens, one), weights).jaxpr))
-    return "xla" if found & MISSING else "gpu"
+        known &= in_triton(gates.out, one, behind(gates, tokens, one), weights)
+    return "gpu" if known else "xla"
+
+
+def in_triton(function: Callable[..., object], *arguments: Tree) -> bool:
+    """Whether Triton has all operations of a function of such arguments."""
+    return MISSING.isdisjoint(operations(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
 def operations(jaxpr: Jaxpr) -> Iterator[str]:

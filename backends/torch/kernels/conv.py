@@ -4,13 +4,13 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from kernels.activation import NONE, Activation
 from kernels.operators import TRITON, runs_fused, wants_gradient
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TRITON:
-    from kernels.conv_fused import fused_conv, fused_token
+    from kernels.conv_launch import Taps, fused_conv
 
 
 def causal_conv(
@@ -20,30 +20,35 @@ def causal_conv(
     state: Tensor | None = None,
     *,
     bias: Tensor | None = None,
-    silu: bool = False,
+    activation: Activation = NONE,
+    tokens: tuple[Tensor, ...] = (),
+    weights: tuple[Tensor, ...] = (),
+    numbers: tuple[float, ...] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """`y[t] = sum_j w[taps-1-j] x[t-j]` over the `j < taps` that stay inside the document: `j <= pos[t]`.
 
     x: [B, T, *axes]. w: [taps, *axes], the last tap weighs the present. pos: [T] (whole documents, the state is not
     read) or [B, T]. state: the last taps - 1 inputs [B, taps-1, *axes], oldest first, or None. bias [*axes] is added to
-    y, and silu(y) = y sigmoid(y) taken of the sum.
-    Returns y like x, summed in at least single precision, and the last taps - 1 inputs.
+    y, and the activation taken of the sum; it reads tokens [B, T, *axes], weights [*axes] or what broadcasts to these,
+    and numbers.
+    Returns y like x, computed in at least single precision, and the last taps - 1 inputs.
     """
     one = x.shape[1] == 1 and state is not None and pos.dim() == 2
-    if one and state is not None and runs_fused(x) and not wants_gradient(x, w, state, bias):
-        y, last = fused_token(x, w, bias, pos, state, silu)
-        return y, last
+    reads = x, w, state, bias, *tokens, *weights
+    if one and state is not None and runs_fused(x) and not wants_gradient(*reads):
+        return fused_conv(activation, Taps(x, w, bias), pos, tokens, weights, numbers, state)
     stream, last = x, None
     if state is not None:
         stream = torch.cat([state.to(x.dtype), x], 1)
         last = stream[:, stream.shape[1] - (w.shape[0] - 1) :]
         stream = x if pos.dim() == 1 else stream
     if runs_fused(x):
-        return fused_conv(stream, w, bias, None if pos.dim() == 1 else pos, silu), last
+        places = None if pos.dim() == 1 else pos
+        return fused_conv(activation, Taps(stream, w, bias), places, tokens, weights, numbers)[0], last
     y = _one_token(stream, w, pos) if one else _Conv.apply(stream, w, pos)
     if bias is not None:
         y = y + bias.to(y.dtype)
-    return (F.silu(y) if silu else y).to(x.dtype), last
+    return activation.plain(y, *tokens, *weights, *numbers).to(x.dtype), last
 
 
 def _one_token(stream: Tensor, w: Tensor, pos: Tensor) -> Tensor:

@@ -32,14 +32,18 @@ def test_the_convolution_is_the_loop(kernels, agree, pieces, rng, pos, taps):
 
 
 def test_bias_and_activation_are_taken_of_the_sum(kernels, agree, rng, pos):
-    x, w, state, bias = (rng.normal(size=s) for s in [(2, 37, 3), (4, 3), (2, 3, 3), (3,)])
+    x, w, state, bias, g, scale = (rng.normal(size=s) for s in [(2, 37, 3), (4, 3), (2, 3, 3), (3,), (2, 37, 3), (3,)])
 
-    def loop(x, w, state, bias):
+    def loop(x, w, state, bias, g, scale):
         y, last = conv_loop(x, w, pos, state)
-        return (y + bias) / (1 + np.exp(-(y + bias))), last
+        return 0.5 * g * scale * np.tanh(y + bias), last
 
-    op = kernels.conv.causal_conv
-    agree(lambda x, w, s, b: op(x, w, jnp.asarray(pos), s, bias=b, silu=True), loop, (x, w, state, bias))
+    def op(x, w, state, bias, g, scale):
+        behind = {"activation": activation, "tokens": (g,), "weights": (scale,), "numbers": (0.5,)}
+        return kernels.conv.causal_conv(x, w, jnp.asarray(pos), state, bias=bias, **behind)
+
+    activation = kernels.conv.Activation(lambda total, x, w: w[1] * x[0] * w[0] * jnp.tanh(total), None)
+    agree(op, loop, (x, w, state, bias, g, scale))
 
 
 def test_a_sequence_shorter_than_the_taps(kernels, rng):

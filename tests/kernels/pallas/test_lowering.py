@@ -107,14 +107,26 @@ def in_groups(kernels, size, dtype, sharding=None, impl="tpu"):
     return selective(kernels, (*batch_and_time, *axes), dtype, sharding, impl, **rows)
 
 
+def gated_silu(total, x, w):
+    return w[0] * x[0] * jax.nn.silu(total)
+
+
+def gated_silu_grad(total, x, w, do):
+    s = jax.nn.sigmoid(total)
+    y = total * s
+    return do * w[0] * x[0] * s * (1 + total * (1 - s)), (do * w[0] * y,), (do * x[0] * y,)
+
+
 def convolution(kernels, size, dtype, sharding=None, impl="tpu"):
     batch, time, channels = size
+    activation = kernels.conv.Activation(gated_silu, gated_silu_grad)
 
-    def run(x, w, state, bias):
+    def run(x, w, state, bias, gate, scale):
         pos = jnp.cumsum(jnp.ones((batch, time), jnp.int32), 1) - 1
-        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, silu=True, impl=impl)
+        more = {"tokens": (gate,), "weights": (scale,)}
+        return kernels.conv.causal_conv(x, w, pos, state, bias=bias, activation=activation, **more, impl=impl)
 
-    shapes = size, (4, channels), (batch, 3, channels), (channels,)
+    shapes = size, (4, channels), (batch, 3, channels), (channels,), size, (channels,)
     return there_and_back(run, *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes))
 
 

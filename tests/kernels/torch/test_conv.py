@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from kernels.activation import Activation
 from kernels.conv import causal_conv
 from kernels.prev import prev
 from torch import Tensor
+
+SILU = Activation(torch.nn.functional.silu)
 
 
 def slow_conv(x: Tensor, w: Tensor, pos: Tensor, state: Tensor) -> Tensor:
@@ -56,13 +59,16 @@ def test_the_convolution_is_the_sum_over_taps_inside_the_document(time: int, tap
 
 @pytest.mark.parametrize("time", [1, 11])
 def test_bias_and_activation_are_taken_of_the_sum(time: int) -> None:
-    x, w, state, bias = (
-        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in [(2, time, 3), (4, 3), (2, 3, 3), (3,)]
-    )
-    y, _ = causal_conv(x, w, packed(time), state, bias=bias, silu=True)
-    z = slow_conv(x, w, packed(time), state) + bias
-    slow = z * torch.sigmoid(z)
-    inputs = (x, w, state, bias)
+    shapes = [(2, time, 3), (4, 3), (2, 3, 3), (3,), (2, time, 3), (3,)]
+    inputs = tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    x, w, state, bias, gate, scale = inputs
+
+    def gated(total: Tensor, gate: Tensor, scale: Tensor, number: float) -> Tensor:
+        return number * gate * torch.tanh(scale * total)
+
+    more = {"tokens": (gate,), "weights": (scale,), "numbers": (0.5,)}
+    y, _ = causal_conv(x, w, packed(time), state, bias=bias, activation=Activation(gated), **more)
+    slow = 0.5 * gate * torch.tanh(scale * (slow_conv(x, w, packed(time), state) + bias))
     assert_same((y, *gradients((y,), inputs)), (slow, *gradients((slow,), inputs)))
 
 
@@ -96,7 +102,7 @@ def test_the_convolution_of_half_precision_is_summed_in_single_precision() -> No
     wide_x, wide_w = (z.detach().double().requires_grad_() for z in (x, w))
     slow = slow_conv(wide_x, wide_w, pos, torch.zeros(2, 3, 64, dtype=torch.float64))
     assert_same((y,), (slow.bfloat16(),))
-    biased, _ = causal_conv(x, w, pos, bias=w[0], silu=True)
+    biased, _ = causal_conv(x, w, pos, bias=w[0], activation=SILU)
     assert_same((biased,), (torch.nn.functional.silu(slow + wide_w[0]).bfloat16(),))
     weight = torch.randn(2, 50, 64).bfloat16()
     mine = torch.autograd.grad(y, (x, w), weight)

@@ -10,6 +10,7 @@ PROGRAM = """
 import sys
 sys.modules["triton"] = None
 import torch
+from kernels.activation import Activation
 from kernels.composed import Composed, composed_attention
 from kernels.conv import causal_conv
 from kernels.gated import Gates, gated_scan
@@ -20,7 +21,9 @@ h, _ = scan(0.5, u, pos)
 gates = Gates(lambda x, first: (0.5 * torch.ones_like(x), x))
 assert gates.fused is None
 assert torch.equal(gated_scan(gates, (u,), (), pos)[0], h)
-y, _ = causal_conv(u, torch.ones(1, 3), pos, bias=torch.ones(3), silu=True)
+silu = Activation(torch.nn.functional.silu)
+assert silu.fused is None
+y, _ = causal_conv(u, torch.ones(1, 3), pos, bias=torch.ones(3), activation=silu)
 torch.testing.assert_close(y, torch.nn.functional.silu(u + 1))
 q = torch.randn(1, 4, 2, 3)
 composed = Composed("plain")

@@ -33,9 +33,9 @@ class Launches(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("name", "kernels"),
     [
-        ("hawk", {"causal_conv_token", "rg_lru_h_scan"}),
-        ("falcon_mamba", {"causal_conv_token", "mixer_h_selective_scan"}),
-        ("mamba2", {"causal_conv_token", "ssd_h_chunked_scan"}),
+        ("hawk", {"causal_conv", "rg_lru_h_scan"}),
+        ("falcon_mamba", {"causal_conv_silu", "mixer_h_selective_scan"}),
+        ("mamba2", {"causal_conv_silu", "ssd_h_chunked_scan"}),
         ("gla", {"gated_linear_attention_s_chunked_key_scan"}),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from archc.diagnostics import ArchError
 from archc.elaborate import Program
+from archc.fuse.convs import fused_convs
 from archc.fuse.scans import fused_scans
 from tests.fuse.complex_bodies import complex_body
 from tests.parity import in_process, random_mixers, random_scans
@@ -115,6 +116,37 @@ def gated_keys(seed: int) -> Program:
     return _outer(heads, [line.replace("queries_", of_queries) for line in lines])
 
 
+BEHIND = (
+    "gelu(c)", "gelu_tanh(c + b[side inner])", "relu(c) ^ 2", "tanh(c * b[inner]) * s[side]", "sigmoid(c) * g",
+    "softplus(c + b[side inner]) - g", "silu(g) * gelu(c + b[side inner])", "where(c > 0, c, g * c) / (1 + g ^ 2)",
+    "c / (1 + abs(c)) + 0.5", "exp(-(c ^ 2)) * s[inner] + g", "max(c, g) * (1 + s[side] * c)",
+)  # fmt: skip
+
+
+def behind_convolutions(seed: int) -> Program:
+    """Two convolutions over two axes with drawn equations behind them, which meet in a product of the later one."""
+    first, second = Random(seed).sample(BEHIND, 2)
+    shift = Random(seed).random()
+    text = f"""
+model drawn(width = 4, depth = 1, vocab = 11, side = 2, inner = 3, taps = 3) {{
+    block mix {{ x = x + mixer(rms_norm(x), side, inner, taps) }}
+    x = E[vocab width](tokens)
+    x = stack(x, depth, [mix])
+    logits = x @ E[width -> vocab]
+    tied E
+}}
+fn mixer(x[width], side, inner, taps) {{
+    g = x @ W_g[side inner]
+    c = conv(x @ W_c[side inner], w[taps inner side])
+    one = {first}
+    c = conv(x @ W_d[side inner], v[taps side inner])
+    two = {second.replace("b[", "d[").replace("s[", "e[")}
+    return ((one - {shift:.3f}) * two) @ W_o[side inner -> width] + g @ W_p[side inner -> width]
+}}
+"""
+    return checked(text)
+
+
 def _outer(heads: str, lines: list[str]) -> Program:
     """A model with these lines as its mixer."""
     axes = ", ".join([*heads.split(), "key", "value"])
@@ -155,6 +187,16 @@ def test_a_drawn_recurrence_means_the_same_as_kernels(seed: int, launches: list[
     program = drawn(seed)
     check_torch(program)
     assert any("backward" in name for name in launches)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_equations_behind_convolutions_mean_the_same_in_their_kernels(seed: int, launches: list[str]) -> None:
+    program = behind_convolutions(seed)
+    one, two = fused_convs(program.graph).values()
+    assert one.activation is not None
+    assert two.activation is not None
+    check_torch(program)
+    assert {"conv_forward", "conv_backward"} <= set(launches)
 
 
 def test_numbers_are_handed_to_kernels(launches: list[str]) -> None:

@@ -34,23 +34,21 @@ class Case:
 GRIFFIN = {"width": 16, "depth": 3, "rnn": 16, "heads": 2, "gates": 2, "window": 8}
 DCFORMER = {"width": 16, "depth": 2, "heads": 2, "hidden": 16, "window": 8}
 CASES = {
-    "griffin": Case(
-        GRIFFIN, frozenset({"rg_lru_h_scan", "causal_conv"}), frozenset({"rg_lru_h_scan", "causal_conv_token"})
-    ),
+    "griffin": Case(GRIFFIN, frozenset({"rg_lru_h_scan", "causal_conv"}), frozenset({"rg_lru_h_scan", "causal_conv"})),
     "mamba": Case(
         {"width": 16, "depth": 2, "state": 2},
-        frozenset({"selective_ssm_h_selective_scan", "causal_conv"}),
-        frozenset({"selective_ssm_h_selective_scan", "causal_conv_token"}),
+        frozenset({"selective_ssm_h_selective_scan", "causal_conv_silu"}),
+        frozenset({"selective_ssm_h_selective_scan", "causal_conv_silu"}),
     ),
     "mamba1_in_llama": Case(
         {"width": 16, "depth": 2, "heads": 4, "kv": 2, "state": 2, "hidden": 16, "replaced": 1},
         frozenset({"selective_attention_h_selective_scan", "causal_conv"}),
-        frozenset({"selective_attention_h_selective_scan", "causal_conv_token"}),
+        frozenset({"selective_attention_h_selective_scan", "causal_conv"}),
     ),
     "mamba2": Case(
         {"width": 16, "depth": 2, "head": 16, "state": 8},
-        frozenset({"ssd_h_chunked_scan", "causal_conv"}),
-        frozenset({"ssd_h_chunked_scan", "causal_conv_token"}),
+        frozenset({"ssd_h_chunked_scan", "causal_conv_silu"}),
+        frozenset({"ssd_h_chunked_scan", "causal_conv_silu"}),
     ),
     "gla": Case(
         {"width": 16, "depth": 1, "heads": 2, "key": 4, "value": 8},
