@@ -6,6 +6,7 @@ from archc.emit.body import Body
 from archc.emit.code import Code
 from archc.emit.equations import row
 from archc.emit.gated import constant, named, number_text, stem_of
+from archc.emit.kernels import CONV
 from archc.emit.layout import reindex, transposed
 from archc.emit.placed import whole
 from archc.fuse.convs import FusedConv
@@ -28,7 +29,7 @@ def conv(body: Body, value: Value) -> Code:
         operands.append(f"bias={reindex(body.render(found.bias), found.bias, axes, body.dialect).text}")
     if found.activation is not None:
         operands += _activation(body, found, state)
-    return body.hoist(value, f"{body.kernel('causal_conv')}({', '.join(operands)})", state)
+    return body.hoist(value, f"{body.kernel(CONV)}({', '.join(operands)})", state)
 
 
 def _activation(body: Body, found: FusedConv, state: str) -> list[str]:

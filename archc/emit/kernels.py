@@ -1,4 +1,4 @@
-"""What the functions of kernel files are called that run each class of scans and of sums over keys."""
+"""What the functions of kernel files are called that run each class of scans, convolutions and sums over keys."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ GATED: Mapping[ScanKind, str] = {
 """Of scans whose equations run inside."""
 GATED_COMPLEX = "gated_complex_scan"
 """Of a diagonal scan of a complex state, whose equations run inside."""
+CONV = "causal_conv"
+"""Of convolutions, with or without equations behind them."""
 ATTENTION, BOTH_WAYS = "attention", "bidirectional_attention"
 """Of plain attention, causal or to later keys too."""
 COMPOSED, SORTED, PROGRAM = "composed_attention", "over_buckets", "over_rows"

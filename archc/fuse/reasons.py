@@ -1,4 +1,4 @@
-"""Why a scan runs without the equations around it, or why not more of them run in its kernel: ends of sentences."""
+"""Why a kernel runs without the equations around it, or why not with more of them: ends of sentences."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from archc.fuse.regions import fuses
 from archc.ir.graph import Kind, Region, Value
 from archc.ops.table import OPS
 from archc.passes.matrix_scans import KERNELS, grouped, obstacle, shares_values
+from archc.passes.readout import leaves
 from archc.passes.scan_class import ScanClass
 
 MOST_KEYS = 128  # kernels/chunk_sizes.py: more run in parts, whose results are added behind the kernel
@@ -93,6 +94,25 @@ def _other(value: Value) -> str:
     if OPS[value.op].flow == "pointwise" and value.kind is Kind.TOKEN:
         return "functions of complex numbers whose parts are not known"
     return "values of other elements"
+
+
+def conv_ending(result: Value, region: Region, taken: AbstractSet[Value]) -> str:
+    """Where what runs in the kernel of a convolution ends: at what reads its result.
+
+    taken: values that kernels compute.
+    """
+    users = region.users.get(result, ())
+    if len(users) != 1 or leaves(result, region):
+        return "its result is read in several places or leaves its function"
+    (user,) = users
+    if user in taken:
+        return "what follows runs in another kernel"
+    if user.origin.calls != result.origin.calls:
+        return "what follows belongs to another function"
+    if fuses(user):
+        return "what follows reads values of no channel, starts of documents, or is in another precision"
+    readers = SOURCES | {"scan": "a scan", "maxscan": "a scan", "conv": "another convolution", "prev": "other tokens"}
+    return f"behind it comes {readers.get(user.op, 'a value of other elements')}"
 
 
 def _statistic(result: Value, region: Region) -> str:

@@ -1,4 +1,4 @@
-"""Which kernel runs each scan and each attention, what it moves, and where what is fused ends."""
+"""Which kernel runs each scan, convolution and attention, what it moves, and where what is fused ends."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.chunks import call_regions, kernel_loops, kernel_scans, loop_sentence, scan_sentence
 from archc.emit.fused import Fused, find
-from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, PROGRAM, SCANS, SORTED, kernel_of
+from archc.emit.kernels import ATTENTION, BOTH_WAYS, COMPOSED, CONV, PROGRAM, SCANS, SORTED, kernel_of
 from archc.emit.units import group
 from archc.fuse.composed import SUMS, Composition
+from archc.fuse.convs import FusedConv
 from archc.fuse.fused_scan import OUTER, FusedScan
+from archc.fuse.reasons import conv_ending
 from archc.fuse.scans import fused_scans
 from archc.fuse.traffic import HALF, SINGLE, PairTraffic, Traffic, outer_traffic, pair_traffic
 from archc.ir.graph import Value
+from archc.ops.table import OPS
 from archc.passes.scan_class import ScanClass, inside
 from archc.passes.scans import classify
 from archc.reports.build import attention_rows, places
@@ -24,11 +27,11 @@ from archc.reports.layers import layers
 
 
 def explanation(program: Program) -> str:
-    """A paragraph for each scan and each sum over keys.
+    """A paragraph for each scan, each convolution and each sum over keys.
 
-    Bytes are of bfloat16, per token and element of the tile of a scan, or per query, head and channel of an attention
-    (see `archc.fuse.traffic`): as the kernel moves them, at best, and with every operation by itself. What stands
-    around a kernel moves bytes of its own.
+    Bytes are of bfloat16, per token and element of the tile of a scan or of a convolution, or per query, head and
+    channel of an attention (see `archc.fuse.traffic`): as the kernel moves them, at best, and with every operation by
+    itself. What stands around a kernel moves bytes of its own.
     """
     graph = program.graph
     kinds = layers(graph)
@@ -47,6 +50,7 @@ def explanation(program: Program) -> str:
             lines.append(f"  {kind}{_times(count)}: {', '.join(value.attrs['states'])}")
             lines += [f"      {line}" for line in _loop(value, loop_sentence(value, rules), found)]
     lines += ["  none"] if len(lines) == 1 else []
+    lines += ["", "Convolutions", *_convs(program, found)]
     lines += ["", "Sums over keys"]
     sums = [value for value, _, _ in places(graph, kinds) if value.op in SUMS]
     for value, row in zip(sums, attention_rows(graph, kinds), strict=True):
@@ -96,6 +100,35 @@ def _loop(loop: Value, sentence: str, emitted: Fused) -> Iterator[str]:
     else:
         equations = "the equations of its body are operations of their own, for every token"
         yield f"kernel loop: {equations}, since it is no delta rule"
+
+
+def _convs(program: Program, emitted: Fused) -> Iterator[str]:
+    """What runs in the kernel of each convolution."""
+    graph = program.graph
+    home = {v: region for region, _ in graph.regions() for v in region.values}
+    taken = emitted.absorbed | emitted.gated.keys() | emitted.convs.keys()
+    found = {each.conv: each for each in emitted.convs.values()}
+    for value, kind, count in places(graph, layers(graph)):
+        if value in found:
+            each = found[value]
+            yield f"  {kind}{_times(count)}: {value.attrs['state']}"
+            yield f"      {value.operands[1].type.sizes[value.attrs['taps']]} taps over [{' '.join(value.names)}]"
+            yield f"      kernel {CONV}: {_inside(each)}"
+            yield f"      {_bytes(each.traffic)}"
+            yield f"      not more, since {conv_ending(each.result, home[value], taken)}"
+    if not found:
+        yield "  none"
+
+
+def _inside(found: FusedConv) -> str:
+    """What runs there besides the sum over taps."""
+    ops = [] if found.activation is None else [n.op for n in found.activation.nodes if n.args]
+    does = [*([] if found.bias is None else ["the bias"]), *dict.fromkeys(op for op in ops if OPS[op].flow != "alias")]
+    if not does:
+        return "nothing follows the sum over taps there"
+    read = [f"'{h.name}'" for h in (*found.inputs, *found.weights)]
+    verb = "run" if len(does) > 1 else "runs"
+    return f"{', '.join(does)} {verb} inside" + (f", with {', '.join(read)}" if read else "")
 
 
 def _in_flax(found: ScanClass, needs_read: bool) -> str:

@@ -24,6 +24,18 @@ def test_the_kernel_of_a_selective_scan_has_a_name_of_its_own() -> None:
     assert lines[at + 2].strip().startswith("kernel gated_selective_scan:")
 
 
+def test_what_follows_a_convolution_runs_in_its_kernel() -> None:
+    lines = explanation(program("mamba2:tiny")).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(": ssd.conv_u"))
+    assert lines[at + 1].strip() == "4 taps over [groups heads dim]"
+    assert lines[at + 2].strip() == "kernel causal_conv: the bias, silu run inside"
+    # a token and a result in bfloat16; going back the token, two derivatives; apart the sum over taps reads one value
+    # and writes one, as silu does, and the bias adds another two
+    assert (
+        lines[at + 3].strip().startswith("4 bytes an element forward (at best 4), 6 backward (at best 6); 12 forward")
+    )
+
+
 def test_composed_heads_run_in_the_kernel_of_their_attention() -> None:
     lines = explanation(program("dcformer:tiny")).splitlines()
     at = lines.index("  transformer 1, each of 2: dot(p, keys(v), over = keys)")
@@ -61,7 +73,8 @@ def test_every_scan_and_every_sum_over_keys_is_explained(name: str) -> None:
     scans = [v for r in regions for v in r.values if v in r.live and v.op == "scan"]
     sums = [v for r in regions for v in r.values if v in r.live and v.op in ("contract_keys", "reduce_keys")]
     loops = [v for r in regions for v in r.values if v in r.live and v.op == "loop"]
-    assert sum("  kernel " in line for line in text.splitlines()) == len(scans) + len(sums) + len(loops)
+    convs = [v for r in regions for v in r.values if v in r.live and v.op == "conv"]
+    assert sum("  kernel " in line for line in text.splitlines()) == len([*scans, *sums, *loops, *convs])
     assert all(f": {v.attrs['state']}" in text for v in scans)
     assert all(f": {', '.join(v.attrs['states'])}" in text for v in loops)
     lines = text.splitlines()
