@@ -79,12 +79,13 @@ class Body:
         """A value as an expression; a named one by its name."""
         if value in self.names:
             return Code(self.names[value])
+        conv = self.fused.convs.get(value)
+        if conv is not None and conv.conv in self.call.nodes:  # else a function that computes it also outside of it
+            return self.rules["conv"](self, value)
         if value in self.results:
             return self.rules["called"](self, value)
         if value in self.fused.gated:
             return self.rules["gated"](self, value)
-        if value in self.fused.convs:
-            return self.rules["conv"](self, value)
         if self.dialect.own_norms and value in self.fused.norms:
             return self._norm(self.fused.norms[value])
         if value.op in ("narrow", "fp32") or value not in self.call.nodes:

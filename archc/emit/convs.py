@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archc.emit.body import Body
+from archc.emit.calls import weight_of
 from archc.emit.code import Code
 from archc.emit.equations import row
 from archc.emit.gated import constant, named, number_text, stem_of
@@ -46,4 +47,5 @@ def _handed(body: Body, handed: Handed, found: FusedConv) -> str:
     """A token or a weight with the axes of the convolution, 1 where it lacks one."""
     kind, own = handed.value.kind, tuple(axis for group in handed.groups for axis in group)
     have = Value(-1, "param", (), Type(kind, own))
-    return reindex(named(body, handed), have, Type(kind, found.conv.type.axes), body.dialect).text
+    code = weight_of(body, handed.value) if handed.value.op == "weight" else named(body, handed)
+    return reindex(code, have, Type(kind, found.conv.type.axes), body.dialect).text

@@ -42,8 +42,7 @@ def described(fused: FusedScan, doc: Doc) -> list[str]:
 
 def described_activation(fused: FusedConv, *, derived: bool = False) -> list[str]:
     """The same of what follows a convolution; several convolutions may share what is one op."""
-    name = f" '{fused.conv.label}'" if fused.conv.label else ""
-    what = f"the convolution{name} [{' '.join(fused.conv.names)}]"
+    what = f"the convolution '{str(fused.conv.attrs['state']).rpartition('.')[2]}' [{' '.join(fused.conv.names)}]"
     made = f"`{fused.only}` of a convolution." if fused.only else f"What follows {what}."
     if derived:
         made = f"Derivatives by total, x and w, from do, that by {made[0].lower()}{made[1:]}"

@@ -158,16 +158,20 @@ def _is_parted(value: Value, users: Mapping[Value, Sequence[Value]]) -> bool:
 
 def _convs(graph: Graph, elsewhere: frozenset[Value], units: Units, regions: Regions) -> dict[Value, FusedConv]:
     """Every convolution with what its kernel computes, as far as it is the same in all calls of a unit, but for the
-    numbers that are written there.
+    numbers that are written there, and the unit can name its weights.
     """
     found = fused_convs(graph, elsewhere)
-    numbers = _numbers({v: (v, *f.computed) for v, f in found.items()}, units, regions)
+    numbers = _numbers({f.conv: (v, *f.computed) for v, f in found.items()}, units, regions)
     while True:
         found = fused_convs(graph, elsewhere, numbers)
-        other = _other_numbers({v: f.signature for v, f in found.items()}, units, regions)
+        convs = {f.conv: f for f in found.values()}
+        other = set(_other_numbers({v: f.signature for v, f in convs.items()}, units, regions))
+        for unit, same in alike(convs, units, regions):
+            if not _in_reach([h.value for h in convs[same[0]].weights], unit.first):
+                other.update(same)
         if not other:
             return found
-        elsewhere = elsewhere.union(other)
+        elsewhere = elsewhere.union(convs[v].result for v in other)
 
 
 def _numbers(computed: Mapping[Value, Iterable[Value]], units: Units, regions: Regions) -> Numbers:
@@ -231,7 +235,7 @@ def _composed(graph: Graph, units: Units, regions: Regions) -> tuple[dict[Value,
         reason = ""
         if len({composed[v].signature if v in composed else None for v in same}) > 1:
             reason = f"calls of '{unit.first.name}' mix heads in different sizes or with different numbers"
-        elif same[0] in composed and not _in_reach(composed[same[0]], unit.first):
+        elif same[0] in composed and not _in_reach([h.value for h in composed[same[0]].handed], unit.first):
             reason = "it reads weights of a shared fn that is handed to another"
         if reason:
             plain |= dict.fromkeys(same, reason)
@@ -250,9 +254,9 @@ def _buckets(graph: Graph, units: Units, regions: Regions) -> tuple[dict[Value, 
     return kept, reasons
 
 
-def _in_reach(found: Composition, call: Call) -> bool:
+def _in_reach(handed: Iterable[Value], call: Call) -> bool:
     """Whether a call can name the weights that a kernel reads."""
-    return all(h.value.op != "weight" or call.way_to(h.value) is not None for h in found.handed)
+    return all(v.op != "weight" or call.way_to(v) is not None for v in handed)
 
 
 def _decay_chain(found: ScanClass, users: Mapping[Value, Sequence[Value]]) -> set[Value]:

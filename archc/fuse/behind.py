@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 
+from archc.diagnostics import Span
 from archc.fuse.on_axes import SHAPES, Group, Placed, only_moves, parted
 from archc.fuse.regions import fuses
 from archc.ir.graph import Region, Value
@@ -39,11 +40,17 @@ def behind(start: Placed, region: Region, taken: AbstractSet[Value]) -> End:
     raise AssertionError("the first value of a cone always ends it")
 
 
-def ends(start: Placed, region: Region, taken: AbstractSet[Value]) -> Iterator[End]:
-    """All such values, the last first, whoever reads them: `start` itself comes at the end."""
+def ends(start: Placed, region: Region, taken: AbstractSet[Value], *, called: bool = False) -> Iterator[End]:
+    """All such values, the last first, whoever reads them: `start` itself comes at the end.
+
+    called: what functions called from there compute of them counts, too, if it reads nothing else that has a name only
+    inside of the function, but for weights. Such an end is what a function gives back.
+    """
+    own = start.value.origin.calls
     cone = {start.value: start}
     for value in region.values:
-        near = value in region.live and value not in taken and value.origin.calls == start.value.origin.calls
+        near = value in region.live and value not in taken and value.origin.calls[: len(own)] == own
+        near = near and (value.origin.calls == own or (called and _has_names(value, own, cone)))
         if near and not cone.keys().isdisjoint(value.operands):
             place = _place(value, cone)
             if place is not None:
@@ -51,8 +58,21 @@ def ends(start: Placed, region: Region, taken: AbstractSet[Value]) -> Iterator[E
     for end in reversed(cone):
         between = _between(start.value, end, cone)
         users = chain.from_iterable(region.users.get(v, ()) for v in between - {end})
-        if all(u in between for u in users) and not any(leaves(v, region) for v in between - {end}):
+        closed = all(u in between for u in users) and not any(leaves(v, region) for v in between - {end})
+        if closed and _has_left(end, own, region):
             yield End(start, cone[end], frozenset(cone[v] for v in between if v is not start.value))
+
+
+def _has_names(value: Value, own: tuple[Span, ...], cone: Mapping[Value, Placed]) -> bool:
+    """Whether all that a value of a called function is made of is in the cone or has a name where that is called."""
+    return all(v in cone or v.op == "weight" or len(v.origin.calls) <= len(own) for v in value.operands)
+
+
+def _has_left(value: Value, own: tuple[Span, ...], region: Region) -> bool:
+    """Whether nothing in the function that makes a value reads it, if that is a called one."""
+    inside = value.origin.calls[: len(own) + 1]
+    readers = region.users.get(value, ())
+    return len(inside) == len(own) or all(u.origin.calls[: len(inside)] != inside for u in readers)
 
 
 def _place(value: Value, cone: Mapping[Value, Placed]) -> Placed | None:

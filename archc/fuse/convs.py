@@ -76,7 +76,7 @@ def fused_convs(
     found = [_Conv(v, region, *_biased(v, region, taken)) for region, v in _live(graph) if v.op == "conv"]
     cones: dict[Value, frozenset[Value]] = {}
     for each in reversed(found):  # what two meet in runs with the later one
-        last = next(ends(placed(each.start), each.region, taken.union(*cones.values())))
+        last = next(each.ends(taken.union(*cones.values())))
         cones[each.conv] = frozenset({each.conv, each.start, *(p.value for p in last.cone)})
     out: dict[Value, FusedConv] = {}
     for each in found:
@@ -113,9 +113,13 @@ class _Conv:
     start: Value
     bias: Value | None
 
+    def ends(self, taken: frozenset[Value]) -> Iterator[End]:
+        """Where its equations could end, the last place first."""
+        return ends(placed(self.start), self.region, taken, called=True)
+
     def fused(self, taken: frozenset[Value], numbers: Numbers) -> FusedConv:
         """It with the most that its kernel can compute; the values `taken` are computed by others."""
-        found = (self.ending(end, taken, numbers) for end in ends(placed(self.start), self.region, taken))
+        found = (self.ending(end, taken, numbers) for end in self.ends(taken))
         return next(each for each in found if each is not None)
 
     def ending(self, end: End, taken: frozenset[Value], numbers: Numbers) -> FusedConv | None:
@@ -128,10 +132,10 @@ class _Conv:
             return self.with_equations(end, (), (), frozenset(), None)
         if end.result.value.type != self.conv.type or all(only_moves(p.value) for p in end.cone):
             return None
-        own = frozenset({self.conv, self.start, *(p.value for p in end.cone)})
+        own = frozenset({self.start, *(p.value for p in end.cone)} - {self.conv})  # which reads what must exist outside
         kernel = Kernel(self.region, self.conv.origin.calls, frozenset(self.conv.names), own, frozenset(), taken)
         operands = (a for p in end.cone for a in p.operands() if isinstance(a, Placed))
-        tops = {a: "out" for a in operands if a.value not in own}
+        tops = {a: "out" for a in operands if a.value not in own and a.value is not self.conv}
         inside = kernel.inside(tops) | end.cone
         build = Builder(inside, new_nodes(), leaf_names(inside, {**tops, end.result: "out"}, {}), numbers)
         total = build.known[end.start] = build.nodes.leaf(TOTAL)

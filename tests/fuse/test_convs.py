@@ -72,6 +72,27 @@ def test_it_computes_what_the_reference_does(mixer: Callable[..., Graph]) -> Non
         np.testing.assert_allclose(np.broadcast_to(slope, above.shape), (above - below) / 2e-6, rtol=2e-6, atol=2e-7)
 
 
+def test_what_is_convolved_has_a_name_although_a_gate_reads_it_too(mixer: Callable[..., Graph]) -> None:
+    text = "g = x @ V[width -> width']\nd = conv(g, v[taps = 3 width])\nreturn (g * silu(d) + c) @ W[width -> width']"
+    for fused in fused_convs(mixer(CONV + text)).values():
+        assert not fused.computed & {*fused.conv.operands, *(h.value for h in fused.inputs)}
+
+
+@pytest.mark.parametrize(
+    ("rest", "result"),
+    [
+        ("return g(c) @ W[width -> width']\n}\nfn g(x[width]) { return relu(x) ^ 2", "pow"),
+        ("return g(c) @ W[width -> width']\n}\nfn g(y[width]) { return sin(a[width] * y)", "sin"),
+        ("return g(c) @ W[width -> width']\n}\nfn g(x[width]) { return relu(x) * sum(x ^ 2, over = width)", "conv"),
+        ("return g(c) @ W[width -> width']\n}\nfn g(x[width]) { return x * sigmoid(x @ V[width -> width'])", "conv"),
+    ],
+)
+def test_a_function_that_is_called_runs_there_if_it_needs_no_other_element(
+    mixer: Callable[..., Graph], rest: str, result: str
+) -> None:
+    assert found(mixer(CONV + rest)).result.op == result
+
+
 def test_of_two_convolutions_the_later_one_takes_their_product(mixer: Callable[..., Graph]) -> None:
     text = "d = conv(x, v[taps = 3 width])\nreturn (silu(c) * gelu(d)) @ W[width -> width']"
     first, second = fused_convs(mixer(CONV + text)).values()
