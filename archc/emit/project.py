@@ -47,7 +47,7 @@ class Target(Protocol):
         """The imports that lines of text need."""
 
     def gates(self, module: Module) -> dict[str, str]:
-        """The files with the equations around scans: none if no scan of a written module runs with them."""
+        """The files with the equations that kernels run: none if no kernel of a written module runs any."""
 
 
 def project(program: Program, target: Target, context: int) -> tuple[Artifact, ...]:

@@ -252,7 +252,7 @@ CASES = (
         _draw_keys, _keys, _work_keys,
     ),
     Case(
-        "convolution with bias and silu", "griffin", RNN,
+        "convolution with bias and silu", "mamba2", MAMBA2,
         (_tokens(8, 2048, C=5120), LONG, _tokens(8, 2048, C=2720)), _tokens(2, 300, C=72), _tokens(1, 5, C=3),
         _draw_conv, _conv, lambda s: element_wise(_elements(s), 1, special=2),
     ),

@@ -31,7 +31,8 @@ class Activation:
     def __post_init__(self) -> None:
         if TRITON:
             name = self.plain.__name__.strip("_").removeprefix("conv_")
-            object.__setattr__(self, "fused", register(f"causal_conv_{name}".removesuffix("_none"), self, CONV))
+            stem = "causal_conv" if self.plain is _none else f"causal_conv_{name}"
+            object.__setattr__(self, "fused", register(stem, self, CONV))
 
 
 def _none(total: Tensor) -> Tensor:

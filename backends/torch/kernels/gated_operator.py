@@ -1,4 +1,4 @@
-"""What operators of torch over scans with gates have in common: arguments, what is kept, what autograd wants."""
+"""What operators of torch over scans and convolutions with equations have in common: arguments, what autograd wants."""
 # mypy: disable-error-code="no-untyped-call"
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Given(NamedTuple):
-    """The arguments of a scan with gates, all contiguous.
+    """The arguments of a scan with gates, or of a convolution and what follows it, all contiguous.
 
     x: tokens and w: weights of the gates, numbers: those behind the weights. outer: what the kernel takes as it is.
     pos: [B, T], or None for whole documents. start: the state that comes in, if any. learns: whether a gradient will be
