@@ -125,12 +125,13 @@ class _Conv:
     def ending(self, end: End, taken: frozenset[Value], numbers: Numbers) -> FusedConv | None:
         """It with its equations up to there, None if the kernel cannot end so.
 
-        The result is stored as the sum would be. Tokens that lack an axis would be read once for each element, and
-        documents' starts and conditions are not known there.
+        The result is stored as the sum would be, in real numbers. Tokens that lack an axis would be read once for each
+        element, and documents' starts and conditions are not known there.
         """
         if not end.cone:
             return self.with_equations(end, (), (), frozenset(), None)
-        if end.result.value.type != self.conv.type or all(only_moves(p.value) for p in end.cone):
+        real = self.conv.type.dtype == "real"
+        if not real or end.result.value.type != self.conv.type or all(only_moves(p.value) for p in end.cone):
             return None
         own = frozenset({self.start, *(p.value for p in end.cone)} - {self.conv})  # which reads what must exist outside
         kernel = Kernel(self.region, self.conv.origin.calls, frozenset(self.conv.names), own, frozenset(), taken)
@@ -169,9 +170,11 @@ class _Conv:
 
     def handed(self, build: Builder) -> Sequence[Handed]:
         """What the kernel is handed, in the order of the text."""
-        found = sorted(build.border.items(), key=lambda each: (each[0].value.id, each[0].axes))
-        names = self.conv.names
-        return [Handed(p.value, p.groups, tuple(a for a in names if a not in p.axes), leaf.name) for p, leaf in found]
+        found = sorted(build.border.items(), key=lambda each: (each[0][0].value.id, each[0][0].axes))
+        return [
+            Handed(p.value, p.groups, tuple(a for a in self.conv.names if a not in p.axes), leaf.name, part)
+            for (p, part), leaf in found
+        ]
 
 
 def _can_be_read(handed: Handed) -> bool:

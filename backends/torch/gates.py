@@ -42,10 +42,10 @@ def plain_functions(name: str, fused: FusedScan) -> str:
     text needs `torch`, `F` and what it calls of `OWN`.
     """
     gates, out = _equations(fused)
-    texts = [_plain(name, gates, described(fused, "gates"), after=("first",), spread=_spread(fused))]
+    spread = fused.kind not in OUTER and not fused.is_complex
+    texts = [_plain(name, gates, described(fused, "gates"), after=("first",), spread=spread)]
     if out is not None:
-        doc = described(fused, "out")
-        texts.append(_plain(f"{name}_out", out, doc, before=fused.read, spread=_spread(fused)))
+        texts.append(_plain(f"{name}_out", out, described(fused, "out"), before=fused.read, spread=spread))
     return "\n\n".join(texts)
 
 
@@ -85,7 +85,7 @@ def device_functions(name: str, fused: FusedScan) -> str:
     seeds = [f"d{n}" for n in fused.outputs]
 
     def one(part: str, equations: Equations, params: tuple[str, ...], doc: Doc) -> str:
-        derived, spread = doc.endswith("grad"), _spread(fused)
+        derived, spread = doc.endswith("grad"), fused.kind not in OUTER
         return _device(f"{name}_{part}", equations, params, described(fused, doc), derived=derived, spread=spread)
 
     texts = [
@@ -116,11 +116,6 @@ def device_names(text: str) -> list[str]:
 def _equations(fused: FusedScan) -> tuple[Equations, Equations | None]:
     assert fused.gates is not None, fused.reason
     return fused.gates, fused.out
-
-
-def _spread(fused: FusedScan) -> bool:
-    """Whether outputs that no token is part of have to have its shape."""
-    return fused.kind not in OUTER and not fused.is_complex
 
 
 # --- whole tensors -----------------------------------------------------------------------------------

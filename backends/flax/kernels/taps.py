@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from kernels.tiles import Arrays, WithNumbers, accumulator, array
+from kernels.tiles import Arrays, accumulator, array, with_numbers_at
 
 
 class Activation(NamedTuple):
@@ -27,7 +27,7 @@ class Activation(NamedTuple):
 
     def with_numbers(self, numbers: tuple[float, ...]) -> "Activation":
         """What takes x and w alone, of what takes numbers as well."""
-        return Activation(*(WithNumbers(each, 2, numbers) for each in self)) if numbers else self
+        return Activation(*(with_numbers_at(each, 2, numbers) for each in self)) if numbers else self
 
 
 class Work(NamedTuple):

@@ -53,7 +53,7 @@ class Gates(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WithNumbers:
+class _With:
     """A function of gates, with numbers behind the weights, which are the argument at `place`."""
 
     function: Callable[..., Any]
@@ -61,7 +61,6 @@ class WithNumbers:
     numbers: tuple[float, ...]
 
     def __call__(self, *arguments: Any) -> Any:
-        """The function, of arguments without the numbers."""
         before, after = arguments[: self.place], arguments[self.place + 1 :]
         return self.function(*before, (*arguments[self.place], *self.numbers), *after)
 
@@ -76,10 +75,10 @@ def with_numbers(gates: Gates, numbers: tuple[float, ...]) -> Gates:
     if not numbers:
         return gates
     return gates._replace(
-        gates=WithNumbers(gates.gates, 1, numbers),
-        gates_grad=WithNumbers(gates.gates_grad, 1, numbers),
-        out=None if gates.out is None else WithNumbers(gates.out, 2, numbers),
-        out_grad=None if gates.out_grad is None else WithNumbers(gates.out_grad, 2, numbers),
+        gates=_With(gates.gates, 1, numbers),
+        gates_grad=_With(gates.gates_grad, 1, numbers),
+        out=None if gates.out is None else _With(gates.out, 2, numbers),
+        out_grad=None if gates.out_grad is None else _With(gates.out_grad, 2, numbers),
     )
 
 
