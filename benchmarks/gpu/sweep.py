@@ -22,7 +22,7 @@ DIAGONAL, SELECTIVE, PER_HEAD = (
 FORWARD = ((8, 2, 64, 1), (8, 4, 32, 2), (8, 8, 32, 4), (8, 8, 16, 4), (4, 8, 32, 4), (8, 4, 64, 4), (8, 16, 16, 4))
 BACKWARD = ((8, 4, 32, 4), (8, 8, 32, 4), (8, 4, 16, 2), (4, 8, 32, 4), (8, 8, 16, 4))
 BLOCKS = 2, 4, 8
-CHUNKS = (32, 32), (64, 32), (64, 64), (32, 64)
+CHUNKS = (32, 64, 8, 2), (32, 64, 4, 2), (16, 64, 8, 2), (16, 64, 4, 2), (32, 32, 8, 2), (32, 32, 4, 2), (64, 32, 8, 2)
 EVERY, NEVER = 0, 1 << 40  # programs from which a wide tile is taken
 Change = tuple[str, str, Any]
 
@@ -52,8 +52,11 @@ def _settings(place: Place) -> Iterator[tuple[Case, str, tuple[int, ...], list[C
                 ("kernels.selective_launch", "MANY", many),
             ]
             yield cases[SELECTIVE], "both", (block, channels), changes
-    for chunk in CHUNKS[:1] if place.dry else CHUNKS:
-        yield cases[PER_HEAD], "both", chunk, [("kernels.chunked_launch", "_tile", lambda *_, chunk=chunk: chunk)]
+    launch = cases[PER_HEAD].project().module("kernels.chunked_launch")
+    for what, kernels in (("forward", ("FORWARD",)), ("backward", ("QUERIES", "KEYS"))):
+        for tile in CHUNKS[:1] if place.dry else CHUNKS:
+            table = {launch.MOST_KEYS: launch.Tile(*tile)}
+            yield cases[PER_HEAD], what, tile, [("kernels.chunked_launch", name, table) for name in kernels]
 
 
 def _timed(case: Case, sizes: Sizes, what: str, changes: list[Change], place: Place) -> dict[str, Any]:

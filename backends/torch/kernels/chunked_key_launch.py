@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import triton
-from kernels.chunk_sizes import key_parts
+from kernels.chunk_sizes import MOST_KEYS, key_parts
 from kernels.chunked_key_gates_triton import KINDS, as_they_are, as_they_are_grad
 from kernels.chunked_key_token_triton import key_token
 from kernels.chunked_key_triton import chunked_key_backward_keys, chunked_key_backward_queries, chunked_key_forward
@@ -21,8 +21,8 @@ from kernels.chunked_launch import (
 from kernels.gated_operator import Given, Result
 from torch import Tensor
 
-FORWARD = QUERIES = {128: Tile(SMALLEST, 64, 4)}
-KEYS = {64: Tile(SMALLEST, 64, 4), 128: Tile(SMALLEST, 64, 8)}
+FORWARD = QUERIES = {MOST_KEYS: Tile(SMALLEST, 64, 4)}
+KEYS = {64: Tile(SMALLEST, 64, 4), MOST_KEYS: Tile(SMALLEST, 64, 8)}
 """As in `chunked_launch`."""
 
 

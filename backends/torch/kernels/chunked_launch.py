@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from kernels.chunk_sizes import MOST_KEYS
 from kernels.chunked_arguments import Outer, Result
 from kernels.chunked_back_triton import chunked_backward_keys, chunked_backward_queries
 from kernels.chunked_token_triton import outer_token
@@ -26,9 +27,9 @@ class Tile(NamedTuple):
     stages: int = 2
 
 
-FORWARD = {64: Tile(32, 64, 4), 128: Tile(32, 64, 8)}
-QUERIES = {64: Tile(32, 64, 4), 128: Tile(32, 64, 8)}
-KEYS = {64: Tile(32, 64, 4, stages=1), 128: Tile(16, 64, 8)}
+FORWARD = {64: Tile(32, 64, 4), MOST_KEYS: Tile(32, 64, 8)}
+QUERIES = {64: Tile(32, 64, 4), MOST_KEYS: Tile(32, 64, 8)}
+KEYS = {64: Tile(32, 64, 4, stages=1), MOST_KEYS: Tile(16, 64, 8)}
 """By keys, at most: the tiles with the fewest instructions an element of which nothing has to leave the registers, also
 with the gates of Mamba-2 inside, on every GPU from Ampere on."""
 EXACT = Tile(SMALLEST, SMALLEST, 8, stages=1)
