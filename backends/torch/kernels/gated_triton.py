@@ -39,7 +39,6 @@ def scan_forward(
     if pos is not None:
         pos += row
     y += at
-    carries += b.to(tl.int64) * tl.cdiv(T, SPAN) * C
     w = weights_at(ws, c, some, N, ACC)
     if starts is not None:
         state = tl.load(starts + (b.to(tl.int64) * tl.num_programs(1) + chunk) * C + c, mask=some, other=0.0).to(ACC)
@@ -66,7 +65,7 @@ def scan_forward(
                 decay = decay * decays[k]
                 end = decays[k] * end + inputs[k]
             h, state = across(decay, end, state, S)
-        spans = (tb + rows) // SPAN
+        spans = b.to(tl.int64) * tl.cdiv(T, SPAN) + (tb + rows) // SPAN
         tl.store(carries + spans * C + c, h, mask=((tb + rows) % SPAN == 0) & (tb + rows < hi) & some)
         for k in tl.static_range(K):
             before = h
@@ -123,7 +122,7 @@ def scan_backward(
         adjoint = tl.load(ends + piece + c, mask=some, other=0.0).to(ACC)
     else:
         adjoint = tl.zeros((1, BC), ACC)
-    for _ in tl.range(tiles):
+    for _ in tl.range(tiles, disable_licm=True):
         x = ()
         decays = ()
         inputs = ()

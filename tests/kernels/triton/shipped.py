@@ -29,8 +29,6 @@ SEQUENCES = ("composed_normalisers", "composed_values", "composed_back_queries",
 SEQUENCES += ("laid_back_queries", "laid_back_keys")
 LEAST_WARPS = 8
 """Of a multiprocessor, so that its four schedulers have two each."""
-FRAME = 16
-"""Bytes of stack around a loop: once a program."""
 
 
 def label(found: Launched) -> str:
@@ -74,10 +72,8 @@ def recorded() -> dict[str, dict[str, Any]]:
 def problems(arch: int, found: Resources) -> list[str]:
     """What of a kernel is beyond its limits."""
     chip, out = CHIPS[arch], []
-    if found.spills:
-        out.append(f"{found.spills} spills in the loop")
-    if found.stack > FRAME:
-        out.append(f"{found.stack} bytes of stack, {FRAME} allowed")
+    if found.spills or found.stack:
+        out.append(f"{found.spills} spills in the loop, {found.stack} bytes of stack")
     if found.shared > chip.shared:
         out.append(f"{found.shared} bytes of shared memory, the chip has {chip.shared}")
     if found.programs * found.warps < LEAST_WARPS:
