@@ -17,8 +17,8 @@ class Documents(NamedTuple):
     """Where no document starts in between: booleans that broadcast.
 
     pairs [Q, Q]: between a token and one that is not later (first axis: the later one); inward [Q, 1]: between the
-    state before and a token; outward [Q, 1]: between a token and the state after; kept [1, 1] or []: in all of the chunk.
-    first [Q, 1]: whether one starts at a token.
+    state before and a token; outward [Q, 1]: between a token and the state after; kept [1, 1] or []: in all of the
+    chunk. first [Q, 1]: whether one starts at a token.
     """
 
     pairs: jax.Array
@@ -90,8 +90,8 @@ class Turns(NamedTuple):
     """How a machine sums over the tokens and over the tiles of a chunk.
 
     until(x [Q, 1]) -> (row [1, Q], column [Q, 1], whole): the sums up to each token, with its own, and that of all.
-    onward(x [Q, 1]) -> [Q, 1]: the sums from each token on. whole(x [m, n]): the sum of all elements. What is one number
-    is [1, 1] or, where a machine has those apart, [].
+    onward(x [Q, 1]) -> [Q, 1]: the sums from each token on. whole(x [m, n]): the sum of all elements. A single number
+    is [1, 1] or, where a machine has those apart from tiles, [].
     """
 
     until: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
