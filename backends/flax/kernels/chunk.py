@@ -187,7 +187,10 @@ def back_keys(
     share: jax.Array,
     ones: jax.Array | None = None,
 ) -> Gradients:
-    """The gradients of all else; ones [1, K]: what keys have from the state of values that are one."""
+    """The gradients of all else; ones [1, K]: what keys have from the state of values that are one.
+
+    The last product is one of tokens, not of the state, as forward.
+    """
     k, q, half = met.k, met.q, met.k.dtype
     late, entered = dS.astype(half), (met.inward * dy).astype(half)
     v, dy = v.astype(half), dy.astype(half)

@@ -107,7 +107,10 @@ class Known(NamedTuple):
 
 
 def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> tuple[Any, Any]:
-    """What a chunk gives back [Q, V], or with a normaliser that no equation takes a `Read`, and the state after it."""
+    """What a chunk gives back [Q, V], or with a normaliser that no equation takes a `Read`, and the state after it.
+
+    Triton spreads all products over its threads as the last one, which should have few rows: what is read comes last.
+    """
     made = _made(rule, gates, chunk, S)
     met = rule.meet(jnp.maximum(made.logs, LOWEST), chunk.documents, made.keys)
     after, read = rule.carry(met, S, made.v), rule.read(met, S, made.v)
