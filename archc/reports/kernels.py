@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from archc.backends.flax.kernels.chunk_sizes import MOST, ON_GPU, ON_TPU, tokens_per_key, values_of_program
+from archc.backends.flax.kernels.chunk_sizes import MOST, ON_TPU, tokens_on_gpu, values_of_program
 from archc.backends.torch.kernels.chunk_sizes import key_parts
 from archc.elaborate.call import Program
 from archc.emit.chunks import call_regions, kernel_loops, kernel_scans, loop_sentence, scan_sentence
@@ -139,12 +139,12 @@ def _in_flax(found: ScanClass, needs_read: bool) -> str:
     keys, values = (prod(found.scan.type.sizes[n] for n in names) for names in (found.key, found.value))
     per_key, normalised = found.kind == "chunked_key", found.normaliser is not None
     state = SINGLE * keys * (values + normalised) / values
-    tpu, gpu = (state / tokens for tokens in (ON_TPU, tokens_per_key(keys) if per_key else ON_GPU))
+    tpu, gpu = (state / tokens for tokens in (ON_TPU, tokens_on_gpu(per_key)))
     none = "neither read-out nor normaliser" if normalised else "no read-out"
     kept = f"Flax keeps {none} but the state before every chunk, {tpu:.3g} bytes an element on a TPU"
     if keys > MOST:
         return f"{kept}, each way, and runs array code on a GPU"
-    slices = -(-values // values_of_program(keys))
+    slices = -(-values // values_of_program(keys, per_key))
     shares = SINGLE * slices * (2 * keys if per_key else 1) / values
     again = HALF + SINGLE * normalised / values if needs_read else 0
     left = f"{2 * (shares + again):.3g} more, left by one kernel to the next"  # written and read

@@ -1,6 +1,6 @@
 """One chunk of a linear recurrence with a matrix state, on the values that a kernel of any machine has of it.
 
-Q tokens, keys [Q, K], values [Q, V], state [K, V] (Dao and Gu 2024, arXiv:2405.21060, section 6). Products take
+Q tokens, keys [Q, K], values [Q, V], state [V, K] (Dao and Gu 2024, arXiv:2405.21060, section 6). Products take
 operands in the precision of keys and queries and are summed in at least single precision.
 """
 
@@ -17,8 +17,8 @@ class Documents(NamedTuple):
     """Where no document starts in between: booleans that broadcast.
 
     pairs [Q, Q]: between a token and one that is not later (first axis: the later one); inward [Q, 1]: between the
-    state before and a token; outward [Q, 1]: between a token and the state after; kept [1, 1]: in all of the chunk.
-    first [Q, 1]: whether one starts at a token.
+    state before and a token; outward [Q, 1]: between a token and the state after; kept [1, 1] or []: in all of the
+    chunk. first [Q, 1]: whether one starts at a token.
     """
 
     pairs: jax.Array
@@ -89,11 +89,12 @@ class Rule(NamedTuple):
 class Turns(NamedTuple):
     """How a machine sums over the tokens and over the tiles of a chunk.
 
-    until(x [Q, 1]) -> (row [1, Q], column [Q, 1]): the sums up to each token, with its own. onward(x [Q, 1]) -> [Q, 1]:
-    the sums from each token on. whole(x [m, n]) -> [1, 1]: the sum of all elements.
+    until(x [Q, 1]) -> (row [1, Q], column [Q, 1], whole): the sums up to each token, with its own, and that of all.
+    onward(x [Q, 1]) -> [Q, 1]: the sums from each token on. whole(x [m, n]): the sum of all elements. A single number
+    is [1, 1] or, where a machine has those apart from tiles, [].
     """
 
-    until: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    until: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
     onward: Callable[[jax.Array], jax.Array]
     whole: Callable[[jax.Array], jax.Array]
 
@@ -118,7 +119,7 @@ def head_rule(turns: Turns) -> Rule:
 class Met(NamedTuple):
     """Decays, zero where a document starts in between, and scores between the tokens of a chunk.
 
-    pairs, scores [Q, Q]; inward, outward [Q, 1]; kept [1, 1]; keys and queries [Q, K].
+    pairs, scores [Q, Q]; inward, outward [Q, 1]; kept [1, 1] or []; keys and queries [Q, K].
     """
 
     pairs: jax.Array
@@ -131,8 +132,7 @@ class Met(NamedTuple):
 
 
 def _meet(turns: Turns, logs: jax.Array, documents: Documents, keys: Keys) -> Met:
-    (row, until), k, q = turns.until(logs), keys.k, keys.q
-    whole = last_of(row)
+    (row, until, whole), k, q = turns.until(logs), keys.k, keys.q
     pairs = jnp.exp(jnp.where(documents.pairs, until - row, -jnp.inf))
     return Met(
         pairs=pairs,
@@ -149,12 +149,12 @@ def read(met: Met, S: jax.Array, v: jax.Array) -> jax.Array:
     """What the queries read of the values of a chunk and of the state before it."""
     half = met.k.dtype
     y = dot(met.scores.astype(half), v.astype(half), 1, 0)
-    return y + met.inward * dot(met.q, S.astype(half), 1, 0)
+    return y + met.inward * dot(met.q, S.astype(half), 1, 1)
 
 
 def carry(met: Met, S: jax.Array, v: jax.Array) -> jax.Array:
     """The state after a chunk."""
-    return met.kept * S + dot(met.k, (met.outward * v).astype(met.k.dtype), 0, 0)
+    return met.kept * S + dot((met.outward * v).astype(met.k.dtype), met.k, 0, 0)
 
 
 def pull(met: Met, v: jax.Array, dy: jax.Array, ones: jax.Array | None = None) -> jax.Array:
@@ -171,7 +171,7 @@ def back_queries(
     ones [Q, K]: what values that are one hand back through the state. y dy lacks that, q dq has it.
     """
     half = met.k.dtype
-    dq = dot(dscores, met.k, 1, 0) + met.inward * _with(dot(dy.astype(half), S.astype(half), 1, 1), ones)
+    dq = dot(dscores, met.k, 1, 0) + met.inward * _with(dot(dy.astype(half), S.astype(half), 1, 0), ones)
     share = y * dy.astype(half) if ones is None else met.q * dq
     return dq, jnp.sum(share, 1, keepdims=True)
 
@@ -187,19 +187,22 @@ def back_keys(
     share: jax.Array,
     ones: jax.Array | None = None,
 ) -> Gradients:
-    """The gradients of all else; ones [1, K]: what keys have from the state of values that are one."""
+    """The gradients of all else; ones [1, K]: what keys have from the state of values that are one.
+
+    The last product is one of tokens, not of the state, as forward.
+    """
     k, q, half = met.k, met.q, met.k.dtype
-    v, dy, late = v.astype(half), dy.astype(half), dS.astype(half)
-    k_passed, v_passed = met.outward * _with(dot(v, late, 1, 1), ones), met.outward * dot(k, late, 1, 0)
-    dk, dv = dot(dscores, q, 0, 0) + k_passed, dot(met.scores.astype(half), dy, 0, 0) + v_passed
+    late, entered = dS.astype(half), (met.inward * dy).astype(half)
+    v, dy = v.astype(half), dy.astype(half)
+    v_passed = met.outward * dot(k, late, 1, 1)
+    dv = dot(met.scores.astype(half), dy, 0, 0) + v_passed
+    k_passed = met.outward * _with(dot(v, late, 1, 0), ones)
+    before = met.kept * dS + dot(entered, q, 0, 0)
+    dk = dot(dscores, q, 0, 0) + k_passed
     whole, passed = (v * dv, v * v_passed) if ones is None else (k * dk, k * k_passed)  # as for the share
     each = share - jnp.sum(whole, 1, keepdims=True)  # pairs of tokens that are both later cancel
-    return Gradients(
-        logs=turns.onward(each) + turns.whole(passed) + met.kept * fade,
-        k=dk,
-        v=dv,
-        S=met.kept * dS + dot((q * met.inward).astype(half), dy, 0, 0),
-    )
+    logs = turns.onward(each) + turns.whole(passed) + met.kept * fade
+    return Gradients(logs, dk, dv, before)
 
 
 def _with(x: jax.Array, more: jax.Array | None) -> jax.Array:
@@ -214,12 +217,6 @@ def products(levels: int, Q: int, K: int, V: int) -> Products:
     """Those of a rule that makes its scores of so many products."""
     pairs, state = levels * Q * Q * K, Q * K * V
     return Products(pairs, Q * Q * V + state, state, Q * Q * V, pairs + state, pairs + Q * Q * V + 3 * state)
-
-
-def last_of(row: jax.Array) -> jax.Array:
-    """The last element of [1, n], as [1, 1]."""
-    place = jax.lax.broadcasted_iota(jnp.int32, row.shape, 1)
-    return jnp.sum(jnp.where(place == row.shape[1] - 1, row, 0), 1, keepdims=True)
 
 
 def square(size: int) -> tuple[jax.Array, jax.Array]:

@@ -107,12 +107,15 @@ class Known(NamedTuple):
 
 
 def chunk_forward(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> tuple[Any, Any]:
-    """What a chunk gives back [Q, V], or with a normaliser that no equation takes a `Read`, and the state after it."""
+    """What a chunk gives back [Q, V], or with a normaliser that no equation takes a `Read`, and the state after it.
+
+    Triton spreads all products over its threads as the last one, which should have few rows: what is read comes last.
+    """
     made = _made(rule, gates, chunk, S)
     met = rule.meet(jnp.maximum(made.logs, LOWEST), chunk.documents, made.keys)
-    read = rule.read(met, S, made.v)
+    after, read = rule.carry(met, S, made.v), rule.read(met, S, made.v)
     found = read if gates.out is None else gates.out(*_followed(gates, chunk, read), chunk.w)
-    return found, rule.carry(met, S, made.v)
+    return found, after
 
 
 def known(rule: Rule, gates: Gates, chunk: Chunk, S: Any, do: Any, read: Any | None, kept: jnp.dtype) -> Known:
@@ -175,7 +178,7 @@ def _tile(value: jax.Array | float, like: jax.Array, chunk: Chunk) -> jax.Array:
 def _made(rule: Rule, gates: Gates, chunk: Chunk, S: Any) -> Made:
     """What is no token decays by nothing and adds nothing, and nothing is read of what is no key."""
     like = matrix(S)
-    sizes = Sizes(chunk.there.shape[0], *like.shape)
+    sizes = Sizes(chunk.there.shape[0], like.shape[1], like.shape[0])
 
     def spread(z: jax.Array, side: Side) -> jax.Array:
         there = chunk.there if side != "keys" or chunk.some is None else chunk.there & chunk.some

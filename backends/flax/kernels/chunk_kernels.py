@@ -42,7 +42,7 @@ def fused(
     last state is a `State`, and y, unless equations take the normaliser, a `Read`.
     """
     shape, acc = x[0].shape, accumulator(*x, *w, *handed)
-    S: Any = state_before((keys, shape[-1]), shape, acc, pos, state)
+    S: Any = _turned(state_before((keys, shape[-1]), shape, acc, pos, state))
     if gates.normalised:
         S = State(S, state_before((keys,), shape, acc, pos, sums))
     operands = x[0], *(handed or x[1:])
@@ -53,7 +53,14 @@ def fused(
     w = tuple(jnp.broadcast_to(z, (*shape[2:-1], width[side])) for side, z in zip(gates.w_sides, w, strict=True))
     handed = tuple(_of_heads(z, shape, keys).astype(half) for z in handed)
     y, S = kernel(gates, x, w, handed, jnp.broadcast_to(pos, shape[:2]), S, half=half, interpret=interpret)
-    return y, None if state is None else S
+    if state is None:
+        return y, None
+    return y, S._replace(S=_turned(S.S)) if gates.normalised else _turned(S)
+
+
+def _turned(S: jax.Array) -> jax.Array:
+    """A state as kernels have it, [V, K], or as others do, [K, V]."""
+    return S.swapaxes(-2, -1)
 
 
 def _of_heads(z: jax.Array, shape: tuple[int, ...], width: int) -> jax.Array:

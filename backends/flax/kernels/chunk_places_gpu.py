@@ -44,23 +44,23 @@ class Place(NamedTuple):
 
     @property
     def of_states(self) -> jax.Array | None:
-        """The mask of [K, slice]."""
-        return _product(self.some("keys"), self.some("values"), (self.keys.shape[0], self.values.shape[0]))
+        """The mask of [slice, K]."""
+        return _product(self.some("values"), self.some("keys"), (self.values.shape[0], self.keys.shape[0]))
 
     def load_state(self, refs: Tree, *chunk: jax.Array) -> Tree:
-        """The slice of a state [K, slice], and with a normaliser the sums of all keys [1, K]; copies of other values
+        """The slice of a state [slice, K], and with a normaliser the sums of all keys [1, K]; copies of other values
         where there are none, as of the tokens, for something may be divided by what is read.
         """
         if isinstance(refs, State):
             return State(self.load_state(refs.S, *chunk), self._load_sums(refs, *chunk))
-        mask = _product(self.some("keys"), None, (self.keys.shape[0], self.values.shape[0]))
-        return load(refs.at[(*chunk, self.keys[:, None], self._near("values")[None, :])], mask)
+        mask = _product(None, self.some("keys"), (self.values.shape[0], self.keys.shape[0]))
+        return load(refs.at[(*chunk, self._near("values")[:, None], self.keys[None, :])], mask)
 
     def load_gradient(self, refs: Tree) -> Tree:
         """That of a state, zero where there are no values."""
         if isinstance(refs, State):
             return State(self.load_gradient(refs.S), self.of_one_slice(self._load_sums(refs)))
-        return tile(refs, self.keys, self.values, self.of_states)
+        return tile(refs, self.values, self.keys, self.of_states)
 
     def _load_sums(self, refs: State, *chunk: jax.Array) -> jax.Array:
         return load(refs.sums.at[(*chunk, self.keys)], self.some("keys"))[None, :]
@@ -69,7 +69,7 @@ class Place(NamedTuple):
         """Slices that share the sums of the keys write the same."""
         if isinstance(refs, State):
             store(refs.sums.at[(*chunk, self.keys)], jnp.sum(S.sums, 0), self.some("keys"))
-        place = (*chunk, self.keys[:, None], self.values[None, :])
+        place = (*chunk, self.values[:, None], self.keys[None, :])
         store(matrix(refs).at[place], matrix(S), self.of_states)
 
     def of_one_slice(self, gradient: jax.Array) -> jax.Array:
@@ -143,9 +143,13 @@ class Place(NamedTuple):
         row, lane = square(size)
         start = load(starts.at[self.tokens], None)
         place = jnp.arange(size, dtype=jnp.int32)
-        last = jnp.sum(jnp.where(place == size - 1, start, 0)[None, :], 1, keepdims=True)
-        start, place = start[:, None], place[:, None]
+        last, start, place = last_of(start), start[:, None], place[:, None]
         return Documents((lane <= row) & (lane >= start), start < 0, place >= last, last < 0, start == place)
+
+
+def last_of(x: jax.Array) -> jax.Array:
+    """The last element of [n], as a number that no tile has: what it is multiplied with keeps its layout."""
+    return jnp.sum(jnp.where(jnp.arange(x.shape[0]) == x.shape[0] - 1, x, 0))
 
 
 def first_chunk(sizes: Sizes, tile: Sizes) -> Place:

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from kernels.chunk import Rule, Turns, head_rule
-from kernels.key_chunk import Moves, key_rule
+from kernels.halves import Swap
+from kernels.key_chunk import key_rule
 from kernels.normalised_chunk import normalised_rule
 from kernels.tiles import Gates
 
@@ -23,11 +24,11 @@ class Rules(NamedTuple):
         return self.normalised if gates.normalised else self.heads
 
 
-def rules(turns: Turns, moves: Moves) -> Rules:
-    """Those of a machine that sums and turns tiles like this."""
+def rules(turns: Turns, swap: Swap) -> Rules:
+    """Those of a machine that sums over tiles, and exchanges halves of blocks of tokens, like this."""
     return Rules(
         heads=head_rule(turns),
         normalised=normalised_rule(turns),
-        keys=key_rule(moves, before=False),
-        keys_before=key_rule(moves, before=True),
+        keys=key_rule(swap, before=False),
+        keys_before=key_rule(swap, before=True),
     )

@@ -1,10 +1,10 @@
 """How a scan of outer products is cut into chunks, as array code and in kernels."""
 
 ON_TPU = 128  # tokens of a chunk in a kernel, a power of two
-ON_GPU = 64
-ON_GPU_PER_KEY = 32  # with one decay per key, half as many if there are many keys
-SLICE = 64  # values of a program of a GPU, half as many if there are many keys
-WIDE = 64  # keys of such a program, more than which are many
+ON_GPU = 32
+ON_GPU_PER_KEY = 16  # with one decay per key, whose decays are held once for each time a chunk is halved
+SLICE = 64  # values of a program of a GPU, half as many with one decay for each of many keys
+MANY = 128  # keys of a head, more than which are many
 MOST = 256  # keys of a head there; of more array code runs
 SPAN = 16  # tokens whose decays per key are compared one by one; a chunk of more tokens is a multiple of these
 LONGEST = 128  # tokens of a chunk of array code
@@ -13,14 +13,14 @@ LOWEST = -100.0  # a log decay: exp(-100) is nothing in single precision, and su
 CACHED = 1 << 20  # values of the states of a head that stay in a cache until the backward pass reads them
 
 
-def tokens_per_key(keys: int) -> int:
-    """Tokens of a chunk of a GPU with one decay per key, whose decays are held once for each time it is halved."""
-    return ON_GPU_PER_KEY if keys <= WIDE else ON_GPU_PER_KEY // 2
+def tokens_on_gpu(per_key: bool) -> int:
+    """Tokens of a chunk of a GPU."""
+    return ON_GPU_PER_KEY if per_key else ON_GPU
 
 
-def values_of_program(keys: int) -> int:
+def values_of_program(keys: int, per_key: bool) -> int:
     """At most so many values has a program of a GPU."""
-    return SLICE if keys <= WIDE else SLICE // 2
+    return SLICE // 2 if per_key and keys > MANY else SLICE
 
 
 def chunk_length(tokens: int, keys: int, values: int) -> int:

@@ -3,15 +3,12 @@
 import jax
 import jax.numpy as jnp
 from kernels.blocks_gpu import Tree, power
-from kernels.chunk import Turns, last_of
+from kernels.chunk import Turns
+from kernels.chunk_places_gpu import last_of
 from kernels.chunk_rules import rules
-from kernels.chunk_sizes import ON_GPU, tokens_per_key
+from kernels.chunk_sizes import tokens_on_gpu
 from kernels.chunks_gpu import LEAST, ChunksGpu, over_chunks
-from kernels.key_chunk import Moves
-from kernels.normalised_chunk import matrix
 from kernels.tiles import Arrays, Gates
-
-CHUNK = ON_GPU
 
 
 def chunked_scan_gpu(
@@ -30,9 +27,9 @@ def chunked_scan_gpu(
     There is one decay per head where keys and queries are handed, else, where equations make them, one per key. half:
     the precision of products.
     """
-    most = CHUNK if handed else tokens_per_key(matrix(S).shape[3])
-    size = min(most, power(x[0].shape[1], LEAST))
-    passes = ChunksGpu(RULES.rule(gates, per_key=not handed), gates, half, interpret, size)
+    per_key = not handed
+    size = min(tokens_on_gpu(per_key), power(x[0].shape[1], LEAST))
+    passes = ChunksGpu(RULES.rule(gates, per_key), gates, half, interpret, size)
     return over_chunks(passes, x, w, handed, pos, S)
 
 
@@ -45,27 +42,21 @@ def _swap(x: jax.Array, half: int) -> jax.Array:
     return jnp.where(late, first, second).reshape(x.shape)
 
 
-def _column(row: jax.Array) -> jax.Array:
-    return row.T
-
-
-def _until(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _until(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     total = jnp.cumsum(jnp.sum(x, 1))
-    return total[None, :], total[:, None]
+    return total[None, :], total[:, None], last_of(total)
 
 
 def _onward(x: jax.Array) -> jax.Array:
     """From the sums up to each token: masks of pairs would give threads a row of numbers each."""
     each = jnp.sum(x, 1)
     total = jnp.cumsum(each)
-    return last_of(total[None, :]) + (each - total)[:, None]
+    return last_of(total) + (each - total)[:, None]
 
 
 def _whole(x: jax.Array) -> jax.Array:
     """By a scan: Triton 3.7 does not compile the sum of a vector that comes of a product for Blackwell."""
-    return last_of(jnp.cumsum(jnp.sum(x, 1))[None, :])
+    return last_of(jnp.cumsum(jnp.sum(x, 1)))
 
 
-RULES = rules(
-    Turns(_until, _onward, _whole), Moves(swap=_swap, column=_column, sum_to_row=lambda x: jnp.sum(x, 1)[None, :])
-)
+RULES = rules(Turns(_until, _onward, _whole), _swap)

@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from kernels.blocks_tpu import Tree
-from kernels.chunk import Turns, dot, square
+from kernels.chunk import Turns, square
 from kernels.chunk_rules import rules
 from kernels.chunk_sizes import ON_TPU
 from kernels.chunks_tpu import ChunksTpu, over_chunks
 from kernels.chunks_walk_tpu import column
 from kernels.halves import right
-from kernels.key_chunk import Moves
 from kernels.tiles import Arrays, Gates
 
 CHUNK = ON_TPU
@@ -48,14 +47,10 @@ def _swap(x: jax.Array, half: int) -> jax.Array:
     return jnp.where(right(x.shape, half), pltpu.roll(x, half, 0), pltpu.roll(x, size - half, 0))
 
 
-def _sum_to_row(x: jax.Array) -> jax.Array:
-    return dot(jnp.ones((8, x.shape[1]), x.dtype), x, 1, 1, exact=True)[:1]
-
-
-def _until(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _until(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     here, later = square(x.shape[0])
     row = jnp.sum(jnp.where(here <= later, x, 0), 0, keepdims=True)
-    return row, column(row)
+    return row, column(row), jnp.sum(x, 0, keepdims=True)
 
 
 def _onward(x: jax.Array) -> jax.Array:
@@ -67,4 +62,4 @@ def _whole(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sum(x, 0, keepdims=True), 1, keepdims=True)
 
 
-RULES = rules(Turns(_until, _onward, _whole), Moves(_swap, column, _sum_to_row))
+RULES = rules(Turns(_until, _onward, _whole), _swap)

@@ -1,6 +1,6 @@
 """Chunked scans on a GPU, through Pallas and Triton: the calls of the kernels that walk the chunks of a head.
 
-A program has a slice of the values of a head and its state [K, slice] in registers. The forward pass writes the state
+A program has a slice of the values of a head and its state [slice, K] in registers. The forward pass writes the state
 before each chunk for the backward pass, which walks the chunks in reverse; every slice computes the equations that it
 needs, and gradients of what slices share are summed over them.
 """
@@ -21,13 +21,17 @@ from kernels.passes import run
 from kernels.tiles import Arrays, Gates, Side, array, array_like, traffic, up
 
 LEAST = 16  # rows and columns of a product
-WARPS = plgpu.CompilerParams(num_warps=8, num_stages=1)  # the registers of 4 are full with 64 keys
+FOUR: dict[Side, dict[Part, int]] = {
+    "head": {"forward": 64, "queries": 128, "keys": 64},
+    "keys": {"forward": 128, "queries": 64, "keys": 0},
+}
+"""Up to so many keys a program has four warps, which do the least work over again: more need the registers of eight."""
 
 
 @dataclass(frozen=True)
 class ChunksGpu:
     """The passes over chunks of `size` tokens: operands x [B, T, heads that share them, V or K] or [B, T, heads], w
-    [heads, V or K] or [heads], handed like x of keys, S [B, heads, K, V], and with a normaliser sums [B, heads, K];
+    [heads, V or K] or [heads], handed like x of keys, S [B, heads, V, K], and with a normaliser sums [B, heads, K];
     places [B, T filled up]. half: the precision of products.
     """
 
@@ -39,7 +43,7 @@ class ChunksGpu:
 
     def forward(self, starts: jax.Array, o: Operands) -> tuple[Tree, Tree]:
         """What the equations make of y [B, T, heads, V], or y and its normaliser [B, T, heads], the last S; S before
-        every chunk [B, heads, chunks, K, V].
+        every chunk [B, heads, chunks, V, K].
         """
         specs, inputs = _Specs(self, starts, o), o.inputs(starts)
         found, last = specs.read(self.gates.gives_both), jax.tree.map(array_like, o.S)
@@ -51,7 +55,7 @@ class ChunksGpu:
             in_specs=[specs.inputs, specs.state],
             out_specs=[specs.read_out(self.gates.gives_both), specs.state, specs.states],
             out_shape=[found, last, states],
-            compiler_params=WARPS,
+            compiler_params=specs.warps("forward"),
             cost_estimate=specs.cost(moved, "forward"),
             interpret=self.interpret,
             name=self.rule.name,
@@ -87,7 +91,7 @@ class ChunksGpu:
                 specs.state_out,
             ],
             out_shape=[x, w, keys, specs.state_gradient],
-            compiler_params=WARPS,
+            compiler_params=specs.warps("keys"),
             cost_estimate=specs.cost(moved, "keys"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient",
@@ -119,7 +123,7 @@ class ChunksGpu:
                 [specs.token_out("keys"), specs.token_out(self.rule.side), tuple(read_out for _ in reads)]
             ),
             out_shape=[dq, share, reads],
-            compiler_params=WARPS,
+            compiler_params=specs.warps("queries"),
             cost_estimate=specs.cost(moved, "queries"),
             interpret=self.interpret,
             name=f"{self.rule.name}_gradient_of_queries",
@@ -136,8 +140,9 @@ class _Specs:
     """What a program sees of the arrays of a chunked scan: all of a head. The grid is batch, heads, slices."""
 
     def __init__(self, passes: ChunksGpu, starts: jax.Array, o: Operands) -> None:
-        (batch, time), (heads, key, value) = o.x[0].shape[:2], matrix(o.S).shape[1:]
-        tile = Sizes(passes.size, power(key, LEAST), power(min(value, values_of_program(key)), LEAST))
+        (batch, time), (heads, value, key) = o.x[0].shape[:2], matrix(o.S).shape[1:]
+        most = values_of_program(key, per_key=not o.handed)
+        tile = Sizes(passes.size, power(key, LEAST), power(min(value, most), LEAST))
         self.passes, self.operands, self.sizes, self.acc = passes, o, Sizes(time, key, value), matrix(o.S).dtype
         self.walk = Walk(passes.rule, passes.gates, passes.half, self.sizes, tile)
         self.slices, self.count = up(value, tile.values) // tile.values, starts.shape[1] // passes.size
@@ -236,6 +241,11 @@ class _Specs:
             starts=self.start,
         )
 
+    def warps(self, part: Part) -> plgpu.CompilerParams:
+        """How many share a program of a kernel."""
+        four = self.walk.tile.keys <= FOUR[self.passes.rule.side][part]
+        return plgpu.CompilerParams(num_warps=4 if four else 8, num_stages=1)
+
     def cost(self, moved: int, part: Part) -> pl.CostEstimate:
         """That of all chunks, with the bytes read and written."""
         batch, heads, slices = self.grid
@@ -257,7 +267,7 @@ def _in_all_chunks(specs: Tree) -> Tree:
 def over_chunks(passes: ChunksGpu, x: Arrays, w: Arrays, handed: Arrays, pos: jax.Array, S: Tree) -> tuple[Tree, Tree]:
     """What the equations make of y [B, T, G, H, V], in the dtype of x[0], and the last S.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed [B, T, G, H, K], pos [B, T], S [B, G, H, K, V]
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed [B, T, G, H, K], pos [B, T], S [B, G, H, V, K]
     of the token before; x but for x[0] and handed may have 1 for H, or for G and H. There are at most MOST keys.
     With a normaliser S is a `State` with sums [B, G, H, K], and y, where no equation takes the normaliser, a `Read`
     with norm [B, T, G, H].

@@ -26,7 +26,7 @@ class ChunksTpu:
     """The passes over chunks of so many tokens as starts [B, chunks, 1, Q] have, for `time` tokens.
 
     Operands x [B, heads that share them, T filled up, V or K] or, of heads, [B, heads, chunks, 1, Q]; w [heads, 1, V, K
-    or 1]; handed like x of keys; S [B, heads, K, V], and of a normaliser sums [B, heads, 1, K]. half: the precision of
+    or 1]; handed like x of keys; S [B, heads, V, K], and of a normaliser sums [B, heads, 1, K]. half: the precision of
     products.
     """
 
@@ -38,7 +38,7 @@ class ChunksTpu:
 
     def forward(self, starts: jax.Array, o: Operands) -> tuple[Tree, Tree]:
         """What the equations make of y [B, heads, T filled up, V], or y and its normaliser [B, heads, chunks, 1, Q],
-        and the last S; S before every chunk [B, heads, chunks, K, V].
+        and the last S; S before every chunk [B, heads, chunks, V, K].
         """
         specs, inputs = _Specs(self, starts, o), o.inputs(starts)
         states = jax.tree.map(lambda z: array((*specs.grid, *z.shape[2:]), z.dtype), o.S)
@@ -93,7 +93,7 @@ class _Specs:
     """Blocks of the arrays of a chunked scan, and its grid: batch, heads, chunks."""
 
     def __init__(self, passes: ChunksTpu, starts: jax.Array, o: Operands, reverse: bool = False) -> None:
-        (batch, count, _, size), (heads, key, value) = starts.shape, matrix(o.S).shape[1:]
+        (batch, count, _, size), (heads, value, key) = starts.shape, matrix(o.S).shape[1:]
         self.passes, self.operands, self.sizes, self.grid = passes, o, Sizes(size, key, value), (batch, heads, count)
         self.walk = Walk(passes.rule, passes.gates, passes.half, passes.time)
         self.reverse, at = reverse, self.at
@@ -156,7 +156,7 @@ class _Specs:
 
 
 def _of_state(S: Tree, made: Callable[[tuple[int, ...]], Any]) -> Tree:
-    """What is made of the shape of a state, [K, V], and of the sums of a normaliser, [1, K]."""
+    """What is made of the shape of a state, [V, K], and of the sums of a normaliser, [1, K]."""
     return jax.tree.map(lambda z: made(z.shape[2:]), S)
 
 
@@ -171,7 +171,7 @@ def over_chunks(
 ) -> tuple[Tree, Tree]:
     """What the equations make of y [B, T, G, H, V], in the dtype of x[0], and the last S, in chunks of `size` tokens.
 
-    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed [B, T, G, H, K], pos [B, T], S [B, G, H, K, V]
+    x [B, T, G, H, V, K or 1] by their sides, w [G, H, V, K or 1], handed [B, T, G, H, K], pos [B, T], S [B, G, H, V, K]
     of the token before; x but for x[0] and handed may have 1 for H, or for G and H. With a normaliser S is a `State`
     with sums [B, G, H, K], and y, where no equation takes the normaliser, a `Read` with norm [B, T, G, H].
     """

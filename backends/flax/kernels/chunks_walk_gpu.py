@@ -1,5 +1,6 @@
 """The kernels of chunked scans on a GPU: the chunks of a head for a slice of its values, forward and backward."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ class Walk(NamedTuple):
         def step(n: jax.Array, S: Tree) -> Tree:
             here = begin.chunk(n)
             here.store_state(states, S, n)
-            found, S = chunk_forward(self.rule, self.gates, self._chunk(here, inputs, weights, S), S)
+            found, S = chunk_forward(self.rule, self._gates, self._chunk(here, inputs, weights, S), S)
             here.store_read(o, found)
             return S
 
@@ -47,7 +48,7 @@ class Walk(NamedTuple):
         S = here.load_state(states)
         chunk = self._chunk(here, inputs, self._weights(inputs, here), S)
         kept = inputs.x[0].dtype if reads else matrix(S).dtype
-        both = known(self.rule, self.gates, chunk, S, here.load_given(do, matrix(S).dtype), None, kept)
+        both = known(self.rule, self._gates, chunk, S, here.load_given(do, matrix(S).dtype), None, kept)
         found, part = self.rule.back_queries(both.met, both.dscores, S, both.dy, both.read)
         here.store_tokens("keys", dq, found)
         here.store_tokens(self.rule.side, share, part)
@@ -82,7 +83,7 @@ class Walk(NamedTuple):
             chunk = self._chunk(here, inputs, weights, dS)
             back = here.load_given(do, exact)
             read = here.load_read(reads[0], exact) if reads else back
-            both = known(self.rule, self.gates, chunk, dS, back, read, exact)
+            both = known(self.rule, self._gates, chunk, dS, back, read, exact)
             part = here.of_both(share, self.rule.side)
             d = self.rule.back_keys(both.met, both.dscores, fade, dS, both.made.v, both.dy, part)
             for ref in dkeys:
@@ -100,6 +101,11 @@ class Walk(NamedTuple):
         begin.store_state(dS0, dS)
         for side, ref, total in zip(self.gates.w_sides, dw, sums, strict=True):
             begin.store_head(side, ref, total)
+
+    @property
+    def _gates(self) -> Gates:
+        """The equations, those that make operands of products computed once."""
+        return self.gates._replace(gates=_once(self.gates.gates), out_grad=_once(self.gates.out_grad))
 
     def _weights(self, inputs: Inputs, here: Place) -> Arrays:
         return tuple(here.of_head(z, side) for side, z in zip(self.gates.w_sides, inputs.w, strict=True))
@@ -124,3 +130,18 @@ class Walk(NamedTuple):
         """A sum that grows: [1, slice], [1, K], or [Q, 1] by the place in a chunk."""
         shape = (self.tile.tokens, 1) if side == "head" else (1, self.tile.across(side))
         return jnp.zeros(shape, dtype)
+
+
+def _once(function: Callable[..., Tree] | None) -> Callable[..., Tree] | None:
+    """The same, whose results are computed once.
+
+    Triton computes again what needs no other thread, wherever a product wants an operand, and there each thread has
+    most of a tile: gates were computed in five layouts at a time. What is summed, if only over one element, stays.
+    """
+    if function is None:
+        return None
+
+    def settled(*given: Tree) -> Tree:
+        return jax.tree.map(lambda x: jnp.sum(x[:, :, None], 2) if jnp.ndim(x) == 2 else x, function(*given))
+
+    return settled

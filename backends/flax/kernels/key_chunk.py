@@ -1,11 +1,10 @@
 """One chunk of a linear recurrence with one decay per key, on the values that a kernel of any machine has of it.
 
-Q tokens, keys [Q, K], values [Q, V], state [K, V], log decays [Q, K] (Yang et al. 2023, arXiv:2312.06635, section 4).
+Q tokens, keys [Q, K], values [Q, V], state [V, K], log decays [Q, K] (Yang et al. 2023, arXiv:2312.06635, section 4).
 Decays between tokens are split at the borders of halves (`halves`): a product of matrices a level.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,29 +13,20 @@ from kernels.chunk import Documents, Gradients, Keys, Products, Rule, dot, produ
 from kernels.halves import Sums, Swap, apart, levels_of, of_tokens, of_tokens_back, parted, widened, widened_back
 
 
-class Moves(NamedTuple):
-    """How a machine turns tiles: halves of blocks of tokens, a row [1, K] to a column [K, 1], and sums to a row.
-
-    sum_to_row: the sums over values of [K, V], as [1, K].
+def key_rule(swap: Swap, *, before: bool) -> Rule:
+    """That of a machine that exchanges halves of blocks of tokens like this; before: what is read is the state before
+    the update.
     """
-
-    swap: Swap
-    column: Callable[[jax.Array], jax.Array]
-    sum_to_row: Callable[[jax.Array], jax.Array]
-
-
-def key_rule(moves: Moves, *, before: bool) -> Rule:
-    """That of a machine; before: what is read is the state before the update."""
     return Rule(
         name="chunked_key_scan",
         side="keys",
-        meet=functools.partial(_meet, moves, before),
+        meet=functools.partial(_meet, swap, before),
         read=_read,
-        carry=functools.partial(_carry, moves),
+        carry=_carry,
         pull=_pull,
-        back_queries=functools.partial(_back_queries, moves, before),
-        fade=lambda S, dS: moves.sum_to_row(dS * S),
-        back_keys=functools.partial(_back_keys, moves, before),
+        back_queries=functools.partial(_back_queries, swap, before),
+        fade=lambda S, dS: jnp.sum(dS * S, 0, keepdims=True),
+        back_keys=functools.partial(_back_keys, swap, before),
         products=_products,
         exponentials=lambda Q, K: Q * K * (Q.bit_length() + 1),
     )
@@ -64,13 +54,13 @@ class _Met(NamedTuple):
     half: jnp.dtype
 
 
-def _meet(moves: Moves, before: bool, logs: jax.Array, documents: Documents, keys: Keys) -> _Met:
+def _meet(swap: Swap, before: bool, logs: jax.Array, documents: Documents, keys: Keys) -> _Met:
     """Level by level, so that what a level takes need not be held for the next."""
     held, (k, q, half, bonus) = of_tokens(logs, before), keys
     own = bonus if before else k if bonus is None else k + bonus
     levels, scores, bits = [], _of_own(q, own), parted(documents.pairs)
     for level in range(levels_of(logs.shape[0])):
-        border, held = widened(held, moves.swap, level)
+        border, held = widened(held, swap, level)
         decay = jnp.exp(border)
         between = dot((q * decay).astype(half), (k * decay).astype(half), 1, 1)
         scores = jnp.where(apart(bits, level), between, scores)
@@ -105,11 +95,11 @@ def _same(size: int) -> jax.Array:
 
 def _read(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
     y = dot(met.scores.astype(met.half), v.astype(met.half), 1, 0)
-    return y + dot((met.q * met.inward).astype(met.half), S.astype(met.half), 1, 0)
+    return y + dot((met.q * met.inward).astype(met.half), S.astype(met.half), 1, 1)
 
 
-def _carry(moves: Moves, met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
-    return moves.column(met.kept) * S + dot((met.k * met.outward).astype(met.half), v.astype(met.half), 0, 0)
+def _carry(met: _Met, S: jax.Array, v: jax.Array) -> jax.Array:
+    return met.kept * S + dot(v.astype(met.half), (met.k * met.outward).astype(met.half), 0, 0)
 
 
 def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
@@ -117,11 +107,11 @@ def _pull(met: _Met, v: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _back_queries(
-    moves: Moves, before: bool, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
+    swap: Swap, before: bool, met: _Met, dscores: jax.Array, S: jax.Array, dy: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The share [Q, K] is a part of the gradient of the log decays."""
     k, q, half = met.k, met.q, met.half
-    from_state = dot(dy.astype(half), S.astype(half), 1, 1)
+    from_state = dot(dy.astype(half), S.astype(half), 1, 0)
     dq, nothing = met.inward * from_state, jnp.zeros_like(from_state)
     d = Sums(until=q * dq, after=nothing, whole=nothing)
     if met.own is not None:
@@ -129,12 +119,12 @@ def _back_queries(
     for level, decay in reversed(list(enumerate(met.levels))):
         between = dot(_between(met, dscores, level), (k * decay).astype(half), 1, 0)
         dq = dq + between * decay
-        d = widened_back(d, (q * decay).astype(half) * between, moves.swap, level)
+        d = widened_back(d, (q * decay).astype(half) * between, swap, level)
     return dq, of_tokens_back(d, before)
 
 
 def _back_keys(
-    moves: Moves,
+    swap: Swap,
     before: bool,
     met: _Met,
     dscores: jax.Array,
@@ -148,9 +138,9 @@ def _back_keys(
     k, q, half = met.k, met.q, met.half
     v, dy, late = v.astype(half), dy.astype(half), dS.astype(half)
     leaving = k * met.outward
-    dv = dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), late, 1, 0)
-    to_state = dot(v, late, 1, 1)
-    before_chunk = moves.column(met.kept) * dS + dot((q * met.inward).astype(half), dy, 0, 0)
+    dv = dot(met.scores.astype(half), dy, 0, 0) + dot(leaving.astype(half), late, 1, 1)
+    to_state = dot(v, late, 1, 0)
+    before_chunk = met.kept * dS + dot(dy, (q * met.inward).astype(half), 0, 0)
     dk, own = met.outward * to_state, _diagonal(dscores) * q
     first = jax.lax.broadcasted_iota(jnp.int32, leaving.shape, 0) == 0
     d = Sums(until=jnp.zeros_like(dk), after=leaving * to_state, whole=jnp.where(first, met.kept * fade, 0))
@@ -159,7 +149,7 @@ def _back_keys(
     for level, decay in reversed(list(enumerate(met.levels))):
         between = dot(_between(met, dscores, level), (q * decay).astype(half), 0, 0)
         dk = dk + between * decay
-        d = widened_back(d, (k * decay).astype(half) * between, moves.swap, level)
+        d = widened_back(d, (k * decay).astype(half) * between, swap, level)
     return Gradients(
         logs=share + of_tokens_back(d, before),
         k=dk,

@@ -14,7 +14,7 @@ from kernels.chunk import Gradients, Met, Rule, Turns, back_keys, back_queries, 
 
 
 class State(NamedTuple):
-    """The state [K, V], and the sums of the keys [1, K]; or what a machine has of both."""
+    """The state [V, K], and the sums of the keys [1, K]; or what a machine has of both."""
 
     S: Any
     sums: Any

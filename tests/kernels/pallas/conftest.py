@@ -46,5 +46,14 @@ def small_blocks(kernels: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> N
             monkeypatch.setattr(module, constant, SMALL[constant])
 
 
+@pytest.fixture
+def small_chunks(kernels: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Chunks of 16 tokens on every machine, and on a GPU slices of four values."""
+    monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
+    for constant, size in (("ON_GPU", 16), ("SLICE", 4)):
+        monkeypatch.setattr(kernels.chunk_sizes, constant, size)
+    monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
+
+
 def close(found: Tree, wanted: Tree, rtol: float, atol: float) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), found, wanted)

@@ -11,13 +11,8 @@ NAMES = {"head": "chunked_scan", "key": "chunked_key_scan"}
 
 
 @pytest.fixture(params=NAMES)
-def scan(request, kernels, monkeypatch):
-    """One of the two functions, with small chunks on every machine."""
-    monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
-    monkeypatch.setattr(kernels.chunked_gpu, "CHUNK", 16)
-    for constant, size in (("ON_GPU_PER_KEY", 16), ("SLICE", 4)):
-        monkeypatch.setattr(kernels.chunk_sizes, constant, size)
-    monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
+def scan(request, kernels, small_chunks):
+    """One of the two functions."""
     return getattr(kernels.chunked_scan, NAMES[request.param])
 
 

@@ -12,12 +12,7 @@ from tests.kernels.triton.interpreted.test_drawn import gated_outer
 GROUPS, HEADS, KEYS, VALUES = 2, 2, 3, 5
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(kernels, monkeypatch):
-    for machine in (kernels.chunked_tpu, kernels.chunked_gpu):
-        monkeypatch.setattr(machine, "CHUNK", 16)
-    monkeypatch.setattr(kernels.chunk_sizes, "SLICE", 4)
-    monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def drawn(rng, gates, time):

@@ -19,12 +19,7 @@ GROUPS, HEADS, KEYS, VALUES = 2, 2, 3, 5
 OF_WEIGHTS = Path(__file__).parents[2] / "parity" / "cases" / "keys_that_only_weights_have.arch"
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(kernels, monkeypatch):
-    monkeypatch.setattr(kernels.chunked_tpu, "CHUNK", 16)
-    for constant, size in (("ON_GPU_PER_KEY", 16), ("SLICE", 4)):
-        monkeypatch.setattr(kernels.chunk_sizes, constant, size)
-    monkeypatch.setattr(kernels.chunks_gpu, "LEAST", 4)
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def scan_of(source):
