@@ -62,6 +62,8 @@ class Numbers:
                 self.lets[param.name.text] = param.default
         for node in call.definition.walk():
             if isinstance(node, ast.AxisDecl) and node.size is not None and node.size in call.facts:
+                if isinstance(call.arguments.get(node.axis.name), Num):
+                    continue  # the name is that of the parameter
                 self.lets.setdefault(node.axis.name, node.size)
 
     # --- text ----------------------------------------------------------------------------------------
@@ -86,9 +88,20 @@ class Numbers:
         return found
 
     def size(self, axis: str, value: int, place: Place) -> Code:
-        """The size of an axis, by name where the unit knows it."""
-        name = axis.rstrip("'")
-        return self.symbol(name, place) if self.knows(name) else Code(literal(value))
+        """The size of an axis: by name where the unit knows it, else as it is given in place.
+
+        An axis may be of one size in one weight and of another in the next; its name stands for the first.
+        """
+        name, call = axis.rstrip("'"), self.unit.first
+        if not self.knows(name):
+            return Code(literal(value))
+        bound = call.facts.get(self.lets[name]) if name in self.lets else call.arguments.get(name)
+        if not isinstance(bound, Num) or bound.value == value:
+            return self.symbol(name, place)
+        sizes = (n.size for n in call.definition.walk() if isinstance(n, ast.AxisDecl) and n.axis.name == name)
+        given = ((node, call.facts.get(node)) for node in sizes if node is not None)
+        found = next((node for node, size in given if isinstance(size, Num) and size.value == value), None)
+        return Code(literal(value)) if found is None else self.text(found, place)
 
     def knows(self, name: str) -> bool:
         """Whether a name stands for a number or an axis here."""
