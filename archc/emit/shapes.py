@@ -7,6 +7,7 @@ from archc.emit.code import Code
 from archc.emit.layout import axis_of, indexed, reindex, transposed
 from archc.emit.placed import whole
 from archc.ir.graph import Kind, Value
+from archc.passes.placed import is_placed
 from archc.text import ast
 
 
@@ -50,7 +51,7 @@ def _concat(body: Body, value: Value) -> Code:
 def _beside(body: Body, value: Value, arg: Value, piece: str) -> Code:
     """One piece, with the axes of the whole; it must really have them all, concatenation does not broadcast."""
     names = [piece if n == value.attrs["into"] else n for n in value.names]
-    code = whole(body, arg)
+    code = body.render(arg) if is_placed(value) else whole(body, arg)  # of positions alone, all pieces lack the batch
     if list(arg.names) != [n for n in names if n in arg.names]:
         code = transposed(code, arg, [n for n in names if n in arg.names], body.dialect)
     if set(arg.names) != set(names):

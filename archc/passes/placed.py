@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.ir.graph import Kind, Value
 
-WHOLE = frozenset({"input", "param", "conv", "prev", "scan", "maxscan", "loop_out", "stack_out", "concat"})
+WHOLE = frozenset({"input", "param", "conv", "prev", "scan", "maxscan", "loop_out", "stack_out"})
 """What has its batch, whatever it is made of."""
 
 
