@@ -177,7 +177,7 @@ class _Grouping:
         )
         single = tuple(sorted(n for v in own_values(call) for n, s in v.type.sizes.items() if s == 0))
         below = tuple(id(self.of[c]) for c in _below(call))
-        return (tuple(arguments), empty, single, below)
+        return (tuple(arguments), empty, single, below, _sizes(call))
 
     def _shape(self, bound: Bound | None, axes: dict[str, int]) -> object:
         match bound:
@@ -223,6 +223,17 @@ def _words(program: Program) -> set[str]:
         for node in definition.walk():
             words |= {python_name(name) for name in _variables(node)}
     return words
+
+
+def _sizes(call: Call) -> tuple[int, ...]:
+    """For each size that is given in place, the first equal one of that axis: one text can't tell these apart."""
+    given: list[tuple[str, Bound | None]] = [
+        (p.name.text, call.arguments.get(p.name.text)) for p in call.definition.params
+    ]
+    declared = (n for n in call.definition.walk() if isinstance(n, ast.AxisDecl))
+    given += [(n.axis.name, call.facts.get(n.size)) for n in declared if n.size is not None]
+    sizes = [(name, bound.value) for name, bound in given if isinstance(bound, Num)]
+    return tuple(sizes.index(each) for each in sizes)
 
 
 def _variables(node: ast.Node) -> list[str]:
