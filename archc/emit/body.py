@@ -66,6 +66,8 @@ class Body:
     lifted: dict[Value, str] = field(default_factory=dict)
     sliced: frozenset[Value] = frozenset()
     """What the step of a loop is handed token by token: it may read nothing that these are made of."""
+    axes: Mapping[str, str] = field(default_factory=dict)
+    """What another unit calls axes, where that unit writes for this one."""
 
     def __post_init__(self) -> None:
         self.results = results_of(self.call)
@@ -155,7 +157,7 @@ class Body:
 
     def size(self, axis: str, value: int) -> Code:
         """The size of an axis, in the methods."""
-        return self.numbers.size(axis, value, self.place)
+        return self.numbers.size(self.axes.get(axis, axis), value, self.place)
 
     def narrow(self, code: Code) -> Code:
         """The value in the compute type: that of the first argument."""

@@ -98,7 +98,7 @@ def _complex(body: Body, value: Value) -> Code:
     """Complex numbers are in single precision."""
     parts = []
     for index, arg in enumerate(value.args):
-        code = body.aligned(value, index)
+        code = replace(body.aligned(value, index), plain=not isinstance(arg, Value))
         if isinstance(arg, Value) and not arg.type.wide and not body.precision.is_wide_weight(arg):
             body.kernel("fp32")
             code = Code(f"fp32({code.text})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 from archc.elaborate.call import Call
@@ -12,8 +13,8 @@ from archc.emit.calls import module_name, shared_argument, state_name
 from archc.emit.code import Code, infix
 from archc.emit.lent import lender
 from archc.emit.lifted import in_all_calls, lifted, pair_values, pairs_below, program_ends, program_state
-from archc.emit.units import is_number_mask, own_values
-from archc.ir.graph import Axis, Region, Value
+from archc.emit.units import Unit, is_number_mask, own_values
+from archc.ir.graph import Axis, Value
 from archc.ops.memory import stored
 from archc.passes.attention import Attention
 from archc.passes.delta import DeltaScan
@@ -47,12 +48,8 @@ def state_entries(body: Body) -> list[tuple[str, str]]:
                 arguments[1] = _slots(body, _around(body, node)).text
             out[state_name(body, node)] = f"{module_name(body, node)}.init_state({', '.join(arguments)})"
         else:
-            inner = Body(
-                unit, body.units, body.dialect, body.rules, body.fused, body.precision, body.finished, body.numbers
-            )
-            out[state_name(body, node)] = (
-                "{" + ", ".join(f'"{k}": {v}' for k, v in _of_function(body, inner, below)) + "}"
-            )
+            entries = ", ".join(f'"{key}": {text}' for key, text in _of_function(body, unit, below))
+            out[state_name(body, node)] = f"{{{entries}}}"
     return list(out.items())
 
 
@@ -66,18 +63,21 @@ def _is_mine(body: Body, value: Value) -> bool:
     )
 
 
-def _of_function(outer: Body, inner: Body, below: Call) -> list[tuple[str, str]]:
-    """The states of a function are kept by its caller; sizes in the caller's words where it has them."""
-    region: Region = inner.fused.regions[below]
-    out = []
-    for value in region.values:
-        crosses = value.op in ("prev", "conv", "scan", "maxscan") and lender(value, below, inner.fused) is None
-        if value in below.nodes and value in region.live and crosses:
-            path = below.instance.path
-            key = str(value.attrs["state"]).removeprefix(path + ".")
-            shape = [_size(outer, Axis(below.renamed.get(a.name, a.name), a.size)) for a in value.type.axes]
-            out.append((key, _plain(outer, value, shape)))
-    return out
+def _of_function(outer: Body, unit: Unit, below: Call) -> list[tuple[str, str]]:
+    """The state of a called function, which its caller keeps: by the names that its text has, that of the first call,
+    and in the sizes of this one, in the caller's words.
+    """
+    axes = {**outer.axes, **{own: outer.axes.get(name, name) for own, name in below.renamed.items()}}
+    named, sized = (
+        state_entries(
+            Body(
+                replace(unit, first=call), outer.units, outer.dialect, outer.rules, outer.fused, outer.precision,
+                outer.finished, outer.numbers, axes=axes,
+            )
+        )
+        for call in (unit.first, below)
+    )  # fmt: skip
+    return [(key, text) for (key, _), (_, text) in zip(named, sized, strict=True)]
 
 
 def _entry(body: Body, value: Value) -> tuple[str, str] | None:
@@ -87,6 +87,7 @@ def _entry(body: Body, value: Value) -> tuple[str, str] | None:
         found = body.fused.reads[value]
         return body.local_state(found.scan), _scan_state(body, found)
     swallowed = value in body.fused.absorbed and value not in body.fused.remembered
+    swallowed |= value.op == "prev" and value in body.fused.gated  # its kernel knows the state before each token
     if swallowed or value.op not in ("conv", "prev", "scan", "maxscan"):
         return None
     if lender(value, body.call, body.fused) is not None:

@@ -137,7 +137,7 @@ def _rule(loop: Value, kept: _Term, held: _Term, added: _Term, read: ReadOut) ->
         in_key,
         in_value,
         {"head": (), "key": both, "value": _number(1, of_added)},
-        log_decay(decaying),
+        log_decay(decaying, loop.origin.calls),
         isinstance(decaying, Value),
         (read,),
         decay=decaying,

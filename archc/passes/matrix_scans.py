@@ -83,7 +83,7 @@ def bonus_sides(found: ScanClass) -> tuple[tuple[Factor, ...], tuple[Factor, ...
     None if it is no such product.
     """
     (bonus,) = found.bonus
-    factors = factors_of(bonus, set(found.scan.names))
+    factors = factors_of(bonus, set(found.scan.names), found.scan.origin.calls)
     names = [set(f.operand.names) if isinstance(f.operand, Value) else set[str]() for f in factors]
     keys, values = set(found.key), set(found.value)
     if any(n & keys and n & values for n in names) or not any(n & keys for n in names):
@@ -107,7 +107,7 @@ def shares_values(found: ScanClass) -> bool:
 
 
 def _of_bonus(found: ScanClass) -> list[Factor]:
-    return factors_of(found.bonus[0], set(found.scan.names)) if found.bonus else []
+    return factors_of(found.bonus[0], set(found.scan.names), found.scan.origin.calls) if found.bonus else []
 
 
 def _has(factor: Factor, names: tuple[str, ...]) -> bool:

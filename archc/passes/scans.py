@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from archc.diagnostics import Span
 from archc.ir.graph import Graph, Kind, Operand, Region, Value
+from archc.passes.in_calls import can_be_read
 from archc.passes.log_decay import NO_LOGARITHM, log_decay
 from archc.passes.normalisers import normalised
 from archc.passes.readout import ReadOut, read_before, read_outs
@@ -27,13 +29,14 @@ def classify(graph: Graph) -> dict[Value, ScanClass]:
 
 def _classify(scan: Value, region: Region) -> ScanClass:
     decay, entering = scan.args
-    factors = tuple(factors_of(entering, set(scan.names)))
+    factors = tuple(factors_of(entering, set(scan.names), scan.origin.calls))
     reads = read_outs(scan, region)
     decays = set(decay.names) if isinstance(decay, Value) else set[str]()
     varies = isinstance(decay, Value) and decay.kind is Kind.TOKEN
     before = reads is None and read_before(scan, region) is not None
     none: dict[Group, tuple[Factor, ...]] = {"head": factors, "key": (), "value": ()}
-    plain = ScanClass(scan, "diagonal", scan.names, (), (), none, log_decay(decay), varies, before=before)
+    log = log_decay(decay, scan.origin.calls)
+    plain = ScanClass(scan, "diagonal", scan.names, (), (), none, log, varies, before=before)
     problem = _problem(reads)
     if reads is None or problem:
         sentence = _diagonal(plain) if not problem else kept_sentence(scan, problem)
@@ -82,12 +85,15 @@ def _problem(reads: tuple[ReadOut, ...] | None) -> str:
     return ""
 
 
-def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Factor]:
-    """The factors of the input: outer products, and whatever is as large as the state, are taken apart."""
-    if not isinstance(entering, Value):
+def factors_of(entering: Operand, state: set[str], calls: tuple[Span, ...], power: int = 1) -> list[Factor]:
+    """The factors of the input: outer products, and whatever is as large as the state, are taken apart.
+
+    calls: of the function that the scan is written in, which has to name them.
+    """
+    if not isinstance(entering, Value) or not can_be_read(entering, calls):
         return [Factor(entering, power)]
     if entering.op in ("fp32", "narrow"):
-        inner = factors_of(entering.args[0], state, power)
+        inner = factors_of(entering.args[0], state, calls, power)
         return (
             [Factor(entering, power)]
             if entering.op == "narrow" and inner == [Factor(entering.args[0], power)]
@@ -98,11 +104,13 @@ def factors_of(entering: Operand, state: set[str], power: int = 1) -> list[Facto
         return [Factor(entering, power)]
     match entering.op:
         case "mul":
-            return [f for a in entering.args for f in factors_of(a, state, power)]
+            return [f for a in entering.args for f in factors_of(a, state, calls, power)]
         case "div":
-            return factors_of(entering.args[0], state, power) + factors_of(entering.args[1], state, -power)
+            return factors_of(entering.args[0], state, calls, power) + factors_of(
+                entering.args[1], state, calls, -power
+            )
         case "neg":
-            return [Factor(-1), *factors_of(entering.args[0], state, power)]
+            return [Factor(-1), *factors_of(entering.args[0], state, calls, power)]
     return [Factor(entering, power)]
 
 

@@ -36,7 +36,8 @@ class FlaxShape(Classes):
         for name, code, frozen in text.weights:
             body.append(f"self.{name} = {'Frozen' if frozen else 'nnx.Param'}({code.text})")
         body += [f"self.{name} = {with_rngs(made)}" for name, made in text.children]
-        return indented([f"def __init__({self.signature(text, keywords)}):", *indented([*body, *extra])])
+        lines = [*body, *extra] or ["pass"]  # what fns that were handed in do
+        return indented([f"def __init__({self.signature(text, keywords)}):", *indented(lines)])
 
     # --- the model -----------------------------------------------------------------------------------
 

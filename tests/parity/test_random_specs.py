@@ -57,3 +57,8 @@ def test_an_initial_value_of_the_layer_is_not_rounded() -> None:
     text = (Path(__file__).parent / "cases" / "initial_value_of_the_layer.arch").read_text(encoding="utf-8")
     model = emitted(checked(text), "torch").Model()
     assert [float(model.state_dict()[f"layers.{i}.mix.g"][0]) for i in (0, 1)] == [1, 0.5]
+
+
+def test_a_fn_that_only_calls_what_it_is_handed_is_a_class_of_flax() -> None:
+    text = (Path(__file__).parent / "cases" / "shared_fn_handed_on.arch").read_text(encoding="utf-8")
+    check_bytes(text, ("flax",))
