@@ -33,7 +33,7 @@ def _classify(scan: Value, region: Region) -> ScanClass:
     reads = read_outs(scan, region)
     decays = set(decay.names) if isinstance(decay, Value) else set[str]()
     varies = isinstance(decay, Value) and decay.kind is Kind.TOKEN
-    before = reads is None and read_before(scan, region) is not None
+    before = read_before(scan, region) is not None
     none: dict[Group, tuple[Factor, ...]] = {"head": factors, "key": (), "value": ()}
     log = log_decay(decay, scan.origin.calls)
     plain = ScanClass(scan, "diagonal", scan.names, (), (), none, log, varies, before=before)

@@ -61,7 +61,7 @@ model named(width = 8, vocab = 11) {
     x = E[vocab width](tokens)
     s = sigmoid(x @ W_s[width])
     t = s * (1 - s)
-    return (sqrt(t) + t ^ 0.3) @ U[width -> vocab]
+    return (sqrt(t) + t ^ 0.3 + t) @ U[width -> vocab]
 }
 """
 

@@ -73,6 +73,7 @@ def test_gates_around_a_chunked_scan_move_what_the_report_says() -> None:
     slices = counts["values"] / c["BV"]
     assert got.pop("pos") == 8 / c["BV"]
     of_a_head = sum(got.pop(name) / slices for name in ("k", "q")) / counts["shared"] + got.pop("xs 2") / slices
+    assert [got.pop(f"ws {i}") for i in range(3)] == [4 / c["Q"] / c["BV"]] * 3  # a number, again in every chunk
     assert got == {"xs 0": 2, "xs 1": 2, "Y": 2, "READS": 2}
     assert sum(got.values()) + of_a_head == pytest.approx(reported("mamba2").forward)
 
@@ -141,12 +142,15 @@ def test_a_decay_per_key_and_its_gates_move_what_the_report_says() -> None:
     found = started("rwkv6", "chunked_key_forward")
     c = found.launch.constants
     got = of_chunks(found)
+    again = 4 * c["BK"] / c["Q"]  # weights of all keys, from the cache in every chunk
+    assert [got.pop("ws 0"), got.pop("ws 1")] == [again] * 2
     assert got == {name: 2 * c["BV"] for name in ("xs 0", "xs 1", "xs 2", "xs 3", "Y")}
     assert sum(got.values()) / c["BV"] == reported("rwkv6").forward
     found = started("gla", "chunked_key_forward")
     c, sizes = found.launch.constants, fused("gla").scan.type.sizes
     got = of_chunks(found)
     slices = sizes["value"] // c["BV"]
+    assert got.pop("ws 0") == 4 * c["BK"] / c["Q"]
     of_values, of_keys = got.pop("xs 0") + got.pop("Y"), sum(got.values())
     assert c["PARTS"] * (slices * of_values + of_keys) / sizes["value"] == reported("gla").forward
 
